@@ -36,7 +36,7 @@ setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml | .venv/bin/python $(UV)
 	$(UV_ENV) $(UV) pip install --python .venv/bin/python --require-hashes -r requirements.lock
-	$(UV_ENV) $(UV) pip install --python .venv/bin/python --no-deps --no-build-isolation -e .
+	$(UV) pip install --python .venv/bin/python --offline --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: setup

@@ -1,0 +1,103 @@
+"""How well a picture shows the right person doing what was asked: pure functions on records.
+
+Per person, over all of the person's pictures:
+
+    identity   = rescaled(share of the identity fields that the judge reads right)
+    attributes = rescaled(share of the asked fields that the judge reads right)
+    rescaled(s) = (s - c) / (1 - c),  c = what the best constant guess that knows the style gets right
+    harmonic   = 2 i a / (i + a) of the two, each clipped at 0
+
+so 0 is guessing and 1 is everything right. A person can score below 0 (worse than the best constant guess); identity
+and attributes are averaged as they are, so that guessing averages to 0. The harmonic mean of a negative number means
+nothing, so it clips at 0 first: who scores no better than guessing on either side has harmonic 0.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+Record = Mapping[str, str]
+Chances = Mapping[str, Mapping[str, float]]
+"""Style to field to the share of records that the best constant guess gets right."""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One judged picture: what the judge read, and what was true of the fields that count."""
+
+    read: Record
+    truth: Record
+
+    def hits(self) -> list[bool]:
+        """Whether each field of `truth` was read right, in its order."""
+        return [self.read[field] == value for field, value in self.truth.items()]
+
+
+def best_constant_guess(records: Iterable[tuple[str, Record]]) -> dict[str, dict[str, float]]:
+    """What a guesser gets right who knows the style and always gives its most frequent value, field by field.
+
+    Args:
+        records: (style, record) pairs; a record may hold any of the fields. The field "style" itself is always guessed
+            right, which the same count says.
+
+    Returns:
+        style -> field -> share guessed right.
+    """
+    seen: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for style, record in records:
+        for field, value in record.items():
+            seen[style, field][value] += 1
+    chances: dict[str, dict[str, float]] = defaultdict(dict)
+    for (style, field), values in seen.items():
+        chances[style][field] = max(values.values()) / values.total()
+    return dict(chances)
+
+
+def rescaled(share: float, chance: float) -> float:
+    """(share - chance) / (1 - chance): 0 is guessing, 1 is everything right, below 0 is worse than guessing.
+
+    Raises:
+        ValueError: `chance` is not in [0, 1): with only one possible answer there is nothing to measure.
+    """
+    if not 0 <= chance < 1:
+        raise ValueError(f"a guess that is right with chance {chance} leaves nothing to rescale: ask other fields")
+    return (share - chance) / (1 - chance)
+
+
+def harmonic(identity: float, attributes: float) -> float:
+    """The harmonic mean of two rescaled scores, each clipped at 0; 0 when either is."""
+    first, second = max(identity, 0.0), max(attributes, 0.0)
+    if first == 0 or second == 0:
+        return 0.0
+    return 2 * first * second / (first + second)
+
+
+def rescaled_share(pictures: Sequence[Marked], style: str, chances: Chances) -> float:
+    """The rescaled share of right fields over one person's pictures, each asked field counting once.
+
+    Args:
+        pictures: what was read and what was true, picture by picture (the fields may differ between them).
+        style: the person's style.
+        chances: of `best_constant_guess`.
+
+    Raises:
+        ValueError: no field counts, or a style or field has no entry in `chances`.
+    """
+    hits = [hit for picture in pictures for hit in picture.hits()]
+    fields = [field for picture in pictures for field in picture.truth]
+    if not hits:
+        raise ValueError("no field to score: every prompt has to ask for one at least")
+    missing = [field for field in fields if field not in chances.get(style, {})]
+    if missing:
+        raise ValueError(f"no best constant guess for {missing[0]!r} of style {style!r}")
+    chance = sum(chances[style][field] for field in fields) / len(fields)
+    return rescaled(sum(hits) / len(hits), chance)
+
+
+def field_accuracy(pictures: Iterable[Marked]) -> dict[str, float]:
+    """The raw share of pictures in which each field was read right, over the pictures for which it counts."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for picture in pictures:
+        for field, hit in zip(picture.truth, picture.hits(), strict=True):
+            hits[field].append(hit)
+    return {field: sum(of_field) / len(of_field) for field, of_field in hits.items()}

@@ -1,0 +1,20 @@
+"""From an open picture to the square tensor a model was trained on."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def square(image: Image.Image, size_px: int) -> Image.Image:
+    """The largest centred square of a picture, `size_px` wide."""
+    side_px = min(image.size)
+    left_px, top_px = (image.width - side_px) // 2, (image.height - side_px) // 2
+    box = (left_px, top_px, left_px + side_px, top_px + side_px)
+    return image.resize((size_px, size_px), Image.Resampling.LANCZOS, box=box)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """An RGB picture as (3, H, W) in [-1, 1]."""
+    values = torch.from_numpy(np.array(image))  # (H, W, 3)
+    return values.permute(2, 0, 1).float() / 127.5 - 1

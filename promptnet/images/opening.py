@@ -1,0 +1,219 @@
+"""The one door through which pictures from outside come in.
+
+What arrives here is untrusted: a file of unknown make, perhaps not a picture, perhaps made to exhaust memory. What
+leaves is always the same: an upright RGB picture of 8 bits a channel, without metadata.
+
+Formats: PNG, JPEG (also the multi-picture kind of phones), WEBP, BMP, GIF. Of an animation the first frame is taken.
+TIFF, PSD, HEIC and the rest are refused: each is a family of codecs that portraits do not need. Embedded colour
+profiles are not applied, as in most training data.
+"""
+
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+Source = str | os.PathLike[str] | IO[bytes] | Image.Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 64_000_000  # a phone's 50 megapixels pass
+MIN_SIZE_PX = 32
+MAX_FILE_BYTES = 256 * 1024 * 1024
+
+# EXIF tag 274: what was done to the upright picture when it was stored, and so what undoes it.
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WHITE = (255, 255, 255, 255)
+_warnings_lock = threading.Lock()
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used. The message names the picture, what is wrong, and what to do."""
+
+
+def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int = MIN_SIZE_PX) -> Image.Image:
+    """A picture from outside as an upright RGB `PIL.Image` of its own: no metadata, not tied to any file.
+
+    The EXIF orientation is applied, transparent parts show white, and CMYK, palette, grey and 16-bit pictures become
+    8-bit RGB. The size is read from the header, so a picture that is too large is refused before it is decoded.
+
+    Args:
+        source: a path, a file opened in binary mode (read from where it stands), or a `PIL.Image`, which is left as
+            it is.
+        max_pixels: width times height at most.
+        min_size_px: the shorter side at least.
+
+    Raises:
+        ImageError: missing, not a file, empty, too large, too small, not one of `FORMATS`, broken or truncated, or of
+            a kind of pixel (floating point, 32-bit) that has no given range.
+        TypeError: `source` is none of the above.
+    """
+    name = _name(source)
+    with _opened(source, name) as image:
+        _check_size(image, name, max_pixels, min_size_px)
+        try:
+            return _upright_rgb(image, name)
+        except ImageError:
+            raise
+        except Exception as error:  # on hostile bytes decoders raise anything
+            raise ImageError(
+                f"{name} is broken or cut short ({_reason(error)}): export or download it again"
+            ) from error
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, str | os.PathLike):
+        return f"picture '{os.fspath(source)}'"
+    if isinstance(source, Image.Image):
+        filename = getattr(source, "filename", "")
+        return f"picture '{filename}'" if filename else "the given picture"
+    filename = getattr(source, "name", "")
+    return f"picture '{filename}'" if isinstance(filename, str) and filename else "the given picture"
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+@contextmanager
+def _opened(source: Source, name: str) -> Iterator[Image.Image]:
+    """The picture with its header read and its pixels not yet decoded."""
+    if isinstance(source, Image.Image):
+        yield source
+        return
+    if isinstance(source, str | os.PathLike):
+        source = _regular_file(Path(source), name)
+    elif hasattr(source, "read"):
+        source = _held(source, name)
+    else:
+        raise TypeError(
+            f"a picture is a path, a file opened in binary mode or a PIL.Image, got {type(source).__name__}"
+            + (" (wrap it: io.BytesIO(data))" if isinstance(source, bytes | bytearray) else "")
+        )
+    with source, _header(source, name) as image:
+        yield image
+
+
+def _regular_file(path: Path, name: str) -> IO[bytes]:
+    """Opened only if it is a file: reading a pipe or a device might never end."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(f"{name} is a folder: name one picture in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{name} is not a regular file")
+        _check_bytes(status.st_size, name)
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist: check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name} cannot be read ({_reason(error)})") from error
+
+
+def _held(file: IO[bytes], name: str) -> IO[bytes]:
+    """What is left to read of someone else's file object, so that theirs need not be able to seek."""
+    try:
+        data = file.read(MAX_FILE_BYTES + 1)
+    except Exception as error:
+        raise ImageError(f"{name} cannot be read ({_reason(error)})") from error
+    if not isinstance(data, bytes | bytearray):
+        raise TypeError(f"{name} was opened in text mode: open it with mode 'rb'")
+    _check_bytes(len(data), name)
+    return BytesIO(data)
+
+
+def _check_bytes(num_bytes: int, name: str) -> None:
+    if num_bytes == 0:
+        raise ImageError(f"{name} is empty (0 bytes): export or download it again")
+    if num_bytes > MAX_FILE_BYTES:
+        raise ImageError(f"{name} has more than {MAX_FILE_BYTES // 2**20} MiB: save a smaller copy, as PNG or JPEG")
+
+
+def _header(file: IO[bytes], name: str) -> Image.Image:
+    try:
+        with _quiet():
+            return Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has too many pixels ({error}): save a smaller copy") from error
+    except Image.UnidentifiedImageError as error:
+        formats = ", ".join(FORMATS)
+        raise ImageError(
+            f"{name} is not a picture in one of the formats {formats}, whatever its name says: "
+            "convert it to PNG or JPEG"
+        ) from error
+    except Exception as error:
+        raise ImageError(f"{name} is broken or cut short ({_reason(error)}): export or download it again") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PIL's warnings about headers are about the sender's software; ours are errors. The filters are process-wide."""
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int, min_size_px: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(f"{name} is too large, {width}x{height} px, at most {max_pixels} pixels: save a smaller copy")
+    if min(width, height) < min_size_px:
+        raise ImageError(f"{name} is too small, {width}x{height} px: at least {min_size_px} px a side are needed")
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    image.load()
+    with _quiet():
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    rgb = _on_white(image) if image.has_transparency_data else _opaque(image, name)
+    clean = Image.new("RGB", rgb.size)  # takes the pixels and nothing else
+    clean.paste(rgb)
+    return clean.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else clean
+
+
+def _opaque(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return _eight_bit(image)
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            f"{name} has pixels of mode {image.mode}, whose range is not given: save it with 8 bits a channel"
+        )
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _on_white_16_bit(image)
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """PIL's own conversion clips at 255 instead of scaling 65535 to it."""
+    grey = np.asarray(image).astype(np.float32) / 257
+    return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+
+
+def _on_white_16_bit(image: Image.Image) -> Image.Image:
+    """A 16-bit grey picture with one grey value that means transparent."""
+    grey: Any = np.array(_eight_bit(image))
+    grey[np.asarray(image) == image.info["transparency"]] = 255
+    return Image.fromarray(grey)

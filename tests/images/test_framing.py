@@ -1,0 +1,30 @@
+import numpy as np
+import torch
+from PIL import Image
+
+from promptnet.images.framing import square, to_pixels
+
+
+def test_square_is_the_centre():
+    wide = Image.new("RGB", (90, 30), "red")
+    wide.paste((0, 0, 255), (30, 0, 60, 30))
+    assert np.array_equal(square(wide, 30), Image.new("RGB", (30, 30), "blue"))
+    assert np.array_equal(square(wide.rotate(90, expand=True), 30), Image.new("RGB", (30, 30), "blue"))
+
+
+def test_square_of_a_picture_of_the_right_size_is_that_picture():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    assert np.array_equal(square(image, 16), image)
+
+
+def test_square_averages_when_it_shrinks():
+    stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).convert("RGB")
+    inner = np.asarray(square(stripes, 8)).astype(int)[:, 1:-1]
+    assert np.abs(inner - 127.5).max() < 8
+
+
+def test_pixels_span_minus_one_to_one():
+    image = Image.new("RGB", (4, 2), (0, 255, 51))
+    pixels = to_pixels(image)
+    assert pixels.shape == (3, 2, 4)
+    torch.testing.assert_close(pixels[:, 1, 3], torch.tensor([-1.0, 1.0, -0.6]))

@@ -1,0 +1,1 @@
+"""What `promptnet` can do: one typed function a command. Heavy imports stand inside the functions."""

@@ -1,0 +1,169 @@
+"""`promptnet demo`: from one picture of a person no training ever saw to five sentences drawn, with figures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptnet.commands.loading import EMBEDDED, load_pipeline
+from promptnet.commands.progress import sampling_bar, status
+from promptnet.evaluation.files import check_folder, write_text, write_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from promptnet import PromptNetPipeline, Subject
+    from promptnet.evaluation.marking import Marker
+    from promptnet.evaluation.scores import Record
+    from promptnet.evaluation.tasks import Person
+
+NUM_PROMPTS = 5
+SPLIT = "test"
+
+
+def demo(
+    out: Path = Path("outputs"),
+    person: int = 0,
+    steps: int | None = None,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Customise to a person no training ever saw, draw five sentences, and compare with the true answers.
+
+    Args:
+        out: an existing folder for demo.png, demo.json and the subject, demo.safetensors
+        person: which of the test people, counted from 0
+        steps: denoising steps a picture (null: the pipeline's default)
+        seed: decides the order of the people, the sentences and the noise
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    folder = check_folder(out)
+    if person < 0:
+        raise ValueError(f"person={person} must be 0 or more")
+    from promptnet.evaluation.tasks import make_people
+
+    who = make_people(SPLIT, person + 1, NUM_PROMPTS, seed)[person]
+    seconds: dict[str, float] = {}
+    with timed(seconds, "load"), status("loading the base model"):
+        pipe = load_pipeline(base, device)
+    reference = who.reference_image(side_px(pipe))
+    with timed(seconds, "customise"):
+        subject = tune(pipe, reference, who)
+    with timed(seconds, "draw"):
+        pictures = draw(pipe, subject, who, steps)
+    with timed(seconds, "judge"):
+        marker = make_marker(pipe, base, who)
+        result = {**score(marker, who, pictures), "seconds": {name: round(took, 2) for name, took in seconds.items()}}
+
+    from promptnet.commands.demo_sheet import draw_sheet
+
+    sheet = draw_sheet(reference, [ask.prompt for ask in who.asks], pictures, list(marker.truths))
+    subject.save(folder / "demo.safetensors")
+    write_whole(folder / "demo.png", sheet.save)
+    write_text(folder / "demo.json", json.dumps(result, indent=2) + "\n")
+    show(result, folder)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long a stage took."""
+    start_s = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start_s
+
+
+def side_px(pipe: PromptNetPipeline) -> int:
+    """The side of the pictures that the base model was trained on."""
+    return pipe.unet.config["sample_size"] * pipe.vae_scale_factor
+
+
+def tune(pipe: PromptNetPipeline, reference: Image, who: Person) -> Subject:
+    """Per-user tuning to the one picture."""
+    import torch
+
+    return pipe.customize([reference], generator=torch.Generator().manual_seed(who.seed))
+
+
+def draw(pipe: PromptNetPipeline, subject: Subject, who: Person, steps: int | None) -> list[Image]:
+    """All sentences in one batch, each with its own noise."""
+    import torch
+
+    options = {} if steps is None else {"num_inference_steps": steps}
+    with sampling_bar(pipe, f"drawing {len(who.asks)} sentences") as callback:
+        return pipe(
+            [ask.prompt for ask in who.asks],
+            subject=subject,
+            generator=[torch.Generator().manual_seed(ask.seed) for ask in who.asks],
+            callback_on_step_end=callback,
+            **options,
+        ).images
+
+
+def make_marker(pipe: PromptNetPipeline, base: str, who: Person) -> Marker:
+    """The test judge with the true answers."""
+    from promptnet.commands.loading import find_base
+    from promptnet.evaluation.judging import judge_folder, load_judge
+    from promptnet.evaluation.marking import Marker
+    from promptnet.evaluation.tasks import attribute_chances, identity_chances
+
+    return Marker.of(
+        [who],
+        load_judge(judge_folder(find_base(base), SPLIT)),
+        identity_chances=identity_chances(SPLIT),
+        attribute_chances=attribute_chances(),
+        size_px=side_px(pipe),
+    )
+
+
+def score(marker: Marker, who: Person, pictures: list[Image]) -> dict[str, Any]:
+    """What `demo.json` says: the scores of `promptnet evaluate avatars` for this one person, and what the judge read."""
+    from promptnet.evaluation.judging import read_pictures
+
+    scores = marker.mark([pictures])
+    read = read_pictures(marker.judge, pictures).records
+    return {
+        "person": who.identity.record(),
+        "reference": who.reference.record(),
+        **{metric: round(float(values[0]), 4) for metric, values in scores.people.items()},
+        "fields": {field: round(share, 4) for field, share in scores.fields.items()},
+        "pictures": [
+            {
+                "prompt": ask.prompt,
+                "identity_right": compare(record, who.identity.record()),
+                "asked_right": compare(record, ask.asked()),
+            }
+            for ask, record in zip(who.asks, read, strict=True)
+        ],
+    }
+
+
+def compare(read: Record, truth: Record) -> dict[str, bool]:
+    """Field by field, whether the judge read what is true."""
+    return {field: read[field] == value for field, value in truth.items()}
+
+
+def show(result: dict[str, Any], folder: Path) -> None:
+    """The table on the console."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="what the judge reads in each picture", caption="fields right of fields there are")
+    table.add_column("sentence")
+    table.add_column("same person", justify="right")
+    table.add_column("as asked", justify="right")
+    for picture in result["pictures"]:
+        counts = [picture["identity_right"].values(), picture["asked_right"].values()]
+        table.add_row(picture["prompt"], *(f"{sum(right)} of {len(right)}" for right in counts))
+    console = Console()
+    console.print(table)
+    console.print(", ".join(f"{name} {result[name]:.2f}" for name in ("identity", "attributes", "harmonic")))
+    console.print(", ".join(f"{stage} {took:.1f} s" for stage, took in result["seconds"].items()))
+    console.print(f"look at {folder / 'demo.png'}; draw more with")
+    again = f'promptnet generate --subject {folder / "demo.safetensors"} --prompt "a happy portrait of S*" --out me.png'
+    console.print("  " + again, soft_wrap=True, highlight=False)

@@ -1,0 +1,113 @@
+"""`promptnet evaluate`: how well it works, measured on portraits whose true answers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from promptnet.commands.loading import EMBEDDED, find_base, pick_device, quiet
+from promptnet.evaluation.files import check_folder
+
+
+def avatars(
+    people: int = 64,
+    prompts: int = 4,
+    steps: int = 20,
+    split: Literal["validation", "test"] = "test",
+    rows: list[str] | None = None,
+    curves: bool = False,
+    out: Path | None = None,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Compare ways of drawing people never seen in training: identity, attributes, distance to the truth.
+
+    Args:
+        people: how many people
+        prompts: how many prompts each
+        steps: denoising steps a picture
+        split: test for figures to report; validation for choosing settings
+        rows: which ways to compare (null: all)
+        curves: also draw the trade-off curves of identity against attributes
+        out: an existing folder for sheet.png and results.json
+        seed: makes the outcome reproducible
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    if out is not None:
+        check_folder(out)
+    found, place = find_base(base), pick_device(device)
+    quiet()
+    from promptnet.evaluation.avatars import evaluate_avatars
+
+    evaluate_avatars(
+        found,
+        people=people,
+        prompts=prompts,
+        steps=steps,
+        split=split,
+        rows=rows,
+        curves=curves,
+        out=out,
+        seed=seed,
+        device=place,
+    )
+
+
+def base_model(
+    people: int = 128,
+    steps: int = 20,
+    split: Literal["validation", "test"] = "validation",
+    out: Path | None = None,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Read back what the base model draws from full captions of people never seen in training.
+
+    Args:
+        people: how many people
+        steps: denoising steps a picture
+        split: validation, or test for figures to report
+        out: an existing folder for the results
+        seed: makes the outcome reproducible
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    if out is not None:
+        check_folder(out)
+    found, place = find_base(base), pick_device(device)
+    quiet()
+    from promptnet.evaluation.base import evaluate_base
+
+    evaluate_base(found, people=people, steps=steps, split=split, out=out, seed=seed, device=place)
+
+
+def tune(
+    people: int = 32,
+    prompts: int = 2,
+    steps: int = 20,
+    out: Path | None = None,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Choose the knobs of sampling and tuning on validation people.
+
+    Args:
+        people: how many people
+        prompts: how many prompts each
+        steps: denoising steps a picture
+        out: an existing folder for the results
+        seed: makes the outcome reproducible
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    if out is not None:
+        check_folder(out)
+    found, place = find_base(base), pick_device(device)
+    quiet()
+    from promptnet.evaluation.tuning import tune_settings
+
+    tune_settings(found, people=people, prompts=prompts, steps=steps, out=out, seed=seed, device=place)

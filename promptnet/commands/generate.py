@@ -1,0 +1,101 @@
+"""`promptnet generate`: a prompt, and perhaps subjects, in; pictures out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from promptnet.commands.files import PICTURES, check_output, numbered, parse_size
+from promptnet.commands.loading import EMBEDDED, load_pipeline
+from promptnet.commands.progress import sampling_bar, status
+from promptnet.evaluation.files import write_whole
+
+
+def generate(
+    prompt: str,
+    out: Path,
+    subject: list[Path] | None = None,
+    size: str | None = None,
+    steps: int | None = None,
+    num_images: int = 1,
+    seed: int = 0,
+    negative_prompt: str = "",
+    class_word: str | None = None,
+    guidance_scale: float | None = None,
+    subject_scale: float | None = None,
+    class_scale: float | None = None,
+    fusion_steps: int | None = None,
+    fusion_scale: float | None = None,
+    fusion_eta: float | None = None,
+    fusion_until: float | None = None,
+    pseudo_word_scale: float | None = None,
+    base: str = EMBEDDED,
+    promptnet: str | None = None,
+    image_encoder: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Draw a prompt, with S* in it for the subject.
+
+    Args:
+        prompt: what to draw, for example "a sad portrait of S* wearing sunglasses"; S1*, S2* for several subjects
+        out: the picture to write (.png, .jpg, .webp); several are numbered out-1.png, out-2.png
+        subject: one subject file of `promptnet customize`, or several
+        size: WIDTHxHEIGHT in pixels (null: the size the base model was trained at)
+        steps: denoising steps
+        num_images: how many pictures
+        seed: makes the outcome reproducible
+        negative_prompt: what to move away from
+        class_word: what stands in place of S* in the class term (null: the subject's own)
+        guidance_scale: of a prompt without a subject
+        subject_scale: weight of the term with S*
+        class_scale: weight of the term with the class word in place of S*
+        fusion_steps: fusion iterations at every step
+        fusion_scale: guidance inside the fusion stage
+        fusion_eta: how much noise the fusion stage renews
+        fusion_until: share of the steps, from the noisy end, that are fused
+        pseudo_word_scale: how strongly the subject speaks
+        base: base model, a folder in diffusers layout or a Hub id
+        promptnet: folder of the encoder, where the base model holds none or another one is wanted
+        image_encoder: CLIP vision tower for that encoder, a folder or a Hub id
+        device: auto, cpu, cuda, ...
+    """
+    knobs = {
+        "num_inference_steps": steps,
+        "class_word": class_word,
+        "guidance_scale": guidance_scale,
+        "subject_scale": subject_scale,
+        "class_scale": class_scale,
+        "fusion_steps": fusion_steps,
+        "fusion_scale": fusion_scale,
+        "fusion_eta": fusion_eta,
+        "fusion_until": fusion_until,
+        "pseudo_word_scale": pseudo_word_scale,
+    }
+    options: dict[str, Any] = {name: value for name, value in knobs.items() if value is not None}
+    if size is not None:
+        options["width"], options["height"] = parse_size(size)
+    if num_images < 1:
+        raise ValueError(f"num_images={num_images} must be at least 1")
+    paths = numbered(out, num_images)
+    check_output(out, PICTURES)
+    from promptnet import Subject
+
+    subjects = [Subject.load(path) for path in subject or []]
+    with status("loading the base model"):
+        pipe = load_pipeline(base, device, promptnet, image_encoder)
+    import torch
+
+    if subjects:
+        options["subject"] = subjects[0] if len(subjects) == 1 else subjects
+    with sampling_bar(pipe, "drawing") as callback:
+        images = pipe(
+            prompt,
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images,
+            generator=torch.Generator().manual_seed(seed),
+            callback_on_step_end=callback,
+            **options,
+        ).images
+    for path, image in zip(paths, images, strict=True):
+        write_whole(path, image.save)
+        print(path)

@@ -1,0 +1,38 @@
+"""One look for everything that takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from promptnet import PromptNetPipeline
+
+
+@contextmanager
+def status(message: str) -> Iterator[None]:
+    """A spinner on stderr while something without countable steps runs."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(message):
+        yield
+
+
+@contextmanager
+def sampling_bar(pipe: PromptNetPipeline, message: str) -> Iterator[Callable[..., dict[str, Any]]]:
+    """A bar on stderr in place of the pipeline's own; yields a `callback_on_step_end` that moves it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    pipe.set_progress_bar_config(disable=True)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(message, total=None)
+
+        def advance(running: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            progress.update(task, completed=step + 1, total=running.num_timesteps)
+            return values
+
+        yield advance

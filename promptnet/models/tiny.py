@@ -1,0 +1,145 @@
+"""The embedded model's parts, built with random weights: Stable Diffusion's architecture, small enough for any CPU.
+
+64 px pictures, latents 4 x 16 x 16, prompts of up to 48 tokens. The recipe that trains them: configs/tiny/.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTokenizer,
+)
+
+SIZE_PX = 64
+MAX_TOKENS = 48
+TEXT_WIDTH = 192
+VISION_WIDTH = 128
+PROJECTION_DIM = 128
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> CLIPTokenizer:
+    """A byte-level BPE tokenizer in CLIP's format, trained on `texts`; every text can be encoded, known words short."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    blank = CLIPTokenizer()
+    trainable = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=EOS))
+    trainable.normalizer = blank.backend_tokenizer.normalizer
+    trainable.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=alphabet,
+        special_tokens=[],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    trainable.train_from_iterator(texts, trainer)
+    merges = [tuple(pair) for pair in json.loads(trainable.to_str())["model"]["merges"]]
+    # As in CLIP: every byte, every byte at a word's end, every merge, then the two special tokens.
+    words = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(pair) for pair in merges), BOS, EOS]
+    vocab = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    return CLIPTokenizer(
+        vocab=vocab, merges=merges, model_max_length=MAX_TOKENS, bos_token=BOS, eos_token=EOS, unk_token=EOS, pad_token=EOS
+    )
+
+
+def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """Both towers with random weights; the text tower's special tokens are the tokenizer's."""
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 4 * TEXT_WIDTH,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "max_position_embeddings": MAX_TOKENS,
+        "projection_dim": PROJECTION_DIM,
+        **special,
+    }
+    vision = {
+        "hidden_size": VISION_WIDTH,
+        "intermediate_size": 4 * VISION_WIDTH,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": SIZE_PX,
+        "patch_size": 8,
+        "projection_dim": PROJECTION_DIM,
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=PROJECTION_DIM))
+
+
+def build_image_processor() -> CLIPImageProcessor:
+    """Pictures as the vision tower wants them: 64 px, values in [-1, 1]."""
+    side = {"height": SIZE_PX, "width": SIZE_PX}
+    return CLIPImageProcessor(
+        size={"shortest_edge": SIZE_PX}, crop_size=side, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
+    )
+
+
+def build_vae() -> AutoencoderKL:
+    """64 px pictures to latents 4 x 16 x 16."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=SIZE_PX,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        force_upcast=False,
+    )
+
+
+def build_unet(channels: tuple[int, int, int] = (64, 128, 128)) -> UNet2DConditionModel:
+    """The U-Net: three levels at 16, 8 and 4 latent pixels, cross-attention to the text tower's states in all of them."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=tuple(width // 32 for width in channels),
+        norm_num_groups=16,
+        use_linear_projection=True,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """DDIM for v-prediction with zero terminal signal-to-noise ratio and trailing steps (arXiv 2305.08891)."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+def word_counts(texts: Iterable[str]) -> collections.Counter[str]:
+    """How often each word occurs (for the model card)."""
+    return collections.Counter(word for text in texts for word in text.split())
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: str | Path) -> None:
+    """Write the tokenizer where a diffusers folder expects it."""
+    tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,60 @@
+"""What every training stage shares: optimiser, learning-rate schedule, and a count of the samples seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+
+def trapezoid(step: int, *, warmup_steps: int, num_steps: int, decay_share: float) -> float:
+    """Learning-rate factor: linear warm-up, constant, linear decay to zero over the last `decay_share` of the steps."""
+    decay_steps = max(1, round(decay_share * num_steps))
+    return min(1.0, (step + 1) / max(1, warmup_steps), max(0, num_steps - step) / decay_steps)
+
+
+class Stage(L.LightningModule):
+    """Base of the Lightning modules: AdamW with a trapezoid schedule over the trainer's `max_steps`.
+
+    Args:
+        learning_rate: peak.
+        weight_decay: of matrices and kernels; biases, norms and embeddings are never decayed.
+        warmup_steps: optimiser steps of linear warm-up.
+        decay_share: share of all steps, at the end, over which the rate falls linearly to zero.
+        betas: of Adam.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 100,
+        decay_share: float = 0.4,
+        betas: tuple[float, float] = (0.9, 0.99),
+    ) -> None:
+        super().__init__()
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps, self.decay_share, self.betas = warmup_steps, decay_share, betas
+
+    def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """The parameters that train, with their names."""
+        return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW in two groups (with and without decay) and the schedule, stepped every optimiser step."""
+        named = list(self.trainable())
+        decayed = [value for name, value in named if value.ndim >= 2 and "embedding" not in name]
+        others = [value for name, value in named if value.ndim < 2 or "embedding" in name]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: trapezoid(
+                step, warmup_steps=self.warmup_steps, num_steps=num_steps, decay_share=self.decay_share
+            ),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

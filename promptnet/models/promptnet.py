@@ -337,16 +337,16 @@ class PromptNetModel(ModelMixin, AttentionMixin, ConfigMixin):
             word_norm=word_norm,
         )
         model.load_trunk(unet)
-        model.to(device=unet.device)
-        return model if model.dtype == unet.dtype else model.to(dtype=unet.dtype)
+        nn.Module.to(model, device=unet.device, dtype=unet.dtype)  # in place
+        return model
 
     def load_trunk(self, unet: UNet2DConditionModel) -> None:
         """Copy `conv_in`, the time embedding, the down blocks and the mid block from a U-Net of the same shape."""
-        time_state = unet.time_embedding.state_dict()
+        time_state = unet.get_submodule("time_embedding").state_dict()
         time_state.pop("cond_proj.weight", None)  # distilled U-Nets' guidance embedding, which nothing here feeds
-        self.time_embedding.load_state_dict(time_state)
+        self.get_submodule("time_embedding").load_state_dict(time_state)
         for name in ("conv_in", "down_blocks", "mid_block"):
-            getattr(self, name).load_state_dict(getattr(unet, name).state_dict())
+            self.get_submodule(name).load_state_dict(unet.get_submodule(name).state_dict())
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict[str, Any], Any, Any]:

@@ -1,0 +1,130 @@
+"""The steps of one drawing: which timesteps a scheduler executes, and between which noise levels each of them goes.
+
+a is alphabar at this step, b at the next, less noisy one. `scale` leads from the variance-preserving latents that
+networks see, x_t = sqrt(a) x_0 + sqrt(1-a) e, to those that the scheduler keeps: 1 for most, sqrt(1 + sigma^2) for
+schedulers in sigma space, whose latents are x_0 + sigma e.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from promptnet.inference.prediction import prediction_type
+
+# Single-step solvers whose noise levels are known exactly: latents may be re-noised between their steps.
+RENOISING_SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler")
+# Right in the plain loop; tests hold each of them against diffusers' own pipeline.
+OTHER_SCHEDULERS = (
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One call of the scheduler, and what rules may want to know about it.
+
+    Args:
+        index: 0 for the noisiest.
+        num_steps: how many there are; more than were asked for with schedulers that call twice.
+        timestep: scalar tensor, as the scheduler and the networks want it.
+        alpha: a, alphabar at this step, in [0, 1).
+        alpha_prev: b, alphabar at the level this step leads to, in [a, 1].
+        scale: scheduler's latents = scale * variance-preserving latents.
+        stage: "denoise" for the evaluation that the scheduler's step is made of, "fusion" for one that comes before.
+    """
+
+    index: int
+    num_steps: int
+    timestep: Tensor
+    alpha: float
+    alpha_prev: float
+    scale: float = 1.0
+    stage: Literal["denoise", "fusion"] = "denoise"
+
+
+def _known_name(scheduler: Any, names: tuple[str, ...]) -> str | None:
+    """The first of the scheduler's classes, base classes included, that is in `names`."""
+    return next((cls.__name__ for cls in type(scheduler).__mro__ if cls.__name__ in names), None)
+
+
+def check_scheduler(scheduler: Any, *, renoising: bool = False) -> None:
+    """Refuse, by name, what would draw wrong pictures.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        renoising: whether latents are to be re-noised between its steps, as Fusion Sampling does. Solvers that keep
+            a history of earlier outputs, or that visit a level twice, would mix up noise levels.
+
+    Raises:
+        ValueError: the scheduler, or its prediction type, is not supported.
+    """
+    prediction_type(scheduler)
+    name = type(scheduler).__name__
+    if _known_name(scheduler, RENOISING_SCHEDULERS):
+        return
+    if not _known_name(scheduler, OTHER_SCHEDULERS):
+        raise ValueError(
+            f"{name} is not supported. Use one of {', '.join(RENOISING_SCHEDULERS + OTHER_SCHEDULERS)}, for instance "
+            "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)."
+        )
+    if renoising:
+        raise ValueError(
+            f"Fusion Sampling re-noises the latents between steps, which {name} does not allow. Use one of "
+            f"{', '.join(RENOISING_SCHEDULERS)} (pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)), "
+            "or fusion_steps=0."
+        )
+
+
+def plan(scheduler: Any) -> list[Step]:
+    """The steps that a scheduler will execute, after its `set_timesteps`.
+
+    For DDIM, b is the level that its step computes: alphabar at t - (trained steps // steps), which with trailing
+    timesteps that do not divide evenly is not quite the next timestep. For Euler, a = 1 / (1 + sigma^2). For
+    schedulers that nothing re-noises, b is the next step's a.
+
+    Raises:
+        ValueError: the scheduler is not supported.
+    """
+    check_scheduler(scheduler)
+    if _known_name(scheduler, ("EulerDiscreteScheduler",)):
+        levels = _euler_levels(scheduler)
+    elif _known_name(scheduler, ("DDIMScheduler",)):
+        levels = _ddim_levels(scheduler)
+    else:
+        levels = _next_step_levels(scheduler)
+    timesteps = scheduler.timesteps
+    return [Step(i, len(timesteps), timesteps[i], *level) for i, level in enumerate(levels)]
+
+
+def _ddim_levels(scheduler: Any) -> list[tuple[float, float, float]]:
+    alphas: list[float] = scheduler.alphas_cumprod.tolist()
+    final = float(scheduler.final_alpha_cumprod)
+    stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    return [(alphas[t], alphas[t - stride] if t >= stride else final, 1.0) for t in scheduler.timesteps.tolist()]
+
+
+def _euler_levels(scheduler: Any) -> list[tuple[float, float, float]]:
+    sigmas: list[float] = scheduler.sigmas.tolist()
+    alphas = [1 / (1 + sigma**2) for sigma in sigmas]
+    return [(a, b, (1 + s**2) ** 0.5) for a, b, s in zip(alphas[:-1], alphas[1:], sigmas[:-1], strict=True)]
+
+
+def _next_step_levels(scheduler: Any) -> list[tuple[float, float, float]]:
+    """alphabar by interpolation, as some schedulers have timesteps between the trained ones."""
+    trained: Tensor = scheduler.alphas_cumprod.double().cpu()
+    times = scheduler.timesteps.double().cpu().clamp(0, len(trained) - 1)
+    lower, upper = times.floor().long(), times.ceil().long()
+    alphas = torch.lerp(trained[lower], trained[upper], times - lower).tolist()
+    return [(a, b, 1.0) for a, b in zip(alphas, alphas[1:] + [1.0], strict=True)]

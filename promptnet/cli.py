@@ -46,7 +46,9 @@ def build_parser() -> ArgumentParser:
         version=version("promptnet"),
         allow_abbrev=False,
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (or set PROMPTNET_DEBUG=1)")
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error (or set PROMPTNET_DEBUG=1)"
+    )
     _add_commands(parser, COMMANDS, "command")
     return parser
 
@@ -73,7 +75,9 @@ def _add_options(parser: ArgumentParser, function: Command) -> None:
     """One option a parameter: `class_word: str = "person"` becomes `--class-word`, a list takes several values."""
     import docstring_parser
 
-    about = {param.arg_name: param.description for param in docstring_parser.parse(inspect.getdoc(function) or "").params}
+    about = {
+        param.arg_name: param.description for param in docstring_parser.parse(inspect.getdoc(function) or "").params
+    }
     types = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         option = {"help": about.get(name), **_reading(types[name])}

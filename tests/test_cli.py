@@ -1,4 +1,4 @@
-"""The command line: what it accepts, what it refuses, what it hands on. The pipeline is a stand-in that notes its calls."""
+"""The command line: what it accepts, refuses and hands on. The pipeline is a stand-in that notes its calls."""
 
 import inspect
 import resource
@@ -21,7 +21,11 @@ from promptnet.commands.loading import find_base, pick_device
 
 LEAVES: dict[str, Callable[..., Any]] = {}
 for _name, _command in cli.COMMANDS.items():
-    LEAVES |= {f"{_name} {what}": each for what, each in _command.items()} if isinstance(_command, dict) else {_name: _command}
+    LEAVES |= (
+        {f"{_name} {what}": each for what, each in _command.items()}
+        if isinstance(_command, dict)
+        else {_name: _command}
+    )
 
 
 class Pipeline:
@@ -97,7 +101,8 @@ def test_every_option_of_every_command_is_explained(command: str, capsys: pytest
 def test_help_imports_nothing_heavy_and_is_quick() -> None:
     code = (
         "import sys; from promptnet.cli import build_parser; build_parser().format_help();"
-        "print([m for m in ('torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'lightning', 'rich') if m in sys.modules])"
+        "heavy = ('torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'lightning', 'rich');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -204,7 +209,9 @@ def test_every_knob_arrives(pipe: Pipeline) -> None:
     knobs = {"guidance_scale": 2.0, "subject_scale": 3.5, "class_scale": 1.0, "fusion_steps": 2, "fusion_scale": 4.0}
     knobs |= {"fusion_eta": 0.5, "fusion_until": 0.25, "pseudo_word_scale": 0.7}
     words = [word for name, value in knobs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    rest = "--out a.png --subject me.safetensors --size 96x64 --steps 7 --class-word dog --negative-prompt blur --seed 5"
+    rest = (
+        "--out a.png --subject me.safetensors --size 96x64 --steps 7 --class-word dog --negative-prompt blur --seed 5"
+    )
     assert run("generate", "--prompt", "a sad S*", *rest.split(), *words) == 0
     (call,) = pipe.calls
     assert {name: call[name] for name in knobs} == knobs

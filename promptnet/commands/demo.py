@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptnet.commands.loading import EMBEDDED, load_pipeline
+from promptnet.commands.loading import EMBEDDED, find_base, load_pipeline
 from promptnet.commands.progress import sampling_bar, status
 from promptnet.evaluation.files import check_folder, write_text, write_whole
 
@@ -46,22 +46,26 @@ def demo(
     folder = check_folder(out)
     if person < 0:
         raise ValueError(f"person={person} must be 0 or more")
+    found = find_base(base)
+    from promptnet.commands.demo_sheet import draw_sheet
+    from promptnet.evaluation.drawing import picture_size
+    from promptnet.evaluation.judging import judge_folder, load_judge
+    from promptnet.evaluation.marking import make_marker
     from promptnet.evaluation.tasks import make_people
 
     who = make_people(SPLIT, person + 1, NUM_PROMPTS, seed)[person]
     seconds: dict[str, float] = {}
     with timed(seconds, "load"), status("loading the base model"):
         pipe = load_pipeline(base, device)
-    reference = who.reference_image(side_px(pipe))
+    size_px = picture_size(found)
+    reference = who.reference_image(size_px)
     with timed(seconds, "customise"):
         subject = tune(pipe, reference, who)
     with timed(seconds, "draw"):
         pictures = draw(pipe, subject, who, steps)
     with timed(seconds, "judge"):
-        marker = make_marker(pipe, base, who)
+        marker = make_marker([who], load_judge(judge_folder(found, SPLIT)), SPLIT, size_px)
         result = {**score(marker, who, pictures), "seconds": {name: round(took, 2) for name, took in seconds.items()}}
-
-    from promptnet.commands.demo_sheet import draw_sheet
 
     sheet = draw_sheet(reference, [ask.prompt for ask in who.asks], pictures, list(marker.truths))
     subject.save(folder / "demo.safetensors")
@@ -78,16 +82,14 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - start_s
 
 
-def side_px(pipe: PromptNetPipeline) -> int:
-    """The side of the pictures that the base model was trained on."""
-    return pipe.unet.config["sample_size"] * pipe.vae_scale_factor
-
-
 def tune(pipe: PromptNetPipeline, reference: Image, who: Person) -> Subject:
     """Per-user tuning to the one picture."""
     import torch
 
-    return pipe.customize([reference], generator=torch.Generator().manual_seed(who.seed))
+    from promptnet.evaluation.tasks import CLASS_PHRASE
+
+    generator = torch.Generator().manual_seed(who.seed)
+    return pipe.customize([reference], class_word=CLASS_PHRASE, generator=generator)
 
 
 def draw(pipe: PromptNetPipeline, subject: Subject, who: Person, steps: int | None) -> list[Image]:
@@ -105,24 +107,8 @@ def draw(pipe: PromptNetPipeline, subject: Subject, who: Person, steps: int | No
         ).images
 
 
-def make_marker(pipe: PromptNetPipeline, base: str, who: Person) -> Marker:
-    """The test judge with the true answers."""
-    from promptnet.commands.loading import find_base
-    from promptnet.evaluation.judging import judge_folder, load_judge
-    from promptnet.evaluation.marking import Marker
-    from promptnet.evaluation.tasks import attribute_chances, identity_chances
-
-    return Marker.of(
-        [who],
-        load_judge(judge_folder(find_base(base), SPLIT)),
-        identity_chances=identity_chances(SPLIT),
-        attribute_chances=attribute_chances(),
-        size_px=side_px(pipe),
-    )
-
-
 def score(marker: Marker, who: Person, pictures: list[Image]) -> dict[str, Any]:
-    """What `demo.json` says: the scores of `promptnet evaluate avatars` for this one person, and what the judge read."""
+    """What `demo.json` says: this one person's scores, as in the comparison, and what the judge read."""
     from promptnet.evaluation.judging import read_pictures
 
     scores = marker.mark([pictures])

@@ -16,8 +16,10 @@ def avatars(
     split: Literal["validation", "test"] = "test",
     rows: list[str] | None = None,
     curves: bool = False,
+    settings: Path | None = None,
     out: Path | None = None,
     seed: int = 0,
+    workers: int | None = None,
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
@@ -30,8 +32,10 @@ def avatars(
         split: test for figures to report; validation for choosing settings
         rows: which ways to compare (null: all)
         curves: also draw the trade-off curves of identity against attributes
-        out: an existing folder for sheet.png and results.json
+        settings: file of the rows' knobs (null: the one shipped)
+        out: an existing folder for results.json, sheet.png and plot.png; repeat the command to go on where it stopped
         seed: makes the outcome reproducible
+        workers: processes that draw (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
@@ -49,18 +53,23 @@ def avatars(
         split=split,
         rows=rows,
         curves=curves,
+        settings=settings,
         out=out,
         seed=seed,
         device=place,
+        workers=workers,
     )
 
 
 def base_model(
-    people: int = 128,
+    people: int = 64,
+    prompts: int = 2,
     steps: int = 20,
     split: Literal["validation", "test"] = "validation",
+    guidance_scale: float | None = None,
     out: Path | None = None,
     seed: int = 0,
+    workers: int | None = None,
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
@@ -68,10 +77,13 @@ def base_model(
 
     Args:
         people: how many people
+        prompts: how many captions each
         steps: denoising steps a picture
         split: validation, or test for figures to report
-        out: an existing folder for the results
+        guidance_scale: of the captions (null: that of the row prompt-only)
+        out: an existing folder for base.json
         seed: makes the outcome reproducible
+        workers: processes that draw (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
@@ -81,7 +93,18 @@ def base_model(
     quiet()
     from promptnet.evaluation.base import evaluate_base
 
-    evaluate_base(found, people=people, steps=steps, split=split, out=out, seed=seed, device=place)
+    evaluate_base(
+        found,
+        people=people,
+        prompts=prompts,
+        steps=steps,
+        split=split,
+        guidance_scale=guidance_scale,
+        out=out,
+        seed=seed,
+        device=place,
+        workers=workers,
+    )
 
 
 def tune(

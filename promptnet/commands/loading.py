@@ -55,14 +55,16 @@ def quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    import diffusers
-    import transformers
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    diffusers.logging.disable_progress_bar()
-    transformers.logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
 
 
-def load_pipeline(base: str, device: str, promptnet: str | None = None, image_encoder: str | None = None) -> PromptNetPipeline:
+def load_pipeline(
+    base: str, device: str, promptnet: str | None = None, image_encoder: str | None = None
+) -> PromptNetPipeline:
     """The pipeline of a base model, with the encoder and vision tower it lacks taken from elsewhere.
 
     Args:

@@ -119,7 +119,7 @@ def initial_deltas(
         d_out, d_in = _matrix_shape(name, layer)
         if not 1 <= rank <= min(d_out, d_in):
             raise ValueError(f"rank={rank} must be between 1 and {min(d_out, d_in)}, the most that {name} can have.")
-        weight = _base_layer(layer).weight.detach()
+        weight = _base_layer(layer).get_parameter("weight").detach()
         scale = weight.float().square().mean().sqrt()
         down = torch.randn(rank, d_in, generator=generator).to(weight.device) * scale
         deltas[name] = LowRankDelta(down, torch.zeros(d_out, rank, device=weight.device))
@@ -128,8 +128,8 @@ def initial_deltas(
 
 def _base_layer(layer: nn.Module) -> nn.Module:
     """The layer itself, from inside a peft wrapper."""
-    unwrap: Any = getattr(layer, "get_base_layer", None)
-    return layer if unwrap is None else unwrap()
+    wrapped: Any = layer
+    return wrapped.get_base_layer() if hasattr(layer, "get_base_layer") else layer
 
 
 def _matrix_shape(name: str, layer: nn.Module) -> tuple[int, int]:

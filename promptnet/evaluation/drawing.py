@@ -1,0 +1,137 @@
+"""Drawing a row of the comparison for one person: loads what is needed once, tunes each subject once."""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from promptnet.evaluation.rows import OURS, Encoder, Row
+from promptnet.evaluation.tasks import CLASS_PHRASE, PLACEHOLDER, Person
+
+if TYPE_CHECKING:
+    from promptnet import PromptNetPipeline, Subject
+
+
+class Draw(Protocol):
+    """Draws one person's asks the way a row says."""
+
+    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
+        """One picture an ask."""
+        ...
+
+
+class Studio:
+    """Draws with a base model.
+
+    Args:
+        base: folder of the base model, diffusers layout.
+        steps: denoising steps a picture.
+        device: where; None is the CPU.
+        keep: how many subjects stay in memory.
+    """
+
+    def __init__(self, base: str | Path, *, steps: int, device: str | None = None, keep: int = 8):
+        self.base, self.steps, self.device, self.keep = Path(base), steps, device or "cpu", keep
+        self.size_px = picture_size(base)
+        self._pipes: dict[Encoder, PromptNetPipeline] = {}
+        self._subjects: OrderedDict[str, Subject] = OrderedDict()
+
+    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
+        """Draw one person's asks; the same person and row give the same pictures."""
+        if row.source == "truth":
+            return person.true_images(self.size_px)
+        if row.source == "prompt":
+            prompts = [ask.prompt.replace(PLACEHOLDER, CLASS_PHRASE) for ask in person.asks]
+            return self._sampled(person, OURS, prompts, row.knobs)
+        subject = self.subject(person, row)
+        return self._sampled(person, row.encoder, [ask.prompt for ask in person.asks], row.knobs, subject=subject)
+
+    def subject(self, person: Person, row: Row) -> "Subject":
+        """The person as a row's encoder and tuning have it, made once and kept while there is room."""
+        key = json.dumps([row.encoder, row.tuned, dict(row.customize), repr(person)], sort_keys=True)
+        if key not in self._subjects:
+            self._subjects[key] = self._new_subject(person, row)
+        self._subjects.move_to_end(key)
+        while len(self._subjects) > self.keep:
+            self._subjects.popitem(last=False)
+        return self._subjects[key]
+
+    def _new_subject(self, person: Person, row: Row) -> "Subject":
+        pipe, reference = self._pipe(row.encoder), person.reference_image(self.size_px)
+        if not row.tuned:
+            return pipe.encode(reference, class_word=CLASS_PHRASE)
+        return pipe.customize(reference, class_word=CLASS_PHRASE, generator=_generator(person.seed), **row.customize)
+
+    def _sampled(
+        self, person: Person, encoder: Encoder, prompts: list[str], knobs: Mapping[str, Any], **subject: Any
+    ) -> list[Image.Image]:
+        # A generator a picture: its noise does not depend on its neighbours, and every row starts from the same noise.
+        generators = [_generator(ask.seed) for ask in person.asks]
+        drawn = self._pipe(encoder)(
+            prompts, generator=generators, num_inference_steps=self.steps, output_type="pil", **knobs, **subject
+        )
+        return list(drawn.images)
+
+    def _pipe(self, encoder: Encoder) -> "PromptNetPipeline":
+        if encoder not in self._pipes:
+            self._pipes[encoder] = self._load(encoder)
+            self._pipes[encoder].set_progress_bar_config(disable=True)
+        return self._pipes[encoder]
+
+    def _load(self, encoder: Encoder) -> "PromptNetPipeline":
+        from promptnet import PromptNetModel, PromptNetPipeline
+
+        if encoder == OURS:
+            return PromptNetPipeline.from_pretrained(self.base, use_safetensors=True).to(self.device)
+        ours = self._pipe(OURS)
+        published = PromptNetModel.from_pretrained(encoder_folder(self.base, encoder), use_safetensors=True)
+        return PromptNetPipeline(**{**ours.components, "promptnet": published}).to(self.device)
+
+
+def encoder_folder(base: str | Path, encoder: Encoder) -> Path:
+    """Where an encoder lies: inside the base model's folder, or, for the second, beside it as `<base>-published`.
+
+    Raises:
+        ValueError: it is in neither place.
+    """
+    folder = Path(base)
+    beside = folder.parent / (folder.name + encoder.removeprefix(OURS))
+    for place in (folder / encoder, beside, beside / OURS):
+        if (place / "config.json").is_file():
+            return place
+    raise ValueError(f"the base model at '{folder}' has no encoder {encoder!r}: leave its rows out, or train it")
+
+
+def picture_size(base: str | Path) -> int:
+    """The side of the pictures the base model was trained on, in pixels.
+
+    Raises:
+        ValueError: `base` is not the folder of a base model.
+    """
+    try:
+        unet = json.loads((Path(base) / "unet" / "config.json").read_text("utf-8"))
+        vae = json.loads((Path(base) / "vae" / "config.json").read_text("utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"'{base}' is not the folder of a base model in diffusers layout: {error}") from error
+    return unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def weights_hash(base: str | Path, rows: list[Row]) -> str:
+    """A hash of everything that these rows draw with: the base model's files and the encoders'."""
+    folders = {Path(base)} | {encoder_folder(base, row.encoder) for row in rows if row.source == "subject"}
+    digest = hashlib.sha256()
+    for folder in sorted(folders):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".json", ".safetensors", ".txt"):
+                digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _generator(seed: int) -> Any:
+    import torch
+
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,70 @@
+"""Pictures drawn so far, one strip a person and row, so that a run that was interrupted goes on where it stopped.
+
+A strip's name is a hash of all that decides its pictures (weights, steps, the row's knobs, the person's tasks): rows
+with the same settings share it, and a changed setting never finds an old picture.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from promptnet.evaluation.files import write_whole
+from promptnet.evaluation.rows import Row
+from promptnet.evaluation.tasks import Person
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A folder of strips.
+
+    Args:
+        folder: where; made if its parent exists.
+        made_with: what decides pictures beside row and person: weights, steps.
+        size_px: side of a picture.
+    """
+
+    folder: Path
+    made_with: str
+    size_px: int
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+
+    def path(self, person: Person, row: Row) -> Path:
+        """Where the strip of this person and row lies, or will."""
+        content: list[Any] = [self.made_with, self.size_px, row.record(), repr(person)]
+        name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+        return self.folder / f"{name}.png"
+
+    def has(self, person: Person, row: Row) -> bool:
+        """Whether it is drawn."""
+        return self.path(person, row).is_file()
+
+    def put(self, person: Person, row: Row, pictures: Sequence[Image.Image]) -> None:
+        """Keep a person's pictures.
+
+        Raises:
+            ValueError: not one picture of the gallery's size for every ask.
+        """
+        size = (self.size_px, self.size_px)
+        if len(pictures) != len(person.asks) or any(picture.size != size for picture in pictures):
+            sizes = sorted({picture.size for picture in pictures})
+            raise ValueError(
+                f"row {row.name!r} drew {len(pictures)} pictures of {sizes}, not {len(person.asks)} of {size}"
+            )
+        strip = Image.new("RGB", (self.size_px * len(pictures), self.size_px))
+        for place, picture in enumerate(pictures):
+            strip.paste(picture.convert("RGB"), (place * self.size_px, 0))
+        write_whole(self.path(person, row), strip.save)
+
+    def get(self, person: Person, row: Row) -> list[Image.Image]:
+        """A person's pictures, ask by ask."""
+        with Image.open(self.path(person, row)) as strip:
+            whole = strip.convert("RGB")
+        side = self.size_px
+        return [whole.crop((place * side, 0, (place + 1) * side, side)) for place in range(len(person.asks))]

@@ -1,0 +1,121 @@
+"""The rows of the comparison as data: what each one draws with, which knobs it may set and which ones not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Source = Literal["subject", "prompt", "truth"]
+Encoder = Literal["promptnet", "promptnet-published"]
+Knob = float | int
+Knobs = Mapping[str, Knob]
+
+OURS: Encoder = "promptnet"
+PUBLISHED: Encoder = "promptnet-published"
+
+SUBJECT_KNOBS: dict[str, Knob] = {
+    "subject_scale": 3.0,
+    "class_scale": 0.0,
+    "fusion_steps": 0,
+    "fusion_scale": 3.0,
+    "fusion_until": 1.0,
+    "pseudo_word_scale": 0.8,
+}
+"""What the pipeline takes to draw a subject (ProFusion, arXiv 2305.13579), without fusion or class term."""
+
+FUSION_KNOBS = ("fusion_steps", "fusion_scale", "fusion_until", "pseudo_word_scale")
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One row before its knobs are chosen."""
+
+    source: Source = "subject"
+    encoder: Encoder = OURS
+    tuned: bool = False
+    chooses: tuple[str, ...] = ()
+    """Knobs chosen on validation people; the others keep the value of `SUBJECT_KNOBS`."""
+    positive: tuple[str, ...] = ()
+    """Knobs without which the row would not be what its name says."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, ready to be drawn."""
+
+    name: str
+    source: Source
+    encoder: Encoder = OURS
+    tuned: bool = False
+    knobs: Knobs = field(default_factory=dict)
+    customize: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `PromptNetPipeline.customize`; empty where the subject is not tuned."""
+
+    def record(self) -> dict[str, Any]:
+        """What decides the row's pictures, for `results.json` and for finding pictures drawn before."""
+        drawing = {"source": self.source, "knobs": dict(sorted(self.knobs.items()))}
+        if self.source != "subject":
+            return drawing
+        return {**drawing, "encoder": self.encoder, "tuned": self.tuned, "customize": dict(self.customize)}
+
+
+_FUSION = ("subject_scale", *FUSION_KNOBS)
+_BOTH = ("subject_scale", "class_scale", *FUSION_KNOBS)
+
+ROWS: dict[str, RowSpec] = {
+    "prompt-only": RowSpec("prompt", chooses=("guidance_scale",)),
+    "plain-guidance": RowSpec(chooses=("subject_scale",)),
+    "plain-guidance-tuned": RowSpec(tuned=True, chooses=("subject_scale",)),
+    "fusion-only": RowSpec(tuned=True, chooses=_FUSION, positive=("fusion_steps",)),
+    "refinement-only": RowSpec(tuned=True, chooses=("subject_scale", "class_scale"), positive=("class_scale",)),
+    "profusion-untuned": RowSpec(chooses=_BOTH, positive=("class_scale", "fusion_steps")),
+    "profusion": RowSpec(tuned=True, chooses=_BOTH, positive=("class_scale", "fusion_steps")),
+    "best": RowSpec(tuned=True, chooses=_BOTH),
+    "published-plain-guidance-tuned": RowSpec(encoder=PUBLISHED, tuned=True, chooses=("subject_scale",)),
+    "published-profusion": RowSpec(
+        encoder=PUBLISHED, tuned=True, chooses=_BOTH, positive=("class_scale", "fusion_steps")
+    ),
+    "ceiling": RowSpec("truth"),
+}
+"""The comparison, in the order it is printed. `best` may leave tuning out, where validation preferred that."""
+
+
+def our_rows() -> list[str]:
+    """The rows drawn with our encoder from a subject, other than `best`."""
+    return [name for name, spec in ROWS.items() if (spec.source, spec.encoder) == ("subject", OURS) and name != "best"]
+
+
+def make_row(name: str, chosen: Mapping[str, Any], customize: Mapping[str, Mapping[str, Any]]) -> Row:
+    """A row of `ROWS` with its chosen knobs.
+
+    Args:
+        name: of the row.
+        chosen: values for the knobs the row chooses; for `best` also `tuned`.
+        customize: encoder to the arguments of per-user tuning.
+
+    Raises:
+        ValueError: no such row, a knob that the row has not, a negative one, or a needed one that is 0.
+    """
+    spec = _spec(name)
+    values = dict(chosen)
+    tuned = bool(values.pop("tuned", spec.tuned)) if name == "best" else spec.tuned
+    _check(name, spec, values)
+    defaults = {knob: value for knob, value in SUBJECT_KNOBS.items() if spec.source == "subject"}
+    arguments = customize.get(spec.encoder, {}) if tuned else {}
+    return Row(name, spec.source, spec.encoder, tuned, {**defaults, **values}, arguments)
+
+
+def _spec(name: str) -> RowSpec:
+    if name not in ROWS:
+        raise ValueError(f"there is no row {name!r}: choose from {', '.join(ROWS)}")
+    return ROWS[name]
+
+
+def _check(name: str, spec: RowSpec, values: Knobs) -> None:
+    for knob, value in values.items():
+        if knob not in spec.chooses:
+            raise ValueError(f"row {name!r} does not choose {knob!r}, only: {', '.join(spec.chooses) or 'nothing'}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            raise ValueError(f"{knob}={value!r} of row {name!r} is not a number of at least 0")
+    for knob in spec.positive:
+        if not values.get(knob):
+            raise ValueError(f"row {name!r} needs {knob} above 0, or it is another row")

@@ -1,0 +1,152 @@
+"""Drawing every row for every person, with progress, in as many processes as pay.
+
+On a CPU, processes of one thread each draw faster than one process with all threads: the model is small and its
+operations are short. A person always goes to the same process, which keeps the person's subjects.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+
+from promptnet.evaluation.drawing import Draw, Studio
+from promptnet.evaluation.gallery import Gallery
+from promptnet.evaluation.rows import Row
+from promptnet.evaluation.tasks import Person
+
+
+@dataclass(frozen=True)
+class StudioSpec:
+    """What a process needs to build its own studio."""
+
+    base: Path
+    steps: int
+    device: str = "cpu"
+    keep: int = 8
+    """Subjects that stay in memory."""
+    threads: int | None = None
+    """Threads of the process; None leaves torch's choice."""
+
+    def build(self) -> Studio:
+        """The studio."""
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
+            torch.set_flush_denormal(True)
+        return Studio(self.base, steps=self.steps, device=self.device, keep=self.keep)
+
+
+def default_workers(device: str) -> int:
+    """One process a thread on a CPU, four at most (each holds the model); one on an accelerator."""
+    import torch
+
+    return min(4, torch.get_num_threads()) if device == "cpu" else 1
+
+
+class Crew:
+    """Studios in this process or in several, for as long as the `with` block lasts.
+
+    Args:
+        spec: of each studio.
+        workers: processes; 1 draws in this one, None decides by the device.
+        build: makes the studio when drawing in this process.
+    """
+
+    def __init__(self, spec: StudioSpec, workers: int | None = None, build: Callable[[], Draw] | None = None):
+        self.spec, self.build = spec, build or spec.build
+        self.workers = (1 if build else default_workers(spec.device)) if workers is None else workers
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def draw(self, people: Sequence[Person], rows: Sequence[Row], gallery: Gallery, about: str = "") -> None:
+        """Draw what the gallery does not hold yet, with a progress bar.
+
+        Args:
+            people: whom.
+            rows: how.
+            gallery: where the pictures are kept.
+            about: what the progress bar says.
+        """
+        waiting = [person for person in people if any(not gallery.has(person, row) for row in rows)]
+        done = (self._here if self.workers == 1 else self._in_processes)(waiting, rows, gallery)
+        already = len(people) - len(waiting)
+        for _ in _with_progress(done, total=len(people), already=already, about=about or f"drawing {len(rows)} rows"):
+            pass
+
+    def _here(self, people: Sequence[Person], rows: Sequence[Row], gallery: Gallery) -> Iterator[None]:
+        for person in people:
+            yield draw_missing(self._studio, person, rows, gallery)
+
+    def _in_processes(self, people: Sequence[Person], rows: Sequence[Row], gallery: Gallery) -> Iterator[None]:
+        if not people:
+            return
+        tasks = [
+            self._processes[person.index % self.workers].submit(_draw_in_process, person, rows, gallery)
+            for person in people
+        ]
+        try:
+            for task in as_completed(tasks):
+                yield task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    @cached_property
+    def _studio(self) -> Draw:
+        return self.build()
+
+    @cached_property
+    def _processes(self) -> list[ProcessPoolExecutor]:
+        import torch
+
+        spec = replace(self.spec, threads=max(1, torch.get_num_threads() // self.workers))
+        # Spawned, not forked: torch's threads and CUDA do not survive a fork.
+        start = {"mp_context": get_context("spawn"), "initializer": _start_process, "initargs": (spec,)}
+        return [self._open.enter_context(ProcessPoolExecutor(1, **start)) for _ in range(self.workers)]
+
+
+def draw_missing(draw: Draw, person: Person, rows: Iterable[Row], gallery: Gallery) -> None:
+    """Draw one person's missing rows."""
+    for row in rows:
+        if not gallery.has(person, row):
+            gallery.put(person, row, draw(person, row))
+
+
+_process_studio: Studio | None = None
+
+
+def _start_process(spec: StudioSpec) -> None:
+    global _process_studio
+    _process_studio = spec.build()
+
+
+def _draw_in_process(person: Person, rows: Sequence[Row], gallery: Gallery) -> None:
+    assert _process_studio is not None
+    draw_missing(_process_studio, person, rows, gallery)
+
+
+def _with_progress(done: Iterable[None], *, total: int, already: int, about: str) -> Iterator[None]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("people"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+        task = progress.add_task(about, total=total, completed=already)
+        for each in done:
+            progress.advance(task)
+            yield each

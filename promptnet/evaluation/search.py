@@ -1,0 +1,49 @@
+"""Coordinate search: one knob at a time over a grid, round after round until nothing gets better."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Point = dict[str, Any]
+ScoreAll = Callable[[Sequence[Point]], Sequence[float]]
+
+
+def coordinate_search(
+    score_all: ScoreAll, start: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], *, rounds: int = 2
+) -> tuple[Point, float]:
+    """Maximise a score over a grid.
+
+    A knob moves only when that is strictly better: of equal settings the earlier one stays. No point is scored twice.
+
+    Args:
+        score_all: scores of several points (asked together, so that they can be drawn together).
+        start: where to begin; knobs outside the grid keep their values.
+        grid: knob to the values tried, in the order in which knobs are searched.
+        rounds: over all knobs at most.
+
+    Returns:
+        The best point and its score.
+
+    Raises:
+        ValueError: `rounds` is not positive.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be 1 or more")
+    known: list[tuple[Point, float]] = []
+
+    def score(points: Sequence[Point]) -> list[float]:
+        new = [point for point in points if not any(point == seen for seen, _ in known)]
+        known.extend(zip(new, score_all(new) if new else [], strict=True))
+        return [next(value for seen, value in known if seen == point) for point in points]
+
+    best: Point = dict(start)
+    [best_score] = score([best])
+    for _ in range(rounds):
+        before = best
+        for knob, values in grid.items():
+            points = [{**best, knob: value} for value in values]
+            for point, value in zip(points, score(points), strict=True):
+                if value > best_score:
+                    best, best_score = point, value
+        if best == before:
+            break
+    return best, best_score

@@ -1,0 +1,103 @@
+"""A judge and a studio whose every answer is known, so that comparisons have exact results."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from promptnet.datasets.avatars import Attributes, Identity, render
+from promptnet.evaluation.rows import Row
+from promptnet.evaluation.tasks import Ask, Person
+
+SIZE_PX = 64
+
+Policy = Callable[[Person, Ask], tuple[Identity, Attributes]]
+
+
+class FakeJudge:
+    """Reads exactly what the picture was rendered from; knows only renders it was told of."""
+
+    def __init__(self):
+        self.known: dict[bytes, dict[str, str]] = {}
+
+    def render(self, identity: Identity, attributes: Attributes) -> Image.Image:
+        picture = render(identity, attributes, SIZE_PX)
+        self.known[picture.tobytes()] = {**identity.record(), **attributes.record()}
+        return picture
+
+    def learn(self, people: list[Person]) -> None:
+        for person in people:
+            for attributes in (person.reference, *(ask.attributes for ask in person.asks)):
+                self.render(person.identity, attributes)
+
+    def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:
+        bytes_ = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return [self.known[picture.numpy().tobytes()] for picture in bytes_]
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(pixels + 1, 16).flatten(1)
+
+
+class FakeStudio:
+    """Draws what a policy says for each row, and counts."""
+
+    def __init__(self, judge: FakeJudge, policies: dict[str, Policy]):
+        self.judge, self.policies = judge, policies
+        self.drawn: list[tuple[int, str]] = []
+
+    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
+        self.drawn.append((person.index, row.name))
+        policy = self.policies.get(row.name, truth)
+        return [self.judge.render(*policy(person, ask)) for ask in person.asks]
+
+
+def truth(person: Person, ask: Ask) -> tuple[Identity, Attributes]:
+    return person.identity, ask.attributes
+
+
+def copied(person: Person, ask: Ask) -> tuple[Identity, Attributes]:
+    return person.identity, person.reference
+
+
+def stranger(person: Person, ask: Ask) -> tuple[Identity, Attributes]:
+    other = Identity(
+        style=person.identity.style,
+        skin="fair" if person.identity.skin != "fair" else "dark",
+        hair="long" if person.identity.hair != "long" else "short",
+        hair_color="black" if person.identity.hair_color != "black" else "blond",
+        beard="none" if person.identity.beard == "beard" else "beard",
+    )
+    return other, ask.attributes
+
+
+@pytest.fixture
+def judge() -> FakeJudge:
+    return FakeJudge()
+
+
+@pytest.fixture
+def studio(judge: FakeJudge) -> FakeStudio:
+    """Copies where S* is drawn plainly, follows the prompt for a stranger without S*, is right everywhere else."""
+    return FakeStudio(judge, {"plain-guidance": copied, "prompt-only": stranger})
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """As much of a base model's folder as is read without loading it, with judges and the second encoder beside it."""
+    folder = tmp_path / "models" / "tiny"
+    contents = {
+        "tiny/unet/config.json": {"sample_size": 16},
+        "tiny/vae/config.json": {"block_out_channels": [8, 8, 8]},
+        "tiny/promptnet/config.json": {},
+        "tiny/promptnet-published/config.json": {},
+        "judges/validation/config.json": {},
+        "judges/test/config.json": {},
+    }
+    for name, content in contents.items():
+        path = folder.parent / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    return folder

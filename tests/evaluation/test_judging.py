@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from promptnet.datasets.avatars import FIELDS
+from promptnet.evaluation.judging import (
+    feature_distance,
+    judge_folder,
+    load_judge,
+    pixel_l1,
+    read_pictures,
+    to_pixels,
+)
+from promptnet.models.judge import AvatarJudge
+
+
+def flat(value: int, size_px: int = 64) -> Image.Image:
+    return Image.new("RGB", (size_px, size_px), (value, value, value))
+
+
+def test_pixels_run_from_minus_one_to_one():
+    pixels = to_pixels([flat(0), flat(255)])
+    assert pixels.shape == (2, 3, 64, 64)
+    assert (pixels[0] == -1).all()
+    assert (pixels[1] == 1).all()
+
+
+def test_pixel_difference_is_in_colour_values_of_zero_to_one():
+    found = pixel_l1([flat(0), flat(51), flat(255)], [flat(255), flat(0), flat(255)])
+    np.testing.assert_allclose(found, [1.0, 0.2, 0.0], atol=1e-7)
+
+
+def test_feature_distance_is_one_minus_the_cosine():
+    first = np.array([[1.0, 0.0], [2.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
+    second = np.array([[3.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    np.testing.assert_allclose(feature_distance(first, second), [0, 1, 1 - 2**-0.5, 2, 1])
+
+
+def test_batches_do_not_change_what_is_read():
+    torch.manual_seed(0)
+    judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
+    pictures = [flat(value) for value in (0, 60, 120, 180, 240)]
+    whole, parts = read_pictures(judge, pictures), read_pictures(judge, pictures, batch=2)
+    assert whole.records == parts.records
+    assert all(record.keys() == FIELDS.keys() for record in whole.records)
+    np.testing.assert_allclose(whole.features, parts.features, atol=1e-5)
+    assert whole.features.shape == (5, 32)
+
+
+def test_pictures_of_another_size_are_brought_to_the_judges():
+    judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
+    small, large = read_pictures(judge, [flat(90)]), read_pictures(judge, [flat(90, 128)])
+    np.testing.assert_allclose(small.features, large.features, atol=1e-6)
+
+
+def test_judges_lie_beside_the_base_model_by_split(base: Path):
+    assert judge_folder(base, "test") == base.resolve().parent / "judges" / "test"
+    assert judge_folder(base, "validation", base.parent / "judges" / "test") == base.parent / "judges" / "test"
+
+
+def test_a_missing_judge_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"no judge at .*judges.test"):
+        judge_folder(tmp_path / "tiny", "test")
+
+
+def test_a_saved_judge_reads_as_before(tmp_path: Path):
+    torch.manual_seed(1)
+    judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
+    judge.save_pretrained(tmp_path)
+    pictures = [flat(30), flat(200)]
+    assert read_pictures(load_judge(tmp_path), pictures).records == read_pictures(judge, pictures).records

@@ -98,6 +98,8 @@ class PromptNetModel(ModelMixin, AttentionMixin, ConfigMixin):
     The other arguments are those of diffusers' `UNet2DConditionModel`.
     """
 
+    __module__ = "promptnet"  # the public path; pipelines write it into their model_index.json
+
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["BasicTransformerBlock", "ResnetBlock2D"]
     _repeated_blocks: ClassVar[list[str]] = ["BasicTransformerBlock"]
@@ -358,17 +360,24 @@ class PromptNetModel(ModelMixin, AttentionMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any) -> Self:
-        """diffusers' `from_pretrained`, from safetensors only; a published pickle goes through the converter first.
+        """diffusers' `from_pretrained`, from safetensors only, and only from complete weights.
+
+        Published folders load too, once a torch pickle has gone through the converter.
 
         Raises:
-            ValueError: the folder holds its weights as a torch pickle only.
+            ValueError: the folder holds its weights as a torch pickle only, or some weights are not in it.
         """
         path = pretrained_model_name_or_path
         if path is not None and os.path.isdir(path):
             _refuse_pickle_only(os.path.join(path, kwargs.get("subfolder") or ""))
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True
-        return super().from_pretrained(path, **kwargs)
+        with_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(path, output_loading_info=True, **kwargs)
+        missing = sorted(loaded[1]["missing_keys"])
+        if missing:
+            raise ValueError(f"{path} is not a complete encoder: it lacks {', '.join(missing)}.")
+        return loaded if with_info else loaded[0]
 
 
 def _refuse_pickle_only(folder: str) -> None:

@@ -65,7 +65,8 @@ def demo(
         pictures = draw(pipe, subject, who, steps)
     with timed(seconds, "judge"):
         marker = make_marker([who], load_judge(judge_folder(found, SPLIT)), SPLIT, size_px)
-        result = {**score(marker, who, pictures), "seconds": {name: round(took, 2) for name, took in seconds.items()}}
+        scores = score(marker, who, pictures)
+    result = {**scores, "seconds": {stage: round(took, 2) for stage, took in seconds.items()}}
 
     sheet = draw_sheet(reference, [ask.prompt for ask in who.asks], pictures, list(marker.truths))
     subject.save(folder / "demo.safetensors")

@@ -111,8 +111,12 @@ def tune(
     people: int = 32,
     prompts: int = 2,
     steps: int = 20,
+    rows: list[str] | None = None,
+    keep_customize: bool = False,
+    settings: Path | None = None,
     out: Path | None = None,
     seed: int = 0,
+    workers: int | None = None,
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
@@ -122,8 +126,12 @@ def tune(
         people: how many people
         prompts: how many prompts each
         steps: denoising steps a picture
-        out: an existing folder for the results
+        rows: whose knobs to choose (null: all)
+        keep_customize: leave per-user tuning as the settings have it, and choose the knobs of sampling only
+        settings: where to start (null: the file shipped)
+        out: an existing folder for settings.yaml and tried.json; repeat the command to go on where it stopped
         seed: makes the outcome reproducible
+        workers: processes that draw (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
@@ -133,4 +141,16 @@ def tune(
     quiet()
     from promptnet.evaluation.tuning import tune_settings
 
-    tune_settings(found, people=people, prompts=prompts, steps=steps, out=out, seed=seed, device=place)
+    tune_settings(
+        found,
+        people=people,
+        prompts=prompts,
+        steps=steps,
+        rows=rows,
+        customize=not keep_customize,
+        settings=settings,
+        out=out,
+        seed=seed,
+        device=place,
+        workers=workers,
+    )

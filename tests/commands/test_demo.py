@@ -1,0 +1,132 @@
+"""The demo, with stand-ins for the pipeline and the judge: the judge knows every portrait that it may meet."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from promptnet import cli
+from promptnet.commands import demo as demo_module
+from promptnet.commands.demo_sheet import CELL_PX, DRAWN_TOP_PX, TRUE_TOP_PX, draw_sheet, left_of
+from promptnet.evaluation.judging import to_pixels
+from promptnet.evaluation.tasks import Person, make_people
+
+SIZE_PX = 64
+
+
+class Judge:
+    """Reads the portraits of one person without error, and nothing else."""
+
+    def __init__(self, who: Person) -> None:
+        pictures = [who.reference_image(SIZE_PX), *who.true_images(SIZE_PX)]
+        attributes = [who.reference, *(ask.attributes for ask in who.asks)]
+        self.known = {
+            to_pixels([picture]).numpy().tobytes(): {**who.identity.record(), **each.record()}
+            for picture, each in zip(pictures, attributes, strict=True)
+        }
+
+    def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:
+        return [self.known[row.contiguous().numpy().tobytes()] for row in pixels]
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1) + 2
+
+
+class Pipeline:
+    """Draws what it was given to draw, and notes what it was asked."""
+
+    num_timesteps = 1
+
+    def __init__(self, pictures: list[Image.Image]) -> None:
+        self.pictures = pictures
+        self.shown: list[Image.Image] = []
+        self.call: dict[str, Any] = {}
+
+    def set_progress_bar_config(self, **_: Any) -> None:
+        pass
+
+    def customize(self, images: list[Image.Image], **_: Any) -> Any:
+        self.shown = images
+        return SimpleNamespace(save=lambda path: Path(path).write_bytes(b"subject"))
+
+    def __call__(self, prompts: list[str], **options: Any) -> Any:
+        self.call = {"prompts": prompts, **options}
+        return SimpleNamespace(images=self.pictures)
+
+
+Setting = Callable[[list[Image.Image]], Pipeline]
+
+
+@pytest.fixture
+def who() -> Person:
+    return make_people("test", 1, 5, 0)[0]
+
+
+@pytest.fixture
+def drawing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: Person) -> Setting:
+    """A demo whose pipeline draws the given pictures."""
+
+    def set_up(pictures: list[Image.Image]) -> Pipeline:
+        pipe = Pipeline(pictures)
+        monkeypatch.setattr(demo_module, "find_base", lambda base: base)
+        monkeypatch.setattr(demo_module, "load_pipeline", lambda *_: pipe)
+        monkeypatch.setattr("promptnet.evaluation.drawing.picture_size", lambda _: SIZE_PX)
+        monkeypatch.setattr("promptnet.evaluation.judging.judge_folder", lambda *_: Path("judge"))
+        monkeypatch.setattr("promptnet.evaluation.judging.load_judge", lambda *_: Judge(who))
+        monkeypatch.chdir(tmp_path)
+        return pipe
+
+    return set_up
+
+
+def test_the_truth_scores_one(
+    drawing: Setting, who: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = drawing(who.true_images(SIZE_PX))
+    assert cli.main(["demo", "--out", "."]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "demo.png", "demo.safetensors"]
+    result = json.loads(Path("demo.json").read_text())
+    assert (result["identity"], result["attributes"], result["harmonic"], result["pixel_l1"]) == (1, 1, 1, 0)
+    assert len(result["pictures"]) == 5
+    assert set(result["seconds"]) == {"load", "customise", "draw", "judge"}
+    assert who.asks[0].prompt.split(",")[0] in capsys.readouterr().out
+    assert pipe.call["prompts"] == [ask.prompt for ask in who.asks]
+    assert len({generator.initial_seed() for generator in pipe.call["generator"]}) == 5
+
+
+def test_copying_the_reference_keeps_the_person_and_follows_no_sentence(drawing: Setting, who: Person) -> None:
+    drawing([who.reference_image(SIZE_PX)] * 5)
+    assert cli.main(["demo", "--out", ".", "--steps", "3"]) == 0
+    result = json.loads(Path("demo.json").read_text())
+    assert result["identity"] == 1
+    assert result["attributes"] <= 0
+    for picture in result["pictures"]:
+        assert all(picture["identity_right"].values())
+        assert not any(picture["asked_right"].values())
+
+
+def test_the_model_is_shown_the_reference_and_nothing_else(drawing: Setting, who: Person) -> None:
+    pipe = drawing(who.true_images(SIZE_PX))
+    cli.main(["demo", "--out", "."])
+    (shown,) = pipe.shown
+    assert np.array_equal(np.asarray(shown), np.asarray(who.reference_image(SIZE_PX)))
+
+
+def test_the_sheet_shows_every_picture_in_its_place() -> None:
+    colours = ["red", "green", "blue", "yellow", "cyan"]
+    reference, drawn, true = (Image.new("RGB", (64, 64), colour) for colour in colours[:3])
+    sheet = draw_sheet(reference, ["a portrait of S*"] * 2, [drawn, reference], [true, drawn])
+
+    def middle(column: int, top_px: int) -> tuple[int, ...]:
+        return sheet.getpixel((left_of(column) + CELL_PX // 2, top_px + CELL_PX // 2))  # type: ignore[return-value]
+
+    red, green, blue = (255, 0, 0), (0, 128, 0), (0, 0, 255)
+    assert [middle(column, DRAWN_TOP_PX) for column in range(3)] == [red, green, red]
+    assert [middle(column, TRUE_TOP_PX) for column in (1, 2)] == [blue, green]
+    assert sheet.width > left_of(2) + CELL_PX

@@ -1,0 +1,40 @@
+"""The evaluation's commands offer what its functions take, with the same defaults."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from promptnet.commands import evaluate as commands
+from promptnet.evaluation.avatars import evaluate_avatars
+from promptnet.evaluation.base import evaluate_base
+from promptnet.evaluation.tuning import tune_settings
+
+PAIRS = [(commands.avatars, evaluate_avatars), (commands.base_model, evaluate_base), (commands.tune, tune_settings)]
+# The command line says these in its own way.
+OTHERWISE = {"base", "device", "customize", "keep_customize", "judge"}
+
+
+@pytest.mark.parametrize(("command", "function"), PAIRS, ids=lambda each: each.__name__)
+def test_commands_and_functions_agree(command: Callable[..., Any], function: Callable[..., Any]) -> None:
+    said, taken = (inspect.signature(each).parameters for each in (command, function))
+    assert set(said) - OTHERWISE == set(taken) - OTHERWISE
+    for name in set(said) - OTHERWISE:
+        assert said[name].default == taken[name].default, name
+
+
+@pytest.mark.parametrize(("command", "function"), PAIRS, ids=lambda each: each.__name__)
+def test_everything_said_arrives(
+    command: Callable[..., Any], function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: dict[str, Any] = {}
+    monkeypatch.setattr(
+        f"{function.__module__}.{function.__name__}", lambda base, **rest: heard.update(rest, base=base)
+    )
+    monkeypatch.setattr(commands, "find_base", lambda base: base)
+    names = [name for name in inspect.signature(command).parameters if name not in OTHERWISE | {"out"}]
+    given = {name: object() for name in names}
+    command(**given, base="a base", device="cpu")
+    assert {name: heard[name] for name in names} == given
+    assert (heard["base"], heard["device"], heard["out"]) == ("a base", "cpu", None)

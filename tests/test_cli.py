@@ -220,6 +220,11 @@ def test_every_knob_arrives(pipe: Pipeline) -> None:
     assert isinstance(call["subject"], Subject)
 
 
+def test_published_values_give_way_to_what_is_said(pipe: Pipeline) -> None:
+    run("generate", "--prompt", "x", "--out", "a.png", "--as-published", "--fusion-steps", "0")
+    assert (pipe.calls[0]["fusion_steps"], pipe.calls[0]["word_positions"]) == (0, "published")
+
+
 def test_several_subjects_are_a_list(pipe: Pipeline) -> None:
     Path("a.safetensors").touch()
     Path("b.safetensors").touch()

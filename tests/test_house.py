@@ -1,6 +1,7 @@
 """Rules of the house that no single room can check: who may import whom, what the shipped files say."""
 
 import ast
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -269,3 +270,14 @@ def test_an_unknown_option_in_a_config_is_refused(tmp_path: Path, capsys: pytest
         parse_config(broken)
     assert refusal.value.code == 2
     assert "no_such_option" in capsys.readouterr().err
+
+
+# --- the table of knobs -------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_knobs_says_what_the_code_does() -> None:
+    from promptnet.inference.defaults import PUBLISHED, SamplingDefaults
+
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|", (ROOT / "docs" / "customise.md").read_text("utf-8"), re.M)
+    defaults, published = (dataclasses.asdict(knobs) for knobs in (SamplingDefaults(), PUBLISHED))
+    assert rows == [(name, str(defaults[name]), str(published[name])) for name in defaults]

@@ -29,6 +29,7 @@ def generate(
     fusion_eta: float | None = None,
     fusion_until: float | None = None,
     pseudo_word_scale: float | None = None,
+    as_published: bool = False,
     base: str = EMBEDDED,
     promptnet: str | None = None,
     image_encoder: str | None = None,
@@ -54,6 +55,7 @@ def generate(
         fusion_eta: how much noise the fusion stage renews
         fusion_until: share of the steps, from the noisy end, that are fused
         pseudo_word_scale: how strongly the subject speaks
+        as_published: take the published values for every knob that is not given
         base: base model, a folder in diffusers layout or a Hub id
         promptnet: folder of the encoder, where the base model holds none or another one is wanted
         image_encoder: CLIP vision tower for that encoder, a folder or a Hub id
@@ -71,7 +73,8 @@ def generate(
         "fusion_until": fusion_until,
         "pseudo_word_scale": pseudo_word_scale,
     }
-    options: dict[str, Any] = {name: value for name, value in knobs.items() if value is not None}
+    options: dict[str, Any] = published_knobs() if as_published else {}
+    options |= {name: value for name, value in knobs.items() if value is not None}
     if size is not None:
         options["width"], options["height"] = parse_size(size)
     if num_images < 1:
@@ -99,3 +102,12 @@ def generate(
     for path, image in zip(paths, images, strict=True):
         write_whole(path, image.save)
         print(path)
+
+
+def published_knobs() -> dict[str, Any]:
+    """The published values of every knob."""
+    from dataclasses import asdict
+
+    from promptnet.inference.defaults import PUBLISHED
+
+    return asdict(PUBLISHED)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from promptnet.datasets.avatars import FIELDS, Attributes, Identity
+from promptnet.datasets.avatars import FIELDS, Split
 from promptnet.datasets.captions import caption, random_caption
 from promptnet.datasets.portraits import portrait_dataset, portrait_of
 from promptnet.datasets.stream import StreamBatches, dataset_index, sample_rng
@@ -58,11 +58,9 @@ class PortraitStream(Dataset[dict[str, Any]]):
 
     def _caption(self, row: dict[str, Any], sample: int) -> str:
         portrait = portrait_of(row)
-        who: Identity = portrait.identity
-        how: Attributes = portrait.attributes
         if not self.shuffled:
-            return caption(who, how)
-        return random_caption(who, how, rng=sample_rng(self.seed, sample, "caption"))
+            return caption(portrait.identity, portrait.attributes)
+        return random_caption(portrait.identity, portrait.attributes, rng=sample_rng(self.seed, sample, "caption"))
 
 
 class PortraitDataModule(L.LightningDataModule):
@@ -97,13 +95,13 @@ class PortraitDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Render both sets once (rank 0)."""
-        self._rendered("train", self.num_pictures)
-        self._rendered("validation", self.num_validation)
+        self.rendered("train")
+        self.rendered("validation")
 
     def setup(self, stage: str | None = None) -> None:
         """Open the rendered sets."""
-        self.train = PortraitStream(self._rendered("train", self.num_pictures), seed=self.seed)
-        self.validation = PortraitStream(self._rendered("validation", self.num_validation), seed=self.seed, shuffled=False)
+        self.train = PortraitStream(self.rendered("train"), seed=self.seed)
+        self.validation = PortraitStream(self.rendered("validation"), seed=self.seed, shuffled=False)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Every rank's share of the endless stream, from where the run stands."""
@@ -117,5 +115,7 @@ class PortraitDataModule(L.LightningDataModule):
         """The validation set in a fixed order; every rank reads all of it, so its figures do not depend on the ranks."""
         return DataLoader(self.validation, batch_size=self.batch_size, num_workers=0)
 
-    def _rendered(self, split: Any, number: int) -> datasets.Dataset:
+    def rendered(self, split: Split) -> datasets.Dataset:
+        """The rendered set of "train" or "validation"."""
+        number = self.num_pictures if split == "train" else self.num_validation
         return portrait_dataset(split, number, seed=self.seed, size_px=self.size_px, cache_dir=Path(self.cache_dir))

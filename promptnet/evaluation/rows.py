@@ -15,12 +15,16 @@ PUBLISHED: Encoder = "promptnet-published"
 SUBJECT_KNOBS: dict[str, Knob] = {
     "subject_scale": 3.0,
     "class_scale": 0.0,
+    "guidance_rescale": 0.0,
     "fusion_steps": 0,
     "fusion_scale": 3.0,
     "fusion_until": 1.0,
+    "fusion_eta": 1.0,
     "pseudo_word_scale": 0.8,
 }
-"""What the pipeline takes to draw a subject (ProFusion, arXiv 2305.13579), without fusion or class term."""
+"""What the pipeline takes to draw a subject (ProFusion, arXiv 2305.13579), without fusion or class term.
+
+All of them, so that a row means the same whatever a checkpoint's own defaults are."""
 
 FUSION_KNOBS = ("fusion_steps", "fusion_scale", "fusion_until", "pseudo_word_scale")
 
@@ -52,7 +56,10 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """What decides the row's pictures, for `results.json` and for finding pictures drawn before."""
-        drawing = {"source": self.source, "knobs": dict(sorted(self.knobs.items()))}
+        fused = self.knobs.get("fusion_steps", 0) > 0
+        idle = () if fused else ("fusion_scale", "fusion_until", "fusion_eta", "pseudo_word_scale")
+        knobs = {knob: value for knob, value in sorted(self.knobs.items()) if knob not in idle}
+        drawing = {"source": self.source, "knobs": knobs}
         if self.source != "subject":
             return drawing
         return {**drawing, "encoder": self.encoder, "tuned": self.tuned, "customize": dict(self.customize)}
@@ -69,7 +76,7 @@ ROWS: dict[str, RowSpec] = {
     "refinement-only": RowSpec(tuned=True, chooses=("subject_scale", "class_scale"), positive=("class_scale",)),
     "profusion-untuned": RowSpec(chooses=_BOTH, positive=("class_scale", "fusion_steps")),
     "profusion": RowSpec(tuned=True, chooses=_BOTH, positive=("class_scale", "fusion_steps")),
-    "best": RowSpec(tuned=True, chooses=_BOTH),
+    "best": RowSpec(tuned=True, chooses=(*_BOTH, "guidance_rescale")),
     "published-plain-guidance-tuned": RowSpec(encoder=PUBLISHED, tuned=True, chooses=("subject_scale",)),
     "published-profusion": RowSpec(
         encoder=PUBLISHED, tuned=True, chooses=_BOTH, positive=("class_scale", "fusion_steps")

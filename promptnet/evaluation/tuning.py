@@ -29,6 +29,7 @@ GRID: dict[str, tuple[float | int, ...]] = {
     "pseudo_word_scale": (0.4, 0.6, 0.8, 1.0),
     "fusion_scale": (1.0, 2.0, 3.0, 5.0),
     "fusion_until": (0.25, 0.5, 0.75, 1.0),
+    "guidance_rescale": (0.0, 0.5),
 }
 """Knob to the values tried, in the order in which they are searched. `best` may also leave fusion or class term out."""
 
@@ -163,7 +164,8 @@ class Chooser:
         if not known:
             raise ValueError(f"best starts from the best of {', '.join(our_rows())}: choose one of them with it")
         winner = max(known, key=lambda name: known[name])
-        start = {"tuned": ROWS[winner].tuned, **SUBJECT_KNOBS, **self.settings.rows[winner]}
+        free = {knob: value for knob, value in SUBJECT_KNOBS.items() if knob in ROWS["best"].chooses}
+        start = {"tuned": ROWS[winner].tuned, **free, **self.settings.rows[winner]}
         optional = ("fusion_steps", "class_scale")
         grid = {knob: ((0, *values) if knob in optional else values) for knob, values in GRID.items()}
         self._choose_knobs("best", start, {knob: grid[knob] for knob in grid if knob in ROWS["best"].chooses})

@@ -22,11 +22,14 @@ class FakeJudge:
 
     def __init__(self):
         self.known: dict[bytes, dict[str, str]] = {}
+        self.rendered: dict[tuple[Identity, Attributes], Image.Image] = {}
 
     def render(self, identity: Identity, attributes: Attributes) -> Image.Image:
-        picture = render(identity, attributes, SIZE_PX)
-        self.known[picture.tobytes()] = {**identity.record(), **attributes.record()}
-        return picture
+        key = (identity, attributes)
+        if key not in self.rendered:
+            self.rendered[key] = render(identity, attributes, SIZE_PX)
+            self.known[self.rendered[key].tobytes()] = {**identity.record(), **attributes.record()}
+        return self.rendered[key]
 
     def learn(self, people: list[Person]) -> None:
         for person in people:

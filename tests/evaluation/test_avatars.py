@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,7 +12,7 @@ from promptnet.evaluation.rows import ROWS
 from promptnet.evaluation.running import StudioSpec
 from promptnet.evaluation.tasks import make_people
 
-PEOPLE = {"people": 3, "prompts": 2, "workers": 1}
+PEOPLE: dict[str, Any] = {"people": 3, "prompts": 2, "workers": 1}
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from promptnet.evaluation.base import evaluate_base
 from promptnet.evaluation.running import StudioSpec
 from promptnet.evaluation.tasks import identity_chances, make_described_people
 
-PEOPLE = {"people": 4, "prompts": 2, "workers": 1}
+PEOPLE: dict[str, Any] = {"people": 4, "prompts": 2, "workers": 1}
 
 
 @pytest.fixture(autouse=True)

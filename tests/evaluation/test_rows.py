@@ -80,3 +80,10 @@ def test_best_may_leave_tuning_out():
 
 def test_rows_of_our_encoder():
     assert our_rows() == [name for name in ROWS if not name.startswith(("published", "prompt", "best", "ceiling"))]
+
+
+def test_knobs_of_a_fusion_that_does_not_happen_decide_nothing():
+    first, second = (make_row("best", {"pseudo_word_scale": value}, CUSTOMIZE) for value in (0.4, 0.8))
+    assert first.record() == second.record()
+    first, second = (make_row("best", {"pseudo_word_scale": v, "fusion_steps": 1}, CUSTOMIZE) for v in (0.4, 0.8))
+    assert first.record() != second.record()

@@ -48,12 +48,11 @@ class Pipeline:
         size = (options.get("width", 64), options.get("height", 64))
         return SimpleNamespace(images=[Image.new("RGB", size, "grey") for _ in range(options["num_images_per_prompt"])])
 
-    def encode(self, images: list[Image.Image], **options: Any) -> "Subject":
-        self.calls.append({"made_by": "encode", "images": images, **options})
-        return Subject()
-
     def customize(self, images: list[Image.Image], **options: Any) -> "Subject":
-        self.calls.append({"made_by": "customize", "images": images, **options})
+        self.calls.append({"images": images, **options})
+        if self.failure:
+            raise self.failure
+        options["callback"](SimpleNamespace(step=1, num_steps=2))
         return Subject()
 
 
@@ -125,7 +124,6 @@ REFUSED = {
     "not a picture": ("customize --image text.png --out me.safetensors", "text.png"),
     "subject file's name": ("customize --image me.png --out me.pt", "must end in .safetensors"),
     "subject file's folder": ("customize --image me.png --out missing/me.safetensors", "does not exist"),
-    "negative steps": ("customize --image me.png --out me.safetensors --steps -1", "steps=-1"),
     "size": ("generate --prompt x --out a.png --size 64", "WIDTHxHEIGHT"),
     "picture's name": ("generate --prompt x --out a.gif", "must end in .png"),
     "picture's folder": ("generate --prompt x --out missing/a.png", "does not exist"),
@@ -267,17 +265,17 @@ def test_customize_opens_every_picture_and_saves_the_subject(pipe: Pipeline) -> 
     line = "customize --image a.png b.jpg --out me.safetensors --steps 9 --learning-rate 0.1 --seed 3 --class-word dog"
     assert run(*line.split()) == 0
     (call,) = pipe.calls
-    assert call["made_by"] == "customize"
     assert [image.mode for image in call["images"]] == ["RGB", "RGB"]
     assert (call["steps"], call["learning_rate"], call["class_word"]) == (9, 0.1, "dog")
     assert call["generator"].initial_seed() == 3
     assert Path("me.safetensors").read_bytes() == b"subject"
 
 
-def test_no_steps_takes_the_encoders_words_as_they_are(pipe: Pipeline) -> None:
+def test_tuning_that_fails_writes_nothing(pipe: Pipeline, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save("a.png")
-    assert run("customize", "--image", "a.png", "--out", "me.safetensors", "--steps", "0") == 0
-    assert pipe.calls[0]["made_by"] == "encode"
+    pipe.failure = ValueError("the loss became no number")
+    assert run("customize", "--image", "a.png", "--out", "me.safetensors") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 # --- small pieces -------------------------------------------------------------------------------------------------

@@ -1,15 +1,28 @@
-"""`promptnet convert`: published encoders into this package's layout."""
+"""`promptnet convert`: encoders from the published layout to ours, and back."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from promptnet.commands.loading import quiet
 
-def convert(source: Path, out: Path) -> None:
+
+def convert(source: Path, out: Path, keep_residual_heads: bool = False, to_published: bool = False) -> None:
     """Turn a published encoder (safetensors or torch pickle) into a folder that this package loads.
 
     Args:
-        source: the published folder, with its config.json
-        out: the folder to write; its parent must exist, it must not
+        source: the encoder's folder, with its config.json
+        out: the folder to write; its parent must exist, itself must not
+        keep_residual_heads: keep heads that no computation uses
+        to_published: the other way, from a folder of ours to one that the published code reads
     """
-    raise NotImplementedError
+    if to_published and keep_residual_heads:
+        raise ValueError("--keep-residual-heads is for reading the published layout: leave it out with --to-published")
+    quiet()
+    from promptnet.models.convert import convert_from_published, convert_to_published
+
+    if to_published:
+        convert_to_published(source, out)
+    else:
+        convert_from_published(source, out, use_res=keep_residual_heads)
+    print(out)

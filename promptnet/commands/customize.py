@@ -7,7 +7,7 @@ from pathlib import Path
 
 from promptnet.commands.files import check_output
 from promptnet.commands.loading import EMBEDDED, load_pipeline
-from promptnet.commands.progress import status
+from promptnet.commands.progress import status, tuning_bar
 
 
 def customize(
@@ -37,8 +37,6 @@ def customize(
         device: auto, cpu, cuda, ...
     """
     check_output(out, (".safetensors",))
-    if steps is not None and steps < 0:
-        raise ValueError(f"steps={steps} must be 0 or more")
     from promptnet.images.opening import open_image
 
     pictures = [open_image(path) for path in image]
@@ -47,12 +45,15 @@ def customize(
     import torch
 
     start_s = time.perf_counter()
-    if steps == 0:
-        subject = pipe.encode(pictures, class_word=class_word)
-    else:
-        given = {"steps": steps, "learning_rate": learning_rate}
-        chosen = {name: value for name, value in given.items() if value is not None}
-        generator = torch.Generator().manual_seed(seed)
-        subject = pipe.customize(pictures, class_word=class_word, generator=generator, **chosen)
+    with tuning_bar("customising") as callback:
+        subject = pipe.customize(
+            pictures,
+            class_word=class_word,
+            steps=steps,
+            learning_rate=learning_rate,
+            generator=torch.Generator().manual_seed(seed),
+            progress_bar=False,
+            callback=callback,
+        )
     subject.save(out)
     print(f"{out}: customised in {time.perf_counter() - start_s:.1f} s")

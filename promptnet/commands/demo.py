@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptnet.commands.loading import EMBEDDED, find_base, load_pipeline
-from promptnet.commands.progress import sampling_bar, status
+from promptnet.commands.progress import sampling_bar, status, tuning_bar
 from promptnet.evaluation.files import check_folder, write_text, write_whole
 
 if TYPE_CHECKING:
@@ -90,22 +90,25 @@ def tune(pipe: PromptNetPipeline, reference: Image, who: Person) -> Subject:
     from promptnet.evaluation.tasks import CLASS_PHRASE
 
     generator = torch.Generator().manual_seed(who.seed)
-    return pipe.customize([reference], class_word=CLASS_PHRASE, generator=generator)
+    with tuning_bar("customising") as callback:
+        return pipe.customize(
+            reference, class_word=CLASS_PHRASE, generator=generator, progress_bar=False, callback=callback
+        )
 
 
 def draw(pipe: PromptNetPipeline, subject: Subject, who: Person, steps: int | None) -> list[Image]:
     """All sentences in one batch, each with its own noise."""
     import torch
 
-    options = {} if steps is None else {"num_inference_steps": steps}
     with sampling_bar(pipe, f"drawing {len(who.asks)} sentences") as callback:
-        return pipe(
+        drawn: Any = pipe(
             [ask.prompt for ask in who.asks],
             subject=subject,
             generator=[torch.Generator().manual_seed(ask.seed) for ask in who.asks],
+            num_inference_steps=steps,
             callback_on_step_end=callback,
-            **options,
-        ).images
+        )
+    return drawn.images
 
 
 def score(marker: Marker, who: Person, pictures: list[Image]) -> dict[str, Any]:

@@ -91,15 +91,15 @@ def generate(
     if subjects:
         options["subject"] = subjects[0] if len(subjects) == 1 else subjects
     with sampling_bar(pipe, "drawing") as callback:
-        images = pipe(
+        drawn: Any = pipe(
             prompt,
             negative_prompt=negative_prompt,
             num_images_per_prompt=num_images,
             generator=torch.Generator().manual_seed(seed),
             callback_on_step_end=callback,
             **options,
-        ).images
-    for path, image in zip(paths, images, strict=True):
+        )
+    for path, image in zip(paths, drawn.images, strict=True):
         write_whole(path, image.save)
         print(path)
 

@@ -75,14 +75,12 @@ def load_pipeline(
     """
     found, place = find_base(base), pick_device(device)
     quiet()
-    from promptnet import PromptNetModel, PromptNetPipeline
+    from promptnet import PromptNetPipeline
 
-    parts: dict[str, object] = {}
-    if promptnet is not None:
-        parts["promptnet"] = PromptNetModel.from_pretrained(promptnet)
+    parts: dict[str, object] = {} if promptnet is None else {"promptnet": promptnet}
     if image_encoder is not None:
         from transformers import CLIPImageProcessor, CLIPVisionModel
 
         parts["image_encoder"] = CLIPVisionModel.from_pretrained(image_encoder)
         parts["feature_extractor"] = CLIPImageProcessor.from_pretrained(image_encoder)
-    return PromptNetPipeline.from_pretrained(found, **parts).to(place)
+    return PromptNetPipeline.from_pretrained(found, use_safetensors=True, **parts).to(place)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from promptnet import PromptNetPipeline
+    from promptnet.inference.tuning import TuningProgress
 
 
 @contextmanager
@@ -34,5 +35,20 @@ def sampling_bar(pipe: PromptNetPipeline, message: str) -> Iterator[Callable[...
         def advance(running: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             progress.update(task, completed=step + 1, total=running.num_timesteps)
             return values
+
+        yield advance
+
+
+@contextmanager
+def tuning_bar(message: str) -> Iterator[Callable[[TuningProgress], None]]:
+    """A bar on stderr; yields a callback of per-user tuning that moves it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(message, total=None)
+
+        def advance(tuning: TuningProgress) -> None:
+            progress.update(task, completed=tuning.step, total=tuning.num_steps)
 
         yield advance

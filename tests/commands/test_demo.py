@@ -51,8 +51,8 @@ class Pipeline:
     def set_progress_bar_config(self, **_: Any) -> None:
         pass
 
-    def customize(self, images: list[Image.Image], **_: Any) -> Any:
-        self.shown = images
+    def customize(self, image: Image.Image, **_: Any) -> Any:
+        self.shown.append(image)
         return SimpleNamespace(save=lambda path: Path(path).write_bytes(b"subject"))
 
     def __call__(self, prompts: list[str], **options: Any) -> Any:

@@ -1,0 +1,173 @@
+"""The commands on a real base model of random weights: nothing here stands in for anything."""
+
+import json
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from promptnet import cli
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model's architecture, judge included, in diffusers layout."""
+    from transformers import CLIPTextModel, CLIPVisionModel
+
+    from promptnet import PromptNetModel, PromptNetPipeline
+    from promptnet.datasets.avatars import FIELDS
+    from promptnet.models import tiny
+    from promptnet.models.judge import AvatarJudge
+
+    torch.manual_seed(0)
+    tokenizer = tiny.train_tokenizer(["a sad portrait of a person wearing sunglasses on a pink background"], 600)
+    clip = tiny.build_clip(tokenizer)
+    unet = tiny.build_unet((32, 32, 32))
+    folder = tmp_path_factory.mktemp("checkpoints") / "base"
+    PromptNetPipeline(
+        vae=tiny.build_vae(),
+        text_encoder=CLIPTextModel(clip.config.text_config),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=tiny.build_scheduler(),
+        promptnet=PromptNetModel.from_unet(
+            unet, vision_dim=tiny.VISION_WIDTH, prompt_channel=tiny.TEXT_WIDTH, region_kernel_size=2
+        ),
+        image_encoder=CLIPVisionModel(clip.config.vision_config),
+        feature_extractor=tiny.build_image_processor(),
+    ).save_pretrained(folder)
+    AvatarJudge(fields={field: list(values) for field, values in FIELDS.items()}, width=8).save_pretrained(
+        folder.parent / "judges" / "test"
+    )
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(line: str, base: Path) -> int:
+    return cli.main([*line.split(), "--base", str(base), "--device", "cpu"])
+
+
+def draw(prompt: str, rest: str, base: Path) -> int:
+    return cli.main(["generate", "--prompt", prompt, *rest.split(), "--steps", "2", "--base", str(base)])
+
+
+def pixels(path: str) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def outside_picture(name: str) -> None:
+    """Not square, transparent, turned by EXIF: what users have."""
+    picture = Image.effect_noise((90, 120), 60).convert("RGB")
+    if name.endswith(".png"):
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        picture.save(name)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture.save(name, exif=exif)
+
+
+@pytest.mark.parametrize("name", ["me.png", "me.jpg"])
+def test_from_a_picture_to_a_drawing(name: str, base: Path, here: Path) -> None:
+    outside_picture(name)
+    assert run(f"customize --image {name} --out me.safetensors --steps 2", base) == 0
+    assert stat.S_IMODE((here / "me.safetensors").stat().st_mode) == 0o600
+    assert draw("a sad portrait of S*", "--subject me.safetensors --out a.png", base) == 0
+    assert draw("a sad portrait of S*", "--subject me.safetensors --out b.png", base) == 0
+    assert draw("a sad portrait of S*", "--subject me.safetensors --out c.png --seed 1", base) == 0
+    assert pixels("a.png").shape == (64, 64, 3)
+    assert np.array_equal(pixels("a.png"), pixels("b.png"))
+    assert not np.array_equal(pixels("a.png"), pixels("c.png"))
+
+
+def test_knobs_sizes_and_several_pictures(base: Path, here: Path) -> None:
+    outside_picture("me.png")
+    assert run("customize --image me.png --out me.safetensors --steps 0", base) == 0
+    knobs = "--class-scale 1.5 --fusion-steps 2 --subject-scale 3 --fusion-until 0.5 --pseudo-word-scale 0.9"
+    rest = f"--subject me.safetensors --out a.png --size 96x64 --num-images 2 --negative-prompt pink {knobs}"
+    assert draw("a portrait of S*", rest, base) == 0
+    assert [path.name for path in sorted(here.glob("a*"))] == ["a-1.png", "a-2.png"]
+    assert pixels("a-1.png").shape == (64, 96, 3)
+    assert draw("S*", "--subject me.safetensors --out p.png --as-published", base) == 0
+
+
+def test_plain_prompts_need_no_subject(base: Path, here: Path) -> None:
+    assert draw("", "--out empty.png", base) == 0
+    assert draw("a portrait", "--out plain.png --guidance-scale 2", base) == 0
+
+
+MISMATCHED = {
+    "subject without S*": ("a portrait", "--subject me.safetensors", "S*"),
+    "S* without subject": ("a portrait of S*", "", "subject"),
+    "size that does not divide": ("a portrait of S*", "--subject me.safetensors --size 70x64", "70"),
+    "two subjects, one placeholder": ("S1*", "--subject me.safetensors me.safetensors", "S2*"),
+    "fusion out of range": ("S*", "--subject me.safetensors --fusion-until 2", "fusion_until"),
+    "truncated subject": ("S*", "--subject short.safetensors", "short.safetensors"),
+    "tampered subject": ("S*", "--subject altered.safetensors", "altered.safetensors"),
+}
+
+
+@pytest.fixture(scope="module")
+def subject_bytes(base: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("subject")
+    Image.new("RGB", (64, 64), "teal").save(folder / "me.png")
+    assert run(f"customize --image {folder}/me.png --out {folder}/me.safetensors --steps 0", base) == 0
+    return (folder / "me.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("prompt", "rest", "said"), MISMATCHED.values(), ids=MISMATCHED.keys())
+def test_what_does_not_fit_is_refused(
+    prompt: str, rest: str, said: str, base: Path, here: Path, subject_bytes: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "me.safetensors").write_bytes(subject_bytes)
+    (here / "short.safetensors").write_bytes(subject_bytes[:-100])
+    (here / "altered.safetensors").write_bytes(subject_bytes[:-4] + b"\x00\x00\x80\x3e")
+    assert draw(prompt, f"{rest} --out a.png", base) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert said in error
+    assert not list(here.glob("*.png"))
+
+
+def test_a_subject_of_another_base_model_is_refused(
+    base: Path, here: Path, subject_bytes: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    (here / "me.safetensors").write_bytes(subject_bytes)
+    shutil.copytree(base, here / "other")
+    weights = here / "other" / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = {name: tensor * 1.01 for name, tensor in load_file(weights).items()}
+    save_file(changed, weights, metadata={"format": "pt"})
+    assert draw("S*", "--subject me.safetensors --out a.png", here / "other") == 2
+    assert "unet" in capsys.readouterr().err
+    assert not (here / "a.png").exists()
+
+
+def test_the_demo(base: Path, here: Path) -> None:
+    assert run("demo --out . --steps 2", base) == 0
+    result = json.loads((here / "demo.json").read_text())
+    assert len(result["pictures"]) == 5
+    assert {"identity", "attributes", "harmonic", "distance", "fields", "seconds"} <= set(result)
+    assert Image.open("demo.png").width > 1000
+    assert draw("a happy portrait of S*", "--subject demo.safetensors --out again.png", base) == 0
+
+
+def test_convert_there_and_back(base: Path, here: Path) -> None:
+    assert cli.main(["convert", "--source", str(base / "promptnet"), "--out", "ours"]) == 0
+    from promptnet import PromptNetModel
+
+    first, second = (PromptNetModel.from_pretrained(path).state_dict() for path in (base / "promptnet", here / "ours"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert cli.main(["convert", "--source", "ours", "--out", "ours"]) == 2

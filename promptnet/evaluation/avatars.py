@@ -9,7 +9,7 @@ from typing import Any
 
 from promptnet.datasets.avatars import SPLITS, Split
 from promptnet.evaluation.curves import curve_points, curve_records
-from promptnet.evaluation.drawing import picture_size, weights_hash
+from promptnet.evaluation.drawing import picture_size, weight_hashes
 from promptnet.evaluation.files import check_folder
 from promptnet.evaluation.gallery import Gallery
 from promptnet.evaluation.judging import Judge, judge_folder, load_judge
@@ -101,13 +101,12 @@ def check_run(split: str, steps: int) -> None:
 @contextlib.contextmanager
 def studio_gallery(spec: StudioSpec, rows: Sequence[Row], folder: Path | None) -> Iterator[Gallery]:
     """Where pictures are kept: in the output folder, or nowhere for long."""
-    made_with = f"{weights_hash(spec.base, list(rows))} {spec.steps} steps"
-    size_px = picture_size(spec.base)
+    size_px, weights = picture_size(spec.base), weight_hashes(spec.base, rows)
     if folder is not None:
-        yield Gallery(folder / "pictures", made_with, size_px)
+        yield Gallery(folder / "pictures", weights, spec.steps, size_px)
         return
     with tempfile.TemporaryDirectory() as passing:
-        yield Gallery(Path(passing), made_with, size_px)
+        yield Gallery(Path(passing), weights, spec.steps, size_px)
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Comparison:
     def results(self, settings: dict[str, Any]) -> Results:
         """Summarised, with what the rows drew with."""
         knobs = {row.name: row.record() for row in self.rows}
-        return summarise(self.scores, {**settings, "made_with": self.gallery.made_with, "rows": knobs}, self.curves)
+        return summarise(self.scores, {**settings, "weights": dict(self.gallery.weights), "rows": knobs}, self.curves)
 
     def save(self, results: Results, folder: Path) -> None:
         """Write results.json, sheet.png and plot.png."""

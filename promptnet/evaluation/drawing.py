@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from promptnet.evaluation.rows import OURS, Encoder, Row
+from promptnet.evaluation.rows import OURS, PUBLISHED, Encoder, Row
 from promptnet.evaluation.tasks import CLASS_PHRASE, PLACEHOLDER, Person
 
 if TYPE_CHECKING:
@@ -32,10 +32,14 @@ class Studio:
         steps: denoising steps a picture.
         device: where; None is the CPU.
         keep: how many subjects stay in memory.
+        threads: for a process of its own: what torch may use there, and no loading bars. None leaves both as they are.
     """
 
-    def __init__(self, base: str | Path, *, steps: int, device: str | None = None, keep: int = 8):
-        self.base, self.steps, self.device, self.keep = Path(base), steps, device or "cpu", keep
+    def __init__(
+        self, base: str | Path, *, steps: int, device: str | None = None, keep: int = 8, threads: int | None = None
+    ):
+        self.base, self.steps, self.device = Path(base), steps, device or "cpu"
+        self.keep, self.threads = keep, threads
         self.size_px = picture_size(base)
         self._pipes: dict[Encoder, PromptNetPipeline] = {}
         self._subjects: OrderedDict[str, Subject] = OrderedDict()
@@ -64,17 +68,17 @@ class Studio:
         pipe, reference = self._pipe(row.encoder), person.reference_image(self.size_px)
         if not row.tuned:
             return pipe.encode(reference, class_word=CLASS_PHRASE)
-        return pipe.customize(reference, class_word=CLASS_PHRASE, generator=_generator(person.seed), **row.customize)
+        quiet = {"generator": _generator(person.seed), "progress_bar": False}
+        return pipe.customize(reference, class_word=CLASS_PHRASE, **quiet, **row.customize)
 
     def _sampled(
         self, person: Person, encoder: Encoder, prompts: list[str], knobs: Mapping[str, Any], **subject: Any
     ) -> list[Image.Image]:
         # A generator a picture: its noise does not depend on its neighbours, and every row starts from the same noise.
         generators = [_generator(ask.seed) for ask in person.asks]
-        drawn = self._pipe(encoder)(
-            prompts, generator=generators, num_inference_steps=self.steps, output_type="pil", **knobs, **subject
-        )
-        return list(drawn.images)
+        run = {"num_inference_steps": self.steps, "generator": generators, "output_type": "pil", "return_dict": False}
+        (pictures,) = self._pipe(encoder)(prompts, **run, **knobs, **subject)
+        return pictures
 
     def _pipe(self, encoder: Encoder) -> "PromptNetPipeline":
         if encoder not in self._pipes:
@@ -85,11 +89,24 @@ class Studio:
     def _load(self, encoder: Encoder) -> "PromptNetPipeline":
         from promptnet import PromptNetModel, PromptNetPipeline
 
+        if self.threads is not None:
+            _settle_process(self.threads)
         if encoder == OURS:
             return PromptNetPipeline.from_pretrained(self.base, use_safetensors=True).to(self.device)
         ours = self._pipe(OURS)
         published = PromptNetModel.from_pretrained(encoder_folder(self.base, encoder), use_safetensors=True)
         return PromptNetPipeline(**{**ours.components, "promptnet": published}).to(self.device)
+
+
+def _settle_process(threads: int) -> None:
+    import diffusers
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    diffusers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()
 
 
 def encoder_folder(base: str | Path, encoder: Encoder) -> Path:
@@ -120,15 +137,23 @@ def picture_size(base: str | Path) -> int:
     return unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
-def weights_hash(base: str | Path, rows: list[Row]) -> str:
-    """A hash of everything that these rows draw with: the base model's files and the encoders'."""
-    folders = {Path(base)} | {encoder_folder(base, row.encoder) for row in rows if row.source == "subject"}
+def weight_hashes(base: str | Path, rows: Iterable[Row]) -> dict[str, str]:
+    """Hashes of what these rows draw with: the base model under "base", and each encoder under its name."""
+    folder = Path(base)
+    encoders = {row.encoder: encoder_folder(folder, row.encoder) for row in rows if row.source == "subject"}
+    apart = {folder / OURS, folder / PUBLISHED, *encoders.values()}
+    whole = [path for path in folder.rglob("*") if not apart & set(path.parents)]
+    hashes = {name: _hash_files(place, place.rglob("*")) for name, place in encoders.items()}
+    return {"base": _hash_files(folder, whole), **hashes}
+
+
+def _hash_files(folder: Path, paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for folder in sorted(folders):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".json", ".safetensors", ".txt"):
-                digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+    for path in sorted(paths):
+        if path.suffix in (".json", ".safetensors", ".txt"):
+            name, content = path.relative_to(folder).as_posix(), path.read_bytes()
+            digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()[:16]
 
 
 def _generator(seed: int) -> Any:

@@ -6,7 +6,7 @@ with the same settings share it, and a changed setting never finds an old pictur
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ class Gallery:
 
     Args:
         folder: where; made if its parent exists.
-        made_with: what decides pictures beside row and person: weights, steps.
+        weights: hashes of the base model, as "base", and of the encoders.
+        steps: denoising steps.
         size_px: side of a picture.
     """
 
     folder: Path
-    made_with: str
+    weights: Mapping[str, str]
+    steps: int
     size_px: int
 
     def __post_init__(self) -> None:
@@ -37,7 +39,8 @@ class Gallery:
 
     def path(self, person: Person, row: Row) -> Path:
         """Where the strip of this person and row lies, or will."""
-        content: list[Any] = [self.made_with, self.size_px, row.record(), repr(person)]
+        weights = [self.weights["base"], self.weights[row.encoder] if row.source == "subject" else None]
+        content: list[Any] = [weights, self.steps, self.size_px, row.record(), repr(person)]
         name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
         return self.folder / f"{name}.png"
 

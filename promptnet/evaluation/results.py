@@ -86,6 +86,8 @@ def _none_above_best(scores: Mapping[str, RowScores]) -> Claim:
 
 def _near_ceiling(scores: Mapping[str, RowScores]) -> Claim:
     best, ceiling = scores["best"].people, scores["ceiling"].people
-    shares = {metric: ratio(best[metric], ceiling[metric]) for metric in ("identity", "attributes")}
     statement = f"best reaches {CEILING_SHARE} of the ceiling or more on identity and on attributes"
+    if any(ceiling[metric].min() <= 0 for metric in ("identity", "attributes")):
+        return Claim(f"{statement} (the judge cannot read the ceiling itself)", False, {})
+    shares = {metric: ratio(best[metric], ceiling[metric]) for metric in ("identity", "attributes")}
     return Claim(statement, all(share.mean >= CEILING_SHARE for share in shares.values()), shares)

@@ -21,10 +21,16 @@ SUBJECT_KNOBS: dict[str, Knob] = {
     "fusion_until": 1.0,
     "fusion_eta": 1.0,
     "pseudo_word_scale": 0.8,
+    "eta": 0.0,
 }
 """What the pipeline takes to draw a subject (ProFusion, arXiv 2305.13579), without fusion or class term.
 
 All of them, so that a row means the same whatever a checkpoint's own defaults are."""
+
+PROMPT_KNOBS: dict[str, Knob] = {"guidance_scale": 3.0, "guidance_rescale": 0.0, "eta": 0.0}
+"""What it takes to draw plain words."""
+
+DEFAULTS: dict[Source, dict[str, Knob]] = {"subject": SUBJECT_KNOBS, "prompt": PROMPT_KNOBS, "truth": {}}
 
 FUSION_KNOBS = ("fusion_steps", "fusion_scale", "fusion_until", "pseudo_word_scale")
 
@@ -37,7 +43,7 @@ class RowSpec:
     encoder: Encoder = OURS
     tuned: bool = False
     chooses: tuple[str, ...] = ()
-    """Knobs chosen on validation people; the others keep the value of `SUBJECT_KNOBS`."""
+    """Knobs chosen on validation people; the others keep their values in `DEFAULTS`."""
     positive: tuple[str, ...] = ()
     """Knobs without which the row would not be what its name says."""
 
@@ -106,9 +112,8 @@ def make_row(name: str, chosen: Mapping[str, Any], customize: Mapping[str, Mappi
     values = dict(chosen)
     tuned = bool(values.pop("tuned", spec.tuned)) if name == "best" else spec.tuned
     _check(name, spec, values)
-    defaults = {knob: value for knob, value in SUBJECT_KNOBS.items() if spec.source == "subject"}
     arguments = customize.get(spec.encoder, {}) if tuned else {}
-    return Row(name, spec.source, spec.encoder, tuned, {**defaults, **values}, arguments)
+    return Row(name, spec.source, spec.encoder, tuned, {**DEFAULTS[spec.source], **values}, arguments)
 
 
 def _spec(name: str) -> RowSpec:

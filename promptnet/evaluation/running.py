@@ -28,16 +28,11 @@ class StudioSpec:
     keep: int = 8
     """Subjects that stay in memory."""
     threads: int | None = None
-    """Threads of the process; None leaves torch's choice."""
+    """For a process of its own: what torch may use there."""
 
     def build(self) -> Studio:
         """The studio."""
-        if self.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.threads)
-            torch.set_flush_denormal(True)
-        return Studio(self.base, steps=self.steps, device=self.device, keep=self.keep)
+        return Studio(self.base, steps=self.steps, device=self.device, keep=self.keep, threads=self.threads)
 
 
 def default_workers(device: str) -> int:

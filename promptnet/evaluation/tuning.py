@@ -34,12 +34,20 @@ GRID: dict[str, tuple[float | int, ...]] = {
 """Knob to the values tried, in the order in which they are searched. `best` may also leave fusion or class term out."""
 
 CUSTOMIZE_GRID: dict[str, tuple[Any, ...]] = {
-    "learning_rate": (1e-4, 3e-4, 1e-3, 3e-3),
+    "learning_rate": (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2),
+    "train": (["words"], ["kv"], ["words", "kv"]),
     "steps": (25, 50, 100),
+    "rank": (2, 4, 8),
 }
 """Arguments of `PromptNetPipeline.customize` to the values tried."""
 
-CUSTOMIZE_START: dict[str, Any] = {"learning_rate": 1e-3, "steps": 50}
+CUSTOMIZE_START: dict[str, Any] = {
+    "learning_rate": 5e-3,
+    "train": ["words", "kv"],
+    "steps": 50,
+    "rank": 4,
+    "prompts": ["a portrait of S*"],
+}
 
 TUNED_PLAIN: dict[Encoder, str] = {OURS: "plain-guidance-tuned", PUBLISHED: "published-plain-guidance-tuned"}
 """The row by which an encoder's per-user tuning is chosen."""

@@ -8,6 +8,7 @@ from promptnet.evaluation.gallery import Gallery
 from promptnet.evaluation.rows import Row
 from promptnet.evaluation.tasks import make_people
 
+WEIGHTS = {"base": "b", "promptnet": "p", "promptnet-published": "pp"}
 ROW = Row("plain-guidance", "subject", knobs={"subject_scale": 3.0})
 
 
@@ -17,7 +18,7 @@ def person():
 
 
 def test_pictures_come_back_to_the_bit(tmp_path: Path, person):
-    gallery = Gallery(tmp_path / "pictures", "weights", 32)
+    gallery = Gallery(tmp_path / "pictures", WEIGHTS, 20, 32)
     pictures = person.true_images(32)
     assert not gallery.has(person, ROW)
     gallery.put(person, ROW, pictures)
@@ -27,7 +28,7 @@ def test_pictures_come_back_to_the_bit(tmp_path: Path, person):
 
 
 def test_whatever_changes_pictures_changes_the_place(tmp_path: Path, person):
-    gallery = Gallery(tmp_path / "pictures", "weights", 32)
+    gallery = Gallery(tmp_path / "pictures", WEIGHTS, 20, 32)
     path = gallery.path(person, ROW)
     others = [
         gallery.path(person, replace(ROW, knobs={"subject_scale": 3.5})),
@@ -36,20 +37,30 @@ def test_whatever_changes_pictures_changes_the_place(tmp_path: Path, person):
         gallery.path(person, replace(ROW, encoder="promptnet-published")),
         gallery.path(replace(person, asks=person.asks[:2]), ROW),
         gallery.path(replace(person, seed=person.seed + 1), ROW),
-        replace(gallery, made_with="other weights").path(person, ROW),
+        replace(gallery, weights={**WEIGHTS, "base": "other"}).path(person, ROW),
+        replace(gallery, weights={**WEIGHTS, "promptnet": "other"}).path(person, ROW),
+        replace(gallery, steps=10).path(person, ROW),
         replace(gallery, size_px=64).path(person, ROW),
     ]
     assert len({path, *others}) == len(others) + 1
 
 
+def test_what_does_not_touch_pictures_leaves_the_place(tmp_path: Path, person):
+    gallery = Gallery(tmp_path, WEIGHTS, 20, 32)
+    other = replace(gallery, weights={**WEIGHTS, "promptnet-published": "other"})
+    assert other.path(person, ROW) == gallery.path(person, ROW)
+    plain = Row("prompt-only", "prompt")
+    assert replace(gallery, weights={"base": "b"}).path(person, plain) == gallery.path(person, plain)
+
+
 def test_rows_with_the_same_settings_share_pictures(tmp_path: Path, person):
-    gallery = Gallery(tmp_path, "weights", 32)
+    gallery = Gallery(tmp_path, WEIGHTS, 20, 32)
     assert gallery.path(person, ROW) == gallery.path(person, replace(ROW, name="best"))
 
 
 @pytest.mark.parametrize(("count", "size_px"), [(2, 32), (3, 16)])
 def test_a_wrong_number_or_size_of_pictures_is_refused_and_nothing_written(tmp_path: Path, person, count, size_px):
-    gallery = Gallery(tmp_path, "weights", 32)
+    gallery = Gallery(tmp_path, WEIGHTS, 20, 32)
     with pytest.raises(ValueError, match=f"drew {count} pictures"):
         gallery.put(person, ROW, [Image.new("RGB", (size_px, size_px))] * count)
     assert list(tmp_path.iterdir()) == []

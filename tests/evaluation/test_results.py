@@ -62,6 +62,12 @@ def test_the_ceiling_has_to_be_near_on_both(identity, attributes, holds):
     assert found["figures"]["identity"]["mean"] == pytest.approx(identity)
 
 
+def test_a_judge_that_cannot_read_the_ceiling_proves_nothing():
+    found = claims({"best": row(0.9), "ceiling": row(0.0)})["near-the-ceiling"]
+    assert found["holds"] is False
+    assert "cannot read the ceiling" in found["statement"]
+
+
 def test_the_ceilings_own_errors_are_not_held_against_best():
     best, ceiling = row(0.8, 0.0, identity=0.8, attributes=0.8), row(0.9, 0.0, identity=0.9, attributes=0.9)
     found = claims({"best": best, "ceiling": ceiling})["near-the-ceiling"]

@@ -13,7 +13,7 @@ ROWS = [Row("first", "prompt", knobs={"guidance_scale": 1.0}), Row("second", "pr
 
 @pytest.fixture
 def gallery(tmp_path: Path) -> Gallery:
-    return Gallery(tmp_path, "weights", 64)
+    return Gallery(tmp_path, {"base": "b"}, 1, 64)
 
 
 def test_every_row_is_drawn_for_every_person_persons_together(gallery, studio):
@@ -55,7 +55,7 @@ def test_nothing_is_loaded_when_nothing_is_missing(gallery, studio):
 def test_processes_draw_the_same_pictures(base: Path, tmp_path: Path):
     # The truth needs no model, so real processes can draw it.
     people, row = make_people("test", 3, 2), Row("ceiling", "truth")
-    gallery = Gallery(tmp_path / "pictures", "weights", 64)
+    gallery = Gallery(tmp_path / "pictures", {"base": "b"}, 1, 64)
     with Crew(StudioSpec(base, steps=1), workers=2) as crew:
         crew.draw(people, [row], gallery)
     for person in people:

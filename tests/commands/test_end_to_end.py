@@ -1,8 +1,11 @@
 """The commands on a real base model of random weights: nothing here stands in for anything."""
 
 import json
+import re
+import shlex
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,19 +27,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     tokenizer = tiny.train_tokenizer(["a sad portrait of a person wearing sunglasses on a pink background"], 600)
-    clip = tiny.build_clip(tokenizer)
+    towers: Any = tiny.build_clip(tokenizer).config
     unet = tiny.build_unet((32, 32, 32))
     folder = tmp_path_factory.mktemp("checkpoints") / "base"
     PromptNetPipeline(
         vae=tiny.build_vae(),
-        text_encoder=CLIPTextModel(clip.config.text_config),
+        text_encoder=CLIPTextModel(towers.text_config),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=tiny.build_scheduler(),
         promptnet=PromptNetModel.from_unet(
             unet, vision_dim=tiny.VISION_WIDTH, prompt_channel=tiny.TEXT_WIDTH, region_kernel_size=2
         ),
-        image_encoder=CLIPVisionModel(clip.config.vision_config),
+        image_encoder=CLIPVisionModel(towers.vision_config),
         feature_extractor=tiny.build_image_processor(),
     ).save_pretrained(folder)
     AvatarJudge(fields={field: list(values) for field, values in FIELDS.items()}, width=8).save_pretrained(
@@ -171,3 +174,29 @@ def test_convert_there_and_back(base: Path, here: Path) -> None:
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert cli.main(["convert", "--source", "ours", "--out", "ours"]) == 2
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
+
+
+def test_what_the_readme_tells_people_to_type_works(base: Path, here: Path) -> None:
+    """Verbatim, but for the base model, which is the random one in the place of the shipped one."""
+    outside_picture("me.png")
+    (here / "checkpoints").mkdir()
+    (here / "checkpoints" / "tiny").symlink_to(base)
+    lines = [line for block in blocks("README.md", "bash") for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("promptnet ")]
+    assert {"customize", "generate"} <= {command[0] for command in commands}
+    for command in commands:
+        assert cli.main(command) == 0, command
+    drawn = pixels("sad.png")
+    (code,) = blocks("README.md", "python")
+    (here / "sad.png").unlink()
+    exec(compile(code, "README.md", "exec"), {})
+    assert pixels("sad.png").shape == drawn.shape
+    (code,) = blocks("docs/customise.md", "python")
+    exec(compile(code, "docs/customise.md", "exec"), {})

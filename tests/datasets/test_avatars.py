@@ -60,7 +60,13 @@ def test_a_portrait_is_a_function_of_seed_index_and_split():
 @pytest.mark.parametrize("field", [*IDENTITY_FIELDS[1:], *ATTRIBUTE_FIELDS])
 def test_every_value_of_every_field_can_be_seen(style: str, field: str):
     """Two records that differ in one field give pictures that differ, in every style."""
-    record = {"style": style, "skin": "tan", "hair": next(iter(STYLES[style].hair)), "hair_color": "ginger", "beard": "none"}
+    record = {
+        "style": style,
+        "skin": "tan",
+        "hair": next(iter(STYLES[style].hair)),
+        "hair_color": "ginger",
+        "beard": "none",
+    }
     record |= PLAIN.record()
     values = tuple(STYLES[style].hair) if field == "hair" else FIELDS[field]
     pictures = []

@@ -1,0 +1,103 @@
+"""What one person is tuned on: their pictures, moved and scaled views of them, and batches of these under noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptnet.images.augment import latent_mask, place, sample_views
+from promptnet.images.framing import square, to_pixels
+from promptnet.inference.objective import training_timesteps
+from promptnet.inference.references import EncodedReferences, encode_pixels, encode_references
+from promptnet.inference.tuning import TuningDefaults
+
+_ENCODED_AT_ONCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Everything about the pictures that the steps need, encoded once.
+
+    Args:
+        references: the K pictures as PromptNet reads them.
+        latents: (N, C, h, w) of the augmented views.
+        masks: (N, 1, h, w), where each view shows the picture.
+    """
+
+    references: EncodedReferences
+    latents: Tensor
+    masks: Tensor
+
+
+@torch.no_grad()
+def prepare_material(pipe: Any, pictures: Sequence[Any], knobs: TuningDefaults, draws: torch.Generator) -> Material:
+    """Encode the pictures, and views of them."""
+    size_px, device = pipe.trained_size_px[0], pipe.unet.device
+    references = encode_references(pipe.vae, pipe.image_encoder, pipe.feature_extractor, pictures, size_px, device)
+    placed = [
+        place(pixels, view)
+        for pixels in (to_pixels(square(picture, size_px)).to(device) for picture in pictures)
+        for view in sample_views(knobs.num_views, size_px, scales=knobs.scales, flip=knobs.flip, generator=draws)
+    ]
+    canvases, masks = (torch.stack(list(parts)) for parts in zip(*placed, strict=True))
+    latents = torch.cat([encode_pixels(pipe.vae, part) for part in canvases.split(_ENCODED_AT_ONCE)])
+    return Material(references, latents.to(pipe.unet.dtype), latent_mask(masks, pipe.vae_scale_factor))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B noisy views, on the device: clean latents, where they count, their noise and noise level, what names them.
+
+    Args:
+        latents: (B, C, h, w).
+        masks: (B, 1, h, w).
+        noise: (B, C, h, w).
+        timesteps: (B,).
+        pictures: (B,), which reference picture PromptNet reads.
+        prompts: B prompts that hold S*.
+    """
+
+    latents: Tensor
+    masks: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    pictures: Tensor
+    prompts: Sequence[str]
+
+
+def training_batch(
+    material: Material, knobs: TuningDefaults, num_timesteps: int, held_out: Tensor, draws: torch.Generator
+) -> Batch:
+    """Random views, each under its own noise, named by any of the person's pictures."""
+    size, latents = knobs.batch_size, material.latents
+    timesteps = training_timesteps(size, num_timesteps, held_out, draws)
+    views = torch.randint(len(latents), (size,), generator=draws)
+    pictures = torch.randint(len(material.references.latents), (size,), generator=draws)
+    prompts = torch.randint(len(knobs.prompts), (size,), generator=draws).tolist()
+    noise = torch.randn((size, *latents.shape[1:]), generator=draws)
+    return Batch(
+        latents[views],
+        material.masks[views],
+        noise.to(latents),
+        timesteps.to(latents.device),
+        pictures.to(latents.device),
+        [knobs.prompts[index] for index in prompts],
+    )
+
+
+def held_out_batches(
+    material: Material, knobs: TuningDefaults, held_out: Tensor, draws: torch.Generator
+) -> list[Batch]:
+    """Each picture as it is, at noise levels and under noise that no step trains on."""
+    latents = material.references.latents
+    device, count = latents.device, len(held_out)
+    batches = []
+    for picture in range(len(latents)):
+        noise = torch.randn((count, *latents.shape[1:]), generator=draws).to(latents)
+        clean = latents[picture].expand_as(noise)
+        same = torch.full((count,), picture, device=device)
+        prompts = [knobs.prompts[0]] * count
+        batches.append(Batch(clean, torch.ones_like(clean[:, :1]), noise, held_out.to(device), same, prompts))
+    return batches

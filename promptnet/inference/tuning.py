@@ -1,0 +1,97 @@
+"""How one person is tuned unless a call says otherwise, and what is said on the way."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from promptnet.models.placeholders import find_placeholders
+
+# What can train: PromptNet's map into the space of words, and the U-Net's cross-attention keys and values.
+TRAINABLE = ("words", "kv")
+
+
+class TuningError(ValueError):
+    """Tuning that went wrong. The message says where, and what to change."""
+
+
+@dataclass(frozen=True)
+class TuningDefaults:
+    """The knobs of per-user tuning. A checkpoint keeps those measured for it in its pipeline's config, `tuning`.
+
+    Args:
+        steps: optimiser steps at most; 0 keeps PromptNet's words as they are.
+        learning_rate: Adam's, as a share of the layers' own outputs; it falls linearly to 0 over the steps.
+        rank: of the deltas, at most what a layer can have.
+        train: which of `TRAINABLE` get deltas.
+        batch_size: noisy views in one step.
+        num_views: augmented views that are encoded for each picture, once.
+        scales: smallest and largest size of a view's picture, in canvas sides.
+        flip: whether half of the views are mirrored. Off: faces are not symmetric, and a parting is part of one.
+        prompts: what the person is called in, in turn by chance; each holds S*.
+        validate_every: steps between two looks at the held-out noise levels.
+        patience: looks without improvement after which tuning stops.
+    """
+
+    steps: int = 50
+    learning_rate: float = 5e-3
+    rank: int = 4
+    train: tuple[str, ...] = TRAINABLE
+    batch_size: int = 4
+    num_views: int = 12
+    scales: tuple[float, float] = (0.75, 1.15)
+    flip: bool = False
+    prompts: tuple[str, ...] = ("a photo of S*",)
+    validate_every: int = 5
+    patience: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("train", "scales", "prompts"):  # JSON has lists only, and one prompt may be given as it is
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        least = {"steps": 0, "rank": 1, "batch_size": 1, "num_views": 1, "validate_every": 1, "patience": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < smallest:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {smallest}.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate={self.learning_rate} must be a number above 0.")
+        if not self.train or set(self.train) - set(TRAINABLE):
+            raise ValueError(f"train={self.train} must name one or more of {', '.join(TRAINABLE)}.")
+        if not self.prompts:
+            raise ValueError("prompts must hold at least one prompt, such as 'a photo of S*'.")
+        for prompt in self.prompts:
+            if set(find_placeholders(prompt)) != {"S*"}:
+                raise ValueError(f"The tuning prompt {prompt!r} must mention S*, and no other placeholder.")
+
+    def replaced(self, given: Mapping[str, Any]) -> "TuningDefaults":
+        """These knobs, with those given that are not None.
+
+        Raises:
+            ValueError: a knob does not exist, or its value is out of range.
+        """
+        known = {knob.name for knob in fields(self)}
+        if set(given) - known:
+            raise ValueError(
+                f"Unknown tuning knob {', '.join(sorted(set(given) - known))}: there are {', '.join(sorted(known))}."
+            )
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class TuningProgress:
+    """Where tuning is, for callbacks.
+
+    Args:
+        step: steps done.
+        num_steps: steps at most.
+        loss: of this step's batch.
+        validation_loss: at the held-out noise levels, at the last look.
+        best_validation_loss: the lowest so far, which is what will be kept.
+    """
+
+    step: int
+    num_steps: int
+    loss: float
+    validation_loss: float
+    best_validation_loss: float

@@ -99,14 +99,14 @@ class Studio:
 
 
 def _settle_process(threads: int) -> None:
-    import diffusers
     import torch
-    import transformers
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    diffusers.logging.disable_progress_bar()
-    transformers.logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
 
 
 def encoder_folder(base: str | Path, encoder: Encoder) -> Path:

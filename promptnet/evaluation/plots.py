@@ -29,14 +29,14 @@ def save_plot(results: Results, path: Path) -> None:
     check_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.add_subplot()
     _draw_rows(axes, results["rows"])
     for curve in results["curves"].values():
         _draw_curve(axes, curve)
     axes.set(xlabel="attributes (0 guessing, 1 all right)", ylabel="identity (0 guessing, 1 all right)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="lower left")
+    figure.legend(loc="outside right upper", fontsize="small")
     write_whole(path, lambda part: figure.savefig(part, dpi=150))
 
 

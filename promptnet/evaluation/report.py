@@ -1,6 +1,7 @@
 """The comparison on the console and as a contact sheet."""
 
 import functools
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,8 @@ def print_results(results: Results, console: "Console | None" = None) -> None:
     """The rows, their fields and the claims as tables."""
     from rich.console import Console
 
-    console = console or Console()
+    # Where nobody's terminal says how wide (a pipe, a log), wide enough for every figure.
+    console = console or (Console() if sys.stdout.isatty() else Console(width=160))
     console.print(rows_table(results))
     console.print(fields_table(results))
     for claim in results["claims"].values():
@@ -40,7 +42,8 @@ def rows_table(results: Results) -> "Table":
 
     settings = results["settings"]
     title = f"{settings['people']} {settings['split']} people, {settings['prompts']} prompts, {settings['steps']} steps"
-    table = Table("row", title=title, caption="mean, 95 % bootstrap interval over people")
+    table = Table(title=title, caption="mean, 95 % bootstrap interval over people")
+    table.add_column("row", overflow="fold")
     for metric in METRICS:
         table.add_column(HEADINGS.get(metric, metric), justify="right")
     for name, row in results["rows"].items():
@@ -53,9 +56,10 @@ def fields_table(results: Results) -> "Table":
     from rich.table import Table
 
     fields = list(dict.fromkeys(field for row in results["fields"].values() for field in row))
-    table = Table("row", title="share of pictures in which the judge reads the field right")
+    table = Table(title="share of pictures in which the judge reads the field right")
+    table.add_column("row", overflow="fold")
     for field in fields:
-        table.add_column(field, justify="right")
+        table.add_column(field, justify="right", overflow="fold")
     for name, row in results["fields"].items():
         table.add_row(name, *(f"{row[field]:.2f}" if field in row else "" for field in fields))
     return table
@@ -108,8 +112,14 @@ def _sheet(headings: Sequence[str], lines: Sequence[tuple[str, Sequence[Image.Im
         pen.text((GAP_PX, y), prompt, fill="black", font=_font())
         for column, tile in enumerate(tiles):
             place = (GAP_PX + column * pitch, y + TEXT_PX)
+            pen.rectangle(_around(place), outline="lightgray")  # or a white background has no edge
             sheet.paste(tile.convert("RGB").resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), place)
     return sheet
+
+
+def _around(place: tuple[int, int]) -> tuple[int, int, int, int]:
+    x, y = place
+    return x - 1, y - 1, x + TILE_PX, y + TILE_PX
 
 
 def _folded(heading: str) -> str:

@@ -5,7 +5,7 @@ and with the same effort, then `best`, which starts from the best of our rows an
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,8 @@ class Chooser:
             return [replace(self.settings.row(name), customize=point) for point in points]
 
         start = {**CUSTOMIZE_START, **self.settings.customize.get(encoder, {})}
-        best, score = self._search(f"customize {encoder}", rows_of, start, CUSTOMIZE_GRID)
+        # One round: a trial tunes every person anew, which is the slow part.
+        best, score = self._search(f"customize {encoder}", rows_of, start, CUSTOMIZE_GRID, rounds=1)
         self._keep(f"customize {encoder}", score, customize={**self.settings.customize, encoder: best})
 
     def choose_row(self, name: str) -> None:
@@ -185,14 +186,21 @@ class Chooser:
         best, score = self._search(name, rows_of, start, grid)
         self._keep(name, score, rows={**self.settings.rows, name: best})
 
-    def _search(self, about: str, rows_of: Any, start: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> Any:
+    def _search(
+        self,
+        about: str,
+        rows_of: Callable[[Sequence[Point]], list[Row]],
+        start: Mapping[str, Any],
+        grid: Mapping[str, Sequence[Any]],
+        rounds: int = 2,
+    ) -> tuple[Point, float]:
         def score_all(points: Sequence[Point]) -> list[float]:
             scores = self.trials.score(rows_of(points), about)
             for point, score in zip(points, scores, strict=True):
                 self.tried.append({"for": about, **point, "harmonic": round(score, 4)})
             return scores
 
-        return coordinate_search(score_all, start, grid)
+        return coordinate_search(score_all, start, grid, rounds=rounds)
 
     def _keep(self, about: str, score: float, **changed: Any) -> None:
         scores = {**self.settings.chosen["scores"], about: round(score, 4)}

@@ -9,8 +9,8 @@ UV_VERSION := 0.13.9
 # A uv that is already there, or one inside the environment.
 UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.venv/bin/uv)
 # uv does not read pip's configuration: where pip was told of another index, hand it on.
-PIP_INDEX = $(shell .venv/bin/python -m pip config get global.index-url 2>/dev/null)
-UV_ENV = $(if $(UV_DEFAULT_INDEX)$(UV_INDEX_URL),,$(if $(PIP_INDEX),UV_DEFAULT_INDEX=$(PIP_INDEX)))
+PIP_INDEX = $(or $(PIP_INDEX_URL),$(shell .venv/bin/python -m pip config get global.index-url 2>/dev/null))
+UV_ENV = $(if $(UV_DEFAULT_INDEX)$(UV_INDEX_URL),,$(if $(PIP_INDEX),UV_DEFAULT_INDEX='$(PIP_INDEX)'))
 STAMP := .venv/.installed
 EXTRAS := train avatars faces eval dev
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
@@ -35,7 +35,8 @@ setup: $(STAMP)
 	.venv/bin/python -m pip install --quiet uv==$(UV_VERSION)
 
 $(STAMP): requirements.lock pyproject.toml | .venv/bin/python $(UV)
-	$(UV_ENV) $(UV) pip install --python .venv/bin/python --require-hashes -r requirements.lock
+	@echo "installing requirements.lock into .venv"  # not the command itself: an index address may hold a password
+	@$(UV_ENV) $(UV) pip install --python .venv/bin/python --require-hashes -r requirements.lock
 	$(UV) pip install --python .venv/bin/python --offline --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -56,7 +57,7 @@ format: setup
 	.venv/bin/ruff format .
 
 lock: .venv/bin/python $(UV)
-	$(UV_ENV) $(UV) pip compile pyproject.toml $(addprefix --extra ,$(EXTRAS)) --universal --python-version 3.11 \
+	@$(UV_ENV) $(UV) pip compile pyproject.toml $(addprefix --extra ,$(EXTRAS)) --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		--quiet --output-file requirements.lock
 

@@ -1,5 +1,6 @@
 """Per-user tuning: it learns the picture, keeps the best, repeats, and leaves the networks as they were."""
 
+import copy
 from io import BytesIO
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet import Subject
+from promptnet import PromptNetPipeline, Subject
 from promptnet.inference import customize
 from promptnet.inference.customize import customize_subject
 from promptnet.inference.deltas import applied
@@ -262,6 +263,30 @@ def test_gradient_checkpointing_inside_the_unet_gives_the_same(pipe):
         pipe.unet.disable_gradient_checkpointing()
     for name, delta in expected.deltas.items():
         torch.testing.assert_close(found.deltas[name].up, delta.up)
+
+
+def test_mixed_precision_learns_the_same(pipe, monkeypatch):
+    options = {"steps": 6, "validate_every": 6, "learning_rate": 3e-2}
+    expected, seen = history(pipe, **options)
+    monkeypatch.setattr(customize, "autocast", lambda pipe: torch.autocast("cpu", torch.bfloat16))  # as on a GPU
+    found, seen_mixed = history(pipe, **options)
+    assert seen_mixed[-1].loss == pytest.approx(seen[-1].loss, rel=0.05)
+    assert seen_mixed[-1].loss != seen[-1].loss
+    for name, delta in expected.deltas.items():
+        assert found.deltas[name].up.dtype == torch.float32
+        cosine = torch.cosine_similarity(found.deltas[name].up.flatten(), delta.up.flatten(), dim=0)
+        assert cosine > 0.7
+
+
+def test_half_precision_networks_give_a_half_precision_subject(networks):
+    half: dict[str, Any] = {
+        n: copy.deepcopy(c).bfloat16() if isinstance(c, torch.nn.Module) else c for n, c in networks.items()
+    }
+    pipe = PromptNetPipeline(**half)
+    subject = run(pipe, steps=6, validate_every=2, learning_rate=3e-2)
+    assert subject.deltas
+    assert {tensor.dtype for name, tensor in subject.tensors().items() if name != "weights"} == {torch.bfloat16}
+    subject.check(pipe)
 
 
 # -- how it is asked --------------------------------------------------------------------------------------------------

@@ -78,26 +78,24 @@ class Refinement(Rule):
     Args:
         uncond: the empty or negative prompt, for the references' rows.
         references: the prompt that holds S*; w_k is `subject_scale` times the picture's weight.
-        reference_prompt: the same sentence with a class word in place of S*.
+        reference_prompt: the same sentence with a class word in place of S*; not needed where `class_scale` is 0.
         subject_scale: w_s.
         class_scale: w_c; 0 leaves e_c out.
     """
 
     uncond: Condition
     references: References
-    reference_prompt: Condition
+    reference_prompt: Condition | None
     subject_scale: float
     class_scale: float
 
     def terms(self, terms: list[Term], step: Step) -> list[Term]:
         pulls = self.subject_scale * self.references.weights  # (R, K)
         rest = 1 - self.class_scale - pulls.sum(dim=1)
-        return [
-            *terms,
-            self.uncond.term("uncond", _as_scalar(rest)),
-            *self.references.terms(pulls),
-            self.reference_prompt.term("class", self.class_scale),
-        ]
+        found = [*terms, self.uncond.term("uncond", _as_scalar(rest)), *self.references.terms(pulls)]
+        if self.reference_prompt is not None:
+            found.append(self.reference_prompt.term("class", self.class_scale))
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ def unet() -> UNet2DConditionModel:
     return build_unet()
 
 
-def build_pipeline(*, prediction: str = "v_prediction", **more: Any) -> Any:
+def build_pipeline() -> Any:
     """Every component with random weights."""
     from promptnet import PromptNetModel, PromptNetPipeline
     from promptnet.models.tiny import train_tokenizer
@@ -38,6 +38,7 @@ def build_pipeline(*, prediction: str = "v_prediction", **more: Any) -> Any:
     torch.manual_seed(1)
     tokenizer = train_tokenizer(["a photo of a person wearing a hat, a dog and a woman on a red chair"] * 2, 600)
     tokenizer.model_max_length = 24
+    special: Any = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -45,26 +46,23 @@ def build_pipeline(*, prediction: str = "v_prediction", **more: Any) -> Any:
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=24,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special,
     )
     vision = CLIPVisionConfig(
         hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        latent_channels=4,
-    )
+    two_blocks: Any = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    vae = AutoencoderKL(**two_blocks, norm_num_groups=4, latent_channels=4)
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
         beta_end=0.012,
-        prediction_type=prediction,
-        rescale_betas_zero_snr=prediction == "v_prediction",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         clip_sample=False,
     )
@@ -73,12 +71,12 @@ def build_pipeline(*, prediction: str = "v_prediction", **more: Any) -> Any:
         unet, vision_dim=24, prompt_channel=TEXT_WIDTH, region_proj_channel=8, region_kernel_size=1
     )
     extractor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    networks = {"vae": vae, "text_encoder": CLIPTextModel(text), "promptnet": promptnet}
+    networks: dict[str, Any] = {"vae": vae, "text_encoder": CLIPTextModel(text), "promptnet": promptnet}
     networks["image_encoder"] = CLIPVisionModel(vision)
     for network in networks.values():
         network.eval().requires_grad_(False)
     parts = {**networks, "tokenizer": tokenizer, "unet": unet, "scheduler": scheduler, "feature_extractor": extractor}
-    pipe = PromptNetPipeline(**{**parts, **more})
+    pipe = PromptNetPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

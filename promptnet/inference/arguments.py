@@ -1,0 +1,101 @@
+"""What a pipeline call is given, checked and completed before anything is drawn."""
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def check_output_type(output_type: str) -> None:
+    """Refuse what no postprocessing knows, before the work is done."""
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type={output_type!r} must be one of {', '.join(OUTPUT_TYPES)}.")
+
+
+def tensors_for_callback(callback: Any, names: Sequence[str] | None, *, known: Sequence[str]) -> list[str]:
+    """The names of the tensors that the callback gets; diffusers' callback classes bring their own."""
+    names = getattr(callback, "tensor_inputs", names)
+    strangers = [name for name in names or () if name not in known]
+    if strangers:
+        raise ValueError(
+            f"callback_on_step_end_tensor_inputs can hold {', '.join(known)}, but has {', '.join(strangers)}."
+        )
+    return list(known if names is None else names)
+
+
+def chosen_size_px(
+    given_px: tuple[int | None, int | None], trained_px: tuple[int, int], multiple_px: int
+) -> tuple[int, int]:
+    """Height and width of the pictures.
+
+    Raises:
+        ValueError: a side is not a multiple of what the networks divide by; names the nearest that is.
+    """
+    sizes_px = tuple(trained if given is None else given for given, trained in zip(given_px, trained_px, strict=True))
+    for name, size_px in zip(("height", "width"), sizes_px, strict=True):
+        if size_px < multiple_px or size_px % multiple_px:
+            nearest = max(multiple_px, round(size_px / multiple_px) * multiple_px)
+            raise ValueError(
+                f"{name}={size_px} pixels must be a multiple of {multiple_px} with this base model: the nearest is "
+                f"{nearest}."
+            )
+    return sizes_px[0], sizes_px[1]
+
+
+def starting_noise(
+    shape: tuple[int, ...],
+    generator: torch.Generator | list[torch.Generator] | None,
+    latents: Tensor | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Standard normal latents (B, C, H, W), or those given.
+
+    Raises:
+        ValueError: the latents have another shape, or there are not as many generators as pictures.
+    """
+    if isinstance(generator, list) and len(generator) != shape[0]:
+        raise ValueError(
+            f"There are {len(generator)} generators for {shape[0]} pictures: give one for all, or one for each."
+        )
+    if latents is None:
+        return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+    if tuple(latents.shape) != shape:
+        raise ValueError(f"latents have shape {tuple(latents.shape)}, but this call needs {shape}.")
+    return latents.to(device, dtype)
+
+
+def kwargs_of_step(scheduler: Any, *, eta: float, generator: Any) -> dict[str, Any]:
+    """What this scheduler's step takes of eta and generator.
+
+    Raises:
+        ValueError: eta is asked for, but the scheduler has none.
+    """
+    taken = signature(scheduler.step).parameters
+    if eta and "eta" not in taken:
+        raise ValueError(f"eta={eta} is a knob of DDIM, but the scheduler is {type(scheduler).__name__}.")
+    if scheduler.config.get("rescale_betas_zero_snr", False):
+        # From pure noise, eta = 1 leaves 1 - b - sigma^2 = 0 for the direction; rounded below zero, its root is NaN.
+        eta = min(eta, 1 - 1e-6)
+    given = {"eta": eta, "generator": generator}
+    return {name: value for name, value in given.items() if name in taken}
+
+
+def check_encoder(components: Mapping[str, Any]) -> None:
+    """Refuse a pipeline that lacks what subjects need.
+
+    Raises:
+        ValueError: names what is missing.
+    """
+    absent = [name for name, component in components.items() if component is None]
+    if absent:
+        raise ValueError(
+            f"This pipeline has no {', '.join(absent)}, which subjects need: load it with promptnet=..., the encoder "
+            "for this base model, and with image_encoder=... and feature_extractor=..., the vision tower that the "
+            "encoder was trained with."
+        )

@@ -1,0 +1,87 @@
+"""How a picture is drawn unless a call says otherwise: every knob, its range, and the published values."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """The knobs of one drawing. A checkpoint keeps those measured for it in its pipeline's config, `sampling`.
+
+    Args:
+        num_inference_steps: denoising steps.
+        guidance_scale: w of classifier-free guidance, for prompts without a subject.
+        guidance_rescale: 0 to 1, how far guidance is kept from raising the contrast (arXiv 2305.08891, section 3.4).
+        subject_scale: w_s, weight of the prediction under S* in the refinement.
+        class_scale: w_c, weight of the prediction under the class word in the refinement; 0 leaves it out.
+        fusion_steps: m, fusion iterations before each step.
+        fusion_scale: w_f, guidance inside the fusion stage.
+        fusion_eta: 0 to 1, how much of the noise a fusion iteration exchanges.
+        fusion_until: 0 to 1, the share of the steps, from the noisiest on, that are fused.
+        pseudo_word_scale: gamma, how strongly the subject speaks in the fusion stage.
+        eta: 0 to 1, noise of DDIM's own steps.
+        word_positions: position embeddings of pseudo-words, "natural" or "published" (promptnet.models.text).
+        encoder_input: what PromptNet sees of a picture drawn at another size than the reference pictures':
+            "strided", every n-th of its latents, or "reference", the reference's latents at the same noise level.
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
+    subject_scale: float = 5.0
+    class_scale: float = 0.0
+    fusion_steps: int = 1
+    fusion_scale: float = 3.0
+    fusion_eta: float = 1.0
+    fusion_until: float = 1.0
+    pseudo_word_scale: float = 0.8
+    eta: float = 0.0
+    word_positions: Literal["natural", "published"] = "natural"
+    encoder_input: Literal["strided", "reference"] = "strided"
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_inference_steps", 1), ("fusion_steps", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+        for name in ("guidance_scale", "subject_scale", "class_scale", "fusion_scale", "pseudo_word_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number.")
+        for name in ("guidance_rescale", "fusion_eta", "fusion_until", "eta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1.")
+        for name, known in (
+            ("word_positions", ("natural", "published")),
+            ("encoder_input", ("strided", "reference")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, known))}.")
+
+    def replaced(self, given: Mapping[str, Any]) -> "SamplingDefaults":
+        """These knobs, with those given that are not None.
+
+        Raises:
+            ValueError: a knob does not exist, or its value is out of range.
+        """
+        unknown = set(given) - {knob.name for knob in fields(self)}
+        if unknown:
+            known = ", ".join(knob.name for knob in fields(self))
+            raise ValueError(f"Unknown sampling knob {', '.join(sorted(unknown))}: there are {known}.")
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+# ProFusion's published values, with one fusion iteration (its code leaves m to the user, 0 or 1).
+PUBLISHED = SamplingDefaults(
+    num_inference_steps=50,
+    guidance_scale=7.5,
+    subject_scale=5.0,
+    class_scale=0.0,
+    fusion_steps=1,
+    fusion_scale=3.0,
+    fusion_eta=1.0,
+    fusion_until=1.0,
+    pseudo_word_scale=0.8,
+    word_positions="published",
+)

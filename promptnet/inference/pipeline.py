@@ -1,0 +1,378 @@
+"""PromptNetPipeline: a diffusers pipeline whose prompts may hold subjects.
+
+This file connects: what a call asks for becomes rows (rows.py), rows become rules (recipe.py), and the one loop
+(sampling.py) does the drawing.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput, StableDiffusionMixin
+from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
+
+from promptnet.images.opening import Source
+from promptnet.inference.arguments import (
+    check_encoder,
+    check_output_type,
+    chosen_size_px,
+    kwargs_of_step,
+    starting_noise,
+    tensors_for_callback,
+)
+from promptnet.inference.conditions import Networks
+from promptnet.inference.defaults import SamplingDefaults
+from promptnet.inference.fingerprint import fingerprint
+from promptnet.inference.prediction import prediction_type
+from promptnet.inference.recipe import Generators, build_rules
+from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
+from promptnet.inference.rows import Row, SubjectsOfPrompt, distinct_subjects, make_rows, moved
+from promptnet.inference.sampling import sample
+from promptnet.inference.schedule import Step, check_scheduler, plan
+from promptnet.inference.subject import Subject, base_name
+from promptnet.models.promptnet import PromptNetModel
+
+StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
+
+
+class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
+    """Draws prompts, with one person or several in them as `S*`.
+
+    Made of a Stable Diffusion base model and, for subjects, of PromptNet and the vision tower it was trained with.
+    Without those three, prompts of plain words work as in diffusers' own pipeline.
+
+    Args:
+        vae: the base model's autoencoder.
+        text_encoder: its CLIP text tower.
+        tokenizer: and that tower's tokenizer.
+        unet: its U-Net.
+        scheduler: a diffusers scheduler; Fusion Sampling needs DDIM or Euler.
+        promptnet: the image-to-word encoder.
+        image_encoder: the CLIP vision tower whose states PromptNet reads.
+        feature_extractor: that tower's preprocessing.
+        sampling: knobs of `SamplingDefaults` that were measured for this checkpoint; kept in the pipeline's config.
+    """
+
+    # PromptNet and the text tower are called at every step, between calls of the U-Net: they stay where they are.
+    model_cpu_offload_seq = "image_encoder->unet->vae"
+    _optional_components = ["promptnet", "image_encoder", "feature_extractor"]  # noqa: RUF012 (diffusers' convention)
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+    scheduler: Any
+    promptnet: PromptNetModel | None
+    image_encoder: CLIPVisionModel | None
+    feature_extractor: CLIPImageProcessor | None
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: Any,
+        promptnet: PromptNetModel | None = None,
+        image_encoder: CLIPVisionModel | None = None,
+        feature_extractor: CLIPImageProcessor | None = None,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        SamplingDefaults().replaced(sampling or {})
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            promptnet=promptnet,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
+        )
+        self.register_to_config(sampling=dict(sampling or {}))
+        self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+        self._interrupt = False
+        self._num_timesteps = 0
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """diffusers' `from_pretrained`; `promptnet` may also be the folder or Hub id of an encoder.
+
+        Raises:
+            ValueError: there is no such folder, and it cannot be had from the Hub.
+        """
+        encoder = kwargs.get("promptnet")
+        if isinstance(encoder, (str, os.PathLike)):
+            dtype = kwargs.get("torch_dtype")
+            kwargs["promptnet"] = PromptNetModel.from_pretrained(encoder, torch_dtype=dtype)
+        path = os.fspath(pretrained_model_name_or_path)
+        if os.path.isdir(path):
+            return super().from_pretrained(path, **kwargs)
+        try:
+            return super().from_pretrained(path, **kwargs)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The base model {path!r} is not a folder here and cannot be loaded from the Hugging Face Hub: give a "
+                "folder in diffusers layout (with model_index.json), or a Hub id while online."
+            ) from error
+
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """The knobs of a call that names none."""
+        return SamplingDefaults().replaced(self.config["sampling"])
+
+    @property
+    def trained_size_px(self) -> tuple[int, int]:
+        """Height and width of the pictures that the base model was trained on."""
+        sample_size: Any = self.unet.config["sample_size"]
+        height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+        return height * self.vae_scale_factor, width * self.vae_scale_factor
+
+    @property
+    def size_multiple_px(self) -> int:
+        """What height and width must be multiples of: one pixel of the U-Net's deepest block."""
+        return self.vae_scale_factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the current call."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `pipe._interrupt = True` in a callback to stop after that step."""
+        return self._interrupt
+
+    def encode_references(self, images: Source | Sequence[Source]) -> EncodedReferences:
+        """Reference pictures as PromptNet reads them, cropped to their central squares.
+
+        Args:
+            images: one or several: paths, files or `PIL.Image`s.
+
+        Raises:
+            ValueError: a picture cannot be used, or this pipeline has no PromptNet.
+        """
+        self._require_promptnet()
+        opened = open_references(images)
+        encoded = encode_references(
+            self.vae,
+            self.image_encoder,
+            self.feature_extractor,
+            opened,
+            size_px=self.trained_size_px[0],
+            device=self._execution_device,
+        )
+        self.maybe_free_model_hooks()
+        return encoded
+
+    def encode(
+        self,
+        images: Source | Sequence[Source],
+        class_word: str = "person",
+        weights: Sequence[float] | None = None,
+    ) -> Subject:
+        """A subject without tuning: PromptNet's words alone.
+
+        Args:
+            images: one reference picture of the person or several.
+            class_word: what the person is in a sentence.
+            weights: how much each picture counts; default all the same.
+
+        Raises:
+            ValueError: a picture cannot be used, numbers do not match, or this pipeline has no PromptNet.
+        """
+        latents, vision_states = self.encode_references(images)
+        shares = torch.ones(len(latents)) if weights is None else torch.tensor(list(weights), dtype=torch.float32)
+        return Subject(
+            latents.cpu(),
+            vision_states.cpu(),
+            shares,
+            class_word,
+            fingerprint(self),
+            base=base_name(self),
+        )
+
+    def customize(self, images: Source | Sequence[Source], class_word: str = "person", **options: Any) -> Subject:
+        """A subject tuned to this person, in seconds; options as in `promptnet.inference.customize`.
+
+        Raises:
+            ValueError: as `encode`, or an option is out of range.
+        """
+        from promptnet.inference.customize import customize_subject
+
+        self._require_promptnet()
+        return customize_subject(self, images, class_word=class_word, **options)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] = "",
+        *,
+        subject: SubjectsOfPrompt | Sequence[SubjectsOfPrompt] = None,
+        negative_prompt: str | list[str] | None = None,
+        class_word: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        subject_scale: float | None = None,
+        class_scale: float | None = None,
+        fusion_steps: int | None = None,
+        fusion_scale: float | None = None,
+        fusion_eta: float | None = None,
+        fusion_until: float | None = None,
+        pseudo_word_scale: float | None = None,
+        word_positions: str | None = None,
+        encoder_input: str | None = None,
+        eta: float | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
+    ) -> Any:
+        """Draw pictures.
+
+        Knobs that are left at None are those of `sampling_defaults`; their ranges are in `SamplingDefaults`, and
+        `promptnet.inference.PUBLISHED` holds the paper's.
+
+        Args:
+            prompt: what to draw, one text or several. "" draws anything.
+            subject: who `S*` is: one subject, in every prompt. With one prompt, a list is `S1*`, `S2*`, ...; with a
+                list of prompts, a list has an entry for each: a subject, a list of subjects, or None.
+            negative_prompt: what to move away from, one for all or one for each prompt.
+            class_word: what stands in place of `S*` in the reference prompt; default the subject's own.
+            height: in pixels, default as trained.
+            width: in pixels, default as trained.
+            num_inference_steps: denoising steps.
+            guidance_scale: w, for prompts without a subject.
+            guidance_rescale: how far guidance is kept from raising the contrast.
+            subject_scale: w_s, weight of the prediction under S*.
+            class_scale: w_c, weight of the prediction under the class word.
+            fusion_steps: m, fusion iterations before each step.
+            fusion_scale: w_f, guidance in the fusion stage.
+            fusion_eta: how much noise a fusion iteration exchanges.
+            fusion_until: the share of the steps, from the noisiest on, that are fused.
+            pseudo_word_scale: gamma, how strongly the subject speaks in the fusion stage.
+            word_positions: position embeddings of pseudo-words.
+            encoder_input: what PromptNet sees of a picture drawn at another size.
+            eta: noise of DDIM's own steps.
+            num_images_per_prompt: pictures of one prompt follow each other.
+            generator: one for all, or one for each picture; a picture with its own generator does not depend on the
+                others in the batch. The fusion's noise is drawn from it too.
+            latents: (B, 4, H, W) to start from, standard normal, in place of the generator's.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: if false, a tuple (images,).
+            callback_on_step_end: (pipe, index, timestep, {"latents": ...}) -> the same dict, as in diffusers.
+            callback_on_step_end_tensor_inputs: names for that dict; only "latents".
+
+        Returns:
+            `ImagePipelineOutput`, whose `.images` is a list of pictures, an array (B, H, W, 3) in [0, 1], a tensor
+            (B, 3, H, W) in [0, 1], or latents (B, 4, h, w); or a tuple (images,).
+
+        Raises:
+            ValueError: an argument is out of range, prompts and subjects do not match, a subject was made for another
+                base model, or the scheduler is not supported. Nothing is drawn then.
+        """
+        knobs = self.sampling_defaults.replaced(
+            {
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "guidance_rescale": guidance_rescale,
+                "subject_scale": subject_scale,
+                "class_scale": class_scale,
+                "fusion_steps": fusion_steps,
+                "fusion_scale": fusion_scale,
+                "fusion_eta": fusion_eta,
+                "fusion_until": fusion_until,
+                "pseudo_word_scale": pseudo_word_scale,
+                "word_positions": word_positions,
+                "encoder_input": encoder_input,
+                "eta": eta,
+            }
+        )
+        check_output_type(output_type)
+        names = tensors_for_callback(
+            callback_on_step_end, callback_on_step_end_tensor_inputs, known=self._callback_tensor_inputs
+        )
+        size_px = chosen_size_px((height, width), self.trained_size_px, self.size_multiple_px)
+        rows = make_rows(prompt, subject, negative_prompt, class_word, num_images_per_prompt)
+        self._check_rows(rows, knobs)
+        step_kwargs = kwargs_of_step(self.scheduler, eta=knobs.eta, generator=generator)
+
+        device = self._execution_device
+        shape = (len(rows), self.unet.config["in_channels"], *(side // self.vae_scale_factor for side in size_px))
+        x = starting_noise(shape, generator, latents, device, self.unet.dtype)
+        self.scheduler.set_timesteps(knobs.num_inference_steps, device=device)
+        steps = plan(self.scheduler)
+        rules = build_rules(
+            moved(rows, device),
+            knobs,
+            Networks(self.tokenizer, self.text_encoder, self.promptnet, device, self.unet.dtype),
+            prediction=prediction_type(self.scheduler),
+            generator=generator,
+        )
+        x = x * self.scheduler.init_noise_sigma
+        self._interrupt, self._num_timesteps = False, len(steps)
+        progress_bar: Any = self.progress_bar
+        with progress_bar(total=len(steps)) as bar:
+
+            def on_step_end(x: Tensor, step: Step) -> Tensor:
+                bar.update()
+                return self._call_back(callback_on_step_end, names, x, step)
+
+            x = sample(
+                self.unet,
+                self.scheduler,
+                x,
+                rules,
+                steps=self._until_interrupted(steps),
+                step_kwargs=step_kwargs,
+                on_step_end=on_step_end,
+            )
+        images = self._finish(x, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _until_interrupted(self, steps: Sequence[Step]) -> Iterator[Step]:
+        for step in steps:
+            if self.interrupt:
+                return
+            yield step
+
+    def _call_back(self, callback: StepCallback | None, names: Sequence[str], x: Tensor, step: Step) -> Tensor:
+        if callback is None:
+            return x
+        given = callback(self, step.index, step.timestep, dict.fromkeys(names, x))
+        return (given or {}).get("latents", x)
+
+    def _finish(self, latents: Tensor, output_type: str) -> Any:
+        """Latents as the pictures that were asked for."""
+        if output_type == "latent":
+            return latents
+        return self.image_processor.postprocess(decode_latents(self.vae, latents), output_type=output_type)
+
+    def _check_rows(self, rows: Sequence[Row], knobs: SamplingDefaults) -> None:
+        subjects = distinct_subjects(rows)
+        check_scheduler(self.scheduler, renoising=bool(subjects and knobs.fusion_steps))
+        if not subjects:
+            return
+        self._require_promptnet()
+        here = fingerprint(self)  # once for all subjects
+        for subject in subjects:
+            if dict(subject.fingerprint) != here:
+                subject.check(self)
+
+    def _require_promptnet(self) -> None:
+        check_encoder({name: getattr(self, name, None) for name in self._optional_components})

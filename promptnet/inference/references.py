@@ -1,0 +1,70 @@
+"""What a pipeline keeps of a reference picture: its latents at the trained size, and what the vision tower saw."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from promptnet.images.framing import square, to_pixels
+from promptnet.images.opening import Source, open_image
+
+
+class EncodedReferences(NamedTuple):
+    """Reference pictures as PromptNet reads them.
+
+    Args:
+        latents: (K, C, h, w), scaled VAE latents.
+        vision_states: (K, T, V), the vision tower's last hidden state, before its post layer norm.
+    """
+
+    latents: Tensor
+    vision_states: Tensor
+
+
+def open_references(images: Source | Sequence[Source]) -> list[Any]:
+    """One picture or several as upright RGB pictures.
+
+    Raises:
+        ValueError: there is none, or one cannot be used.
+    """
+    sources: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
+    if not sources:
+        raise ValueError("There is no reference picture: give one or several.")
+    return [open_image(source) for source in sources]
+
+
+def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
+    """Scaled latents (B, C, h, w), the mode of the posterior, of pictures (B, 3, H, W) in [-1, 1]."""
+    latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+    return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in about [-1, 1] of scaled latents."""
+    latents = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    return vae.decode(latents, return_dict=False)[0]
+
+
+@torch.no_grad()
+def encode_references(
+    vae: Any, image_encoder: Any, feature_extractor: Any, images: Sequence[Any], size_px: int, device: Any
+) -> EncodedReferences:
+    """Encode opened pictures.
+
+    Each is cropped to its central square: for the VAE at the trained size, for the vision tower at that tower's.
+
+    Args:
+        vae: the base model's.
+        image_encoder: a CLIP vision tower.
+        feature_extractor: its CLIPImageProcessor.
+        images: K RGB pictures.
+        size_px: side of the pictures that the base model was trained on.
+        device: where to compute.
+    """
+    pixels = torch.stack([to_pixels(square(image, size_px)) for image in images])  # (K, 3, H, W)
+    latents = encode_pixels(vae, pixels.to(device))
+    squares = [square(image, min(image.size)) for image in images]
+    features = feature_extractor(images=squares, return_tensors="pt").pixel_values
+    states = image_encoder(features.to(device, image_encoder.dtype)).last_hidden_state  # (K, T, V)
+    return EncodedReferences(latents, states)

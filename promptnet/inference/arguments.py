@@ -11,6 +11,24 @@ from torch import Tensor
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
+def check_base_model(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> None:
+    """Refuse base models whose U-Net wants more than latents and one text tower's states.
+
+    Raises:
+        ValueError: it is an SDXL, inpainting or upscaling model.
+    """
+    if unet_config.get("addition_embed_type") is not None:
+        raise ValueError(
+            f"U-Nets with addition_embed_type={unet_config['addition_embed_type']!r} (SDXL) are not supported yet: "
+            "use a base model of the kind of Stable Diffusion 1.5 or 2."
+        )
+    if unet_config["in_channels"] != vae_config["latent_channels"]:
+        raise ValueError(
+            f"The U-Net takes {unet_config['in_channels']} channels, but the latents have "
+            f"{vae_config['latent_channels']}: use a text-to-image base model, not one for inpainting or upscaling."
+        )
+
+
 def check_output_type(output_type: str) -> None:
     """Refuse what no postprocessing knows, before the work is done."""
     if output_type not in OUTPUT_TYPES:

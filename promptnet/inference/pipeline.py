@@ -18,6 +18,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 from promptnet.images.opening import Source
 from promptnet.inference.arguments import (
+    check_base_model,
     check_encoder,
     check_output_type,
     chosen_size_px,
@@ -35,6 +36,7 @@ from promptnet.inference.rows import Row, SubjectsOfPrompt, distinct_subjects, m
 from promptnet.inference.sampling import sample
 from promptnet.inference.schedule import Step, check_scheduler, plan
 from promptnet.inference.subject import Subject, base_name
+from promptnet.inference.tuning import TuningDefaults
 from promptnet.models.promptnet import PromptNetModel
 
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
@@ -56,6 +58,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         image_encoder: the CLIP vision tower whose states PromptNet reads.
         feature_extractor: that tower's preprocessing.
         sampling: knobs of `SamplingDefaults` that were measured for this checkpoint; kept in the pipeline's config.
+        tuning: the same for `customize`, knobs of `TuningDefaults`.
     """
 
     # PromptNet and the text tower are called at every step, between calls of the U-Net: they stay where they are.
@@ -83,9 +86,12 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         image_encoder: CLIPVisionModel | None = None,
         feature_extractor: CLIPImageProcessor | None = None,
         sampling: Mapping[str, Any] | None = None,
+        tuning: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_base_model(unet.config, vae.config)
         SamplingDefaults().replaced(sampling or {})
+        TuningDefaults().replaced(tuning or {})
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -96,7 +102,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             image_encoder=image_encoder,
             feature_extractor=feature_extractor,
         )
-        self.register_to_config(sampling=dict(sampling or {}))
+        self.register_to_config(sampling=dict(sampling or {}), tuning=dict(tuning or {}))
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self._interrupt = False

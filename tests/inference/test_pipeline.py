@@ -2,6 +2,7 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -357,9 +358,48 @@ def test_a_base_model_that_does_not_exist_is_refused_by_name(path: str):
         PromptNetPipeline.from_pretrained(path)
 
 
-def test_a_knob_that_does_not_exist_is_refused_in_a_checkpoint(pipe: Any):
-    with pytest.raises(ValueError, match="fusion_stepz"):
-        PromptNetPipeline(**pipe.components, sampling={"fusion_stepz": 1})
+@pytest.mark.parametrize("kind", ["sampling", "tuning"])
+def test_a_knob_that_does_not_exist_is_refused_in_a_checkpoint(pipe: Any, kind: str):
+    parts: dict[str, Any] = {**pipe.components, kind: {"stepz": 1}}
+    with pytest.raises(ValueError, match=f"{kind} knob stepz"):
+        PromptNetPipeline(**parts)
+
+
+def test_base_models_of_another_kind_are_refused(pipe: Any):
+    for config, message in (({"addition_embed_type": "text_time"}, "SDXL"), ({"in_channels": 9}, "9 channels")):
+        unet = SimpleNamespace(config={**pipe.unet.config, **config})
+        with pytest.raises(ValueError, match=message):
+            PromptNetPipeline(**{**pipe.components, "unet": unet})
+
+
+def test_another_encoder_takes_the_place_of_the_first(pipe: Any, make_subject: Any):
+    """`from_pipe` shares networks and keeps the knobs measured for the checkpoint."""
+    own = PromptNetPipeline(**pipe.components, sampling={"class_scale": 1.5}, tuning={"steps": 7})
+    other = type(pipe.promptnet).from_unet(
+        pipe.unet, vision_dim=24, prompt_channel=32, region_proj_channel=8, region_kernel_size=1
+    )
+    swapped = PromptNetPipeline.from_pipe(own, promptnet=other)
+    assert swapped.promptnet is other
+    assert swapped.unet is pipe.unet
+    assert swapped.sampling_defaults.class_scale == 1.5
+    assert dict(swapped.config)["tuning"] == {"steps": 7}
+
+
+def test_customize_gives_a_tuned_subject_that_can_be_drawn(pipe: Any):
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 40, 3), dtype=np.uint8)
+    generator = torch.Generator().manual_seed(0)
+    subject = pipe.customize(
+        Image.fromarray(pixels),
+        "dog",
+        steps=2,
+        num_views=2,
+        batch_size=1,
+        rank=1,
+        progress_bar=False,
+        generator=generator,
+    )
+    assert subject.class_word == "dog"
+    assert draw(pipe, subject=subject).isfinite().all()
 
 
 @pytest.mark.parametrize(

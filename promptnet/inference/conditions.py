@@ -114,7 +114,7 @@ class SubjectPrompts:
             networks.tokenizer,
             [rows[reading.row].prompt for reading in self._readings],
             [dict.fromkeys(reading.words, num_words) for reading in self._readings],
-            max_length=networks.text_encoder.config.max_position_embeddings,
+            max_length=min(networks.tokenizer.model_max_length, networks.text_encoder.config.max_position_embeddings),
         )
         self._last: tuple[Step, Tensor, PromptStates] | None = None
 

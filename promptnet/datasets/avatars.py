@@ -259,7 +259,9 @@ def identities(split: Split) -> tuple[Identity, ...]:
     people = list(all_identities())
     random.Random("promptnet avatars").shuffle(people)
     eighth = len(people) // 8
-    return tuple({"test": people[:eighth], "validation": people[eighth : 2 * eighth], "train": people[2 * eighth :]}[split])
+    return tuple(
+        {"test": people[:eighth], "validation": people[eighth : 2 * eighth], "train": people[2 * eighth :]}[split]
+    )
 
 
 def sample_attributes(rng: random.Random) -> Attributes:

@@ -43,16 +43,25 @@ def caption(
         if unknown:
             raise ValueError(f"fields {sorted(unknown)} are not among {', '.join(FIELDS)}")
         record = {field: value for field, value in record.items() if field in fields}
-    clauses = [clause for clause in (_with(record), _shaven(record), _wearing(record), _bare(record), _behind(record)) if clause]
+    clauses = [
+        clause
+        for clause in (_with(record), _shaven(record), _wearing(record), _bare(record), _behind(record))
+        if clause
+    ]
     if rng is not None:
         rng.shuffle(clauses)
     return ", ".join([f"{_opening(record)} of {subject}", *clauses])
 
 
 def random_caption(
-    identity: Identity | None, attributes: Attributes | None, *, rng: random.Random, subject: str = "a person", full: float = 0.4
+    identity: Identity | None,
+    attributes: Attributes | None,
+    *,
+    rng: random.Random,
+    subject: str = "a person",
+    full: float = 0.4,
 ) -> str:
-    """A caption for training: all fields with probability `full`, else each field kept with a probability drawn anew."""
+    """A caption for training: all fields with probability `full`, else each kept with a probability drawn anew."""
     fields: set[str] | None = None
     if rng.random() >= full:
         keep = rng.random()
@@ -108,7 +117,9 @@ def _wearing(record: dict[str, str]) -> str:
     if record.get("glasses", "none") != "none":
         parts.append(record["glasses"])
     if "clothes" in record:
-        parts.append(_article(" ".join([*([record["clothes_color"]] if "clothes_color" in record else []), record["clothes"]])))
+        parts.append(
+            _article(" ".join([*([record["clothes_color"]] if "clothes_color" in record else []), record["clothes"]]))
+        )
     elif "clothes_color" in record:
         parts.append(f"{record['clothes_color']} clothes")
     return f"wearing {_listing(parts)}" if parts else ""

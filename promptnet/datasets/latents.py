@@ -30,7 +30,9 @@ def latent_path(data: datasets.Dataset, vae: AutoencoderKL, cache_dir: str | Pat
 
 
 @torch.no_grad()
-def encode_latents(data: datasets.Dataset, vae: AutoencoderKL, cache_dir: str | Path, batch_size: int = 64) -> torch.Tensor:
+def encode_latents(
+    data: datasets.Dataset, vae: AutoencoderKL, cache_dir: str | Path, batch_size: int = 64
+) -> torch.Tensor:
     """Scaled latents (N, 4, h, w), float32, of every picture of `data`; read from the cache where they are there.
 
     Latents are the modes of the encoder's posterior times its scaling factor, so their variance is about one.
@@ -49,5 +51,6 @@ def _encode(vae: AutoencoderKL, images: list[Any]) -> torch.Tensor:
     from promptnet.datasets.portrait_module import pixels_of
 
     pixels = torch.stack([pixels_of(image) for image in images]).to(vae.device, vae.dtype)
-    latents = vae.encode(pixels).latent_dist.mode() * vae.config["scaling_factor"]
+    encoded: Any = vae.encode(pixels)
+    latents = encoded.latent_dist.mode() * vae.config["scaling_factor"]
     return latents.to("cpu", torch.float16)

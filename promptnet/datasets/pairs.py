@@ -23,8 +23,8 @@ NEUTRAL_PROMPT = "a portrait of S*"
 class SubjectPairs(Dataset[dict[str, Any]]):
     """Sample number -> reference and target of one person; order, partner and prompt are functions of (seed, number).
 
-    Items: `sample`; `reference_index` and `target_index`, places in the data set (of cached latents); `reference_pixels`
-    (3, S, S) in [-1, 1]; `codes` of the target; `prompt` with the placeholder S*.
+    Items: `sample`; `reference_index` and `target_index`, places in the data set (of cached latents);
+    `reference_pixels` (3, S, S) in [-1, 1]; `codes` of the target; `prompt` with the placeholder S*.
 
     Args:
         data: what `portrait_dataset` returns.
@@ -35,7 +35,13 @@ class SubjectPairs(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, data: datasets.Dataset, *, seed: int, reference: Reference = "same-identity", captioned: float = 2 / 3, shuffled: bool = True
+        self,
+        data: datasets.Dataset,
+        *,
+        seed: int,
+        reference: Reference = "same-identity",
+        captioned: float = 2 / 3,
+        shuffled: bool = True,
     ) -> None:
         if reference not in ("same-picture", "same-identity"):
             raise ValueError(f"reference={reference!r} must be 'same-picture' or 'same-identity'")

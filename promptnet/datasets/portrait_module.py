@@ -112,7 +112,7 @@ class PortraitDataModule(L.LightningDataModule):
         return DataLoader(self.train, batch_sampler=batches, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The validation set in a fixed order; every rank reads all of it, so its figures do not depend on the ranks."""
+        """The validation set in a fixed order; every rank reads all of it, so figures do not depend on the ranks."""
         return DataLoader(self.validation, batch_size=self.batch_size, num_workers=0)
 
     def rendered(self, split: Split) -> datasets.Dataset:

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def portrait_dataset(
-    split: Split, num_pictures: int, *, seed: int = 0, size_px: int = 64, cache_dir: str | Path | None = None, num_proc: int | None = None
+    split: Split,
+    num_pictures: int,
+    *,
+    seed: int = 0,
+    size_px: int = 64,
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
 ) -> Dataset:
     """Portraits of one split as a map-style data set with the columns `image` (RGB) and one string column a field.
 
@@ -35,12 +41,19 @@ def portrait_dataset(
         raise ValueError(f"num_pictures={num_pictures} must be at least 1")
     features = datasets.Features({"image": datasets.Image(), **{field: datasets.Value("string") for field in FIELDS}})
     num_proc = num_proc or os.cpu_count() or 1
+    where: Any = None if cache_dir is None else str(cache_dir)
     data = datasets.Dataset.from_generator(
         _rendered,
         features=features,
-        cache_dir=None if cache_dir is None else str(cache_dir),
+        cache_dir=where,
         num_proc=num_proc if num_pictures >= 1000 and num_proc > 1 else None,
-        gen_kwargs={"indices": list(range(num_pictures)), "seed": seed, "split": split, "size_px": size_px, "drawing": _drawing_hash()},
+        gen_kwargs={
+            "indices": list(range(num_pictures)),
+            "seed": seed,
+            "split": split,
+            "size_px": size_px,
+            "drawing": _drawing_hash(),
+        },
     )
     return data  # type: ignore[return-value]
 

@@ -32,7 +32,8 @@ def sample_noise(seed: int, samples: torch.Tensor, purpose: str, shape: tuple[in
     """Standard normal noise (B, *shape), row b a function of (seed, samples[b], purpose) alone; float32 on the CPU."""
     generator = torch.Generator()
     rows = [
-        torch.randn(shape, generator=generator.manual_seed(sample_seed(seed, int(sample), purpose))) for sample in samples
+        torch.randn(shape, generator=generator.manual_seed(sample_seed(seed, int(sample), purpose)))
+        for sample in samples
     ]
     return torch.stack(rows)
 

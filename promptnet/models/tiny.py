@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import collections
 import json
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Any
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import (
@@ -43,13 +42,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> CLIPTokeniz
         show_progress=False,
     )
     trainable.train_from_iterator(texts, trainer)
-    merges = [tuple(pair) for pair in json.loads(trainable.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(trainable.to_str())["model"]["merges"]]
     # As in CLIP: every byte, every byte at a word's end, every merge, then the two special tokens.
     words = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(pair) for pair in merges), BOS, EOS]
     vocab = {word: index for index, word in enumerate(dict.fromkeys(words))}
-    return CLIPTokenizer(
-        vocab=vocab, merges=merges, model_max_length=MAX_TOKENS, bos_token=BOS, eos_token=EOS, unk_token=EOS, pad_token=EOS
-    )
+    special = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS, **special)
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -89,35 +87,41 @@ def build_image_processor() -> CLIPImageProcessor:
     )
 
 
+# Spec tables: what each part is made of.
+_VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": (32, 32, 64),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+    "sample_size": SIZE_PX,
+    "mid_block_add_attention": False,
+    "scaling_factor": 1.0,
+    "force_upcast": False,
+}
+_UNET: dict[str, Any] = {
+    "sample_size": SIZE_PX // 4,
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+    "cross_attention_dim": TEXT_WIDTH,
+    "norm_num_groups": 16,
+    "use_linear_projection": True,
+}
+_HEAD_WIDTH = 32
+
+
 def build_vae() -> AutoencoderKL:
     """64 px pictures to latents 4 x 16 x 16."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 32, 64),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=SIZE_PX,
-        mid_block_add_attention=False,
-        scaling_factor=1.0,
-        force_upcast=False,
-    )
+    return AutoencoderKL(**_VAE)
 
 
-def build_unet(channels: tuple[int, int, int] = (64, 128, 128)) -> UNet2DConditionModel:
-    """The U-Net: three levels at 16, 8 and 4 latent pixels, cross-attention to the text tower's states in all of them."""
-    return UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=channels,
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=tuple(width // 32 for width in channels),
-        norm_num_groups=16,
-        use_linear_projection=True,
-    )
+def build_unet(channels: tuple[int, int, int] = (64, 128, 192)) -> UNet2DConditionModel:
+    """The U-Net: three levels at 16, 8 and 4 latent pixels, each attending to the text tower's states."""
+    # diffusers calls the number of heads `attention_head_dim` here.
+    heads = tuple(width // _HEAD_WIDTH for width in channels)
+    return UNet2DConditionModel(block_out_channels=channels, attention_head_dim=heads, **_UNET)  # type: ignore[arg-type]
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -133,13 +137,3 @@ def build_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=True,
     )
-
-
-def word_counts(texts: Iterable[str]) -> collections.Counter[str]:
-    """How often each word occurs (for the model card)."""
-    return collections.Counter(word for text in texts for word in text.split())
-
-
-def save_tokenizer(tokenizer: CLIPTokenizer, folder: str | Path) -> None:
-    """Write the tokenizer where a diffusers folder expects it."""
-    tokenizer.save_pretrained(str(folder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from promptnet.datasets.stream import sample_noise, sample_uniform
+from promptnet.datasets.stream import sample_uniform
 
 _GOLDEN = 0.6180339887498949
 
@@ -37,8 +37,3 @@ def prediction_target(latents: torch.Tensor, noise: torch.Tensor, alphas: torch.
         a = alphas.view(-1, 1, 1, 1)
         return a.sqrt() * noise - (1 - a).sqrt() * latents
     raise ValueError(f"prediction_type={kind!r} is not supported; use 'epsilon' or 'v_prediction'")
-
-
-def draw_noise(seed: int, samples: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Noise like `latents` (B, C, H, W), each row a function of (seed, its sample number)."""
-    return sample_noise(seed, samples, "noise", tuple(latents.shape[1:])).to(latents)

@@ -16,6 +16,11 @@ def trapezoid(step: int, *, warmup_steps: int, num_steps: int, decay_share: floa
     return min(1.0, (step + 1) / max(1, warmup_steps), max(0, num_steps - step) / decay_steps)
 
 
+def channels_last(model: Any) -> Any:
+    """The same model, its kernels laid out as the CPU's and the GPU's convolutions like them best."""
+    return nn.Module.to(model, memory_format=torch.channels_last)
+
+
 class Stage(L.LightningModule):
     """Base of the Lightning modules: AdamW with a trapezoid schedule over the trainer's `max_steps`.
 

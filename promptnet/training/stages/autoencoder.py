@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from promptnet.datasets.stream import sample_noise
 from promptnet.models.tiny import build_vae
-from promptnet.training.stage import Stage
+from promptnet.training.export import save_half
+from promptnet.training.stage import Stage, channels_last
 
 
 def psnr_db(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -28,11 +29,13 @@ class AutoencoderStage(Stage):
         export_dir: folder of the diffusers model; its VAE is written there when training ends.
     """
 
-    def __init__(self, kl_weight: float = 1e-4, seed: int = 0, export_dir: str = "checkpoints/tiny", **stage: Any) -> None:
+    def __init__(
+        self, kl_weight: float = 1e-4, seed: int = 0, export_dir: str = "checkpoints/tiny", **stage: Any
+    ) -> None:
         super().__init__(**stage)
         self.save_hyperparameters()
         self.kl_weight, self.seed, self.export_dir = kl_weight, seed, export_dir
-        self.vae = build_vae().to(memory_format=torch.channels_last)
+        self.vae: Any = channels_last(build_vae())
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One batch's loss."""
@@ -56,7 +59,7 @@ class AutoencoderStage(Stage):
         """Write the VAE, its scaling factor set so that latents have unit variance."""
         if self.trainer.is_global_zero:
             self.vae.register_to_config(scaling_factor=round(1.0 / self._latent_std(), 5))
-            self.vae.to(torch.float16).save_pretrained(Path(self.export_dir) / "vae")
+            save_half(self.vae, Path(self.export_dir) / "vae")
 
     @torch.no_grad()
     def _latent_std(self) -> float:

@@ -7,19 +7,18 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from promptnet.datasets.avatars import FIELDS
-from promptnet.datasets.latents import encode_latents
 from promptnet.datasets.stream import sample_rng
 from promptnet.models.judge import AvatarJudge
 from promptnet.models.tiny import build_scheduler, build_unet
-from promptnet.training.objective import draw_noise, low_discrepancy_timesteps, noisy_latents, prediction_target
-from promptnet.training.stage import Stage
+from promptnet.training.diffusion_stage import DiffusionStage
+from promptnet.training.export import save_half
+from promptnet.training.stage import channels_last
 
 
-class BaseModelStage(Stage):
+class BaseModelStage(DiffusionStage):
     """Text-to-image diffusion on cached latents, captions dropped now and then for classifier-free guidance.
 
     Args:
@@ -45,51 +44,30 @@ class BaseModelStage(Stage):
         guidance_scale: float = 3.0,
         **stage: Any,
     ) -> None:
-        super().__init__(**stage)
-        self.save_hyperparameters()
         self.base_dir, self.judge_dir = Path(base_dir), Path(judge_dir)
-        self.caption_dropout, self.seed = caption_dropout, seed
-        self.num_drawn, self.guidance_scale = num_drawn, guidance_scale
-        self.unet = UNet2DConditionModel.from_pretrained(start_from) if start_from else build_unet(channels)
-        self.unet.to(torch.float32, memory_format=torch.channels_last)
-        self.scheduler = build_scheduler()
-        self.register_buffer("alphas", self.scheduler.alphas_cumprod.clone(), persistent=False)
-        # Frozen parts are no modules of this one: neither optimiser, checkpoint nor average should hold them.
-        self._frozen: dict[str, Any] = {
-            "vae": AutoencoderKL.from_pretrained(self.base_dir / "vae").float().requires_grad_(False).eval(),
-            "text_encoder": CLIPTextModel.from_pretrained(self.base_dir / "text_encoder").float().requires_grad_(False).eval(),
-            "tokenizer": CLIPTokenizer.from_pretrained(self.base_dir / "tokenizer"),
+        frozen = {
+            "vae": AutoencoderKL.from_pretrained(self.base_dir / "vae"),
+            "text_encoder": CLIPTextModel.from_pretrained(self.base_dir / "text_encoder"),
         }
-
-    def prepare_data(self) -> None:
-        """Encode all pictures once (rank 0)."""
-        self._latents_of("train")
-        self._latents_of("validation")
-
-    def setup(self, stage: str) -> None:
-        """Read the encoded pictures; move the frozen parts to where this one is."""
-        self.latents = {split: self._latents_of(split) for split in ("train", "validation")}
-        for name in ("vae", "text_encoder"):
-            self._frozen[name].to(self.device)
-
-    def _latents_of(self, split: str) -> torch.Tensor:
-        module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return encode_latents(module.rendered(split), self._frozen["vae"], module.cache_dir)
+        if self.judge_dir.exists():
+            frozen["judge"] = AvatarJudge.from_pretrained(self.judge_dir)
+        super().__init__(frozen, build_scheduler(), seed, **stage)
+        self.save_hyperparameters()
+        self.caption_dropout, self.num_drawn, self.guidance_scale = caption_dropout, num_drawn, guidance_scale
+        self.tokenizer = CLIPTokenizer.from_pretrained(self.base_dir / "tokenizer")
+        unet: Any = UNet2DConditionModel.from_pretrained(start_from) if start_from else build_unet(channels)
+        self.unet = channels_last(unet.float())
 
     @torch.no_grad()
     def text_states(self, captions: list[str]) -> torch.Tensor:
         """Text tower states (B, 48, D) of captions, padded as at inference."""
-        ids = self._frozen["tokenizer"](captions, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
-        return self._frozen["text_encoder"](ids.to(self.device)).last_hidden_state
+        ids = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+        return self.frozen["text_encoder"](ids.to(self.device)).last_hidden_state
 
     def _loss(self, batch: dict[str, Any], split: str, captions: list[str]) -> torch.Tensor:
-        latents = self.latents[split][batch["index"].cpu()].to(self.device, memory_format=torch.channels_last)
-        noise = draw_noise(self.seed, batch["sample"], latents)
-        timesteps = low_discrepancy_timesteps(self.seed, batch["sample"].cpu(), len(self.alphas)).to(self.device)
-        alphas = self.alphas[timesteps]
-        predicted = self.unet(noisy_latents(latents, noise, alphas), timesteps, self.text_states(captions)).sample
-        kind = self.scheduler.config["prediction_type"]
-        return F.mse_loss(predicted, prediction_target(latents, noise, alphas, kind))
+        states = self.text_states(captions)
+        latents = self.cached(split, batch["index"])
+        return self.denoising_loss(lambda x, t: self.unet(x, t, states).sample, latents, batch["sample"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One batch's loss."""
@@ -100,36 +78,37 @@ class BaseModelStage(Stage):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Loss with fixed noise on unseen people, and what the judge reads in pictures drawn for their full captions."""
-        self.log("val/loss", self._loss(batch, "validation", batch["caption"]), prog_bar=True, batch_size=len(batch["index"]))
-        if batch_idx * len(batch["index"]) < self.num_drawn and self.judge_dir.exists():
-            read = self._judge()(self._draw(batch["caption"], seed=batch_idx))
+        """Loss with fixed noise on unseen people, and what the judge reads in pictures of their full captions."""
+        self.log(
+            "val/loss", self._loss(batch, "validation", batch["caption"]), prog_bar=True, batch_size=len(batch["index"])
+        )
+        if batch_idx * len(batch["index"]) < self.num_drawn and "judge" in self.frozen:
+            read = self.frozen["judge"](self._draw(batch["caption"], seed=batch_idx))
             for place, field in enumerate(FIELDS):
                 hits = (read[field].argmax(1) == batch["codes"][:, place]).float().mean()
                 self.log(f"judge/{field}", hits, batch_size=len(batch["index"]))
-
-    def _judge(self) -> AvatarJudge:
-        if "judge" not in self._frozen:
-            self._frozen["judge"] = AvatarJudge.from_pretrained(self.judge_dir).float().to(self.device).eval()
-        return self._frozen["judge"]
 
     def _draw(self, captions: list[str], seed: int) -> torch.Tensor:
         """Pictures (B, 3, 64, 64) in [-1, 1] for captions."""
         pipe = StableDiffusionPipeline(
             unet=self.unet,
-            scheduler=build_scheduler(),
-            **{name: self._frozen[name] for name in ("vae", "text_encoder", "tokenizer")},
+            scheduler=build_scheduler(),  # type: ignore[arg-type]
+            vae=self.frozen["vae"],
+            text_encoder=self.frozen["text_encoder"],
+            tokenizer=self.tokenizer,
             safety_checker=None,  # type: ignore[arg-type]
             feature_extractor=None,  # type: ignore[arg-type]
             requires_safety_checker=False,
         )
         pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(seed)
-        drawn = pipe(captions, num_inference_steps=12, guidance_scale=self.guidance_scale, generator=generator, output_type="pt")
+        drawn = pipe(
+            captions, num_inference_steps=12, guidance_scale=self.guidance_scale, generator=generator, output_type="pt"
+        )
         return drawn.images * 2 - 1  # type: ignore[union-attr]
 
     def on_train_end(self) -> None:
         """Write the U-Net, its scheduler and the pipeline's index."""
         if self.trainer.is_global_zero:
-            self.unet.to(torch.float16).save_pretrained(self.base_dir / "unet")
+            save_half(self.unet, self.base_dir / "unet")
             self.scheduler.save_pretrained(self.base_dir / "scheduler")

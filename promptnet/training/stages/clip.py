@@ -20,6 +20,7 @@ from promptnet.datasets.captions import mentioned, random_caption
 from promptnet.datasets.portrait_module import codes_of
 from promptnet.models.judge import FieldHeads
 from promptnet.models.tiny import TEXT_WIDTH, VISION_WIDTH, build_clip, build_image_processor, train_tokenizer
+from promptnet.training.export import save_half
 from promptnet.training.stage import Stage
 
 
@@ -90,13 +91,12 @@ class ClipStage(Stage):
         folder = Path(self.export_dir)
         self.tokenizer.save_pretrained(folder / "tokenizer")
         build_image_processor().save_pretrained(folder / "feature_extractor")
-        self.clip.to(torch.float16)
-        self.clip.save_pretrained(folder / "clip")
-        text, vision = CLIPTextModel(self.clip.config.text_config), CLIPVisionModel(self.clip.config.vision_config)
-        for tower, source in ((text, self.clip.text_model), (vision, self.clip.vision_model)):
-            _copy_tower(tower, source)
-        text.to(torch.float16).save_pretrained(folder / "text_encoder")
-        vision.to(torch.float16).save_pretrained(folder / "image_encoder")
+        config: Any = self.clip.config
+        text, vision = CLIPTextModel(config.text_config), CLIPVisionModel(config.vision_config)
+        _copy_tower(text, self.clip.text_model)
+        _copy_tower(vision, self.clip.vision_model)
+        for model, name in ((self.clip, "clip"), (text, "text_encoder"), (vision, "image_encoder")):
+            save_half(model, folder / name)
 
 
 def _copy_tower(tower: Any, source: nn.Module) -> None:

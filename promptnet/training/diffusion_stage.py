@@ -1,0 +1,73 @@
+"""What the stages that train by denoising share: frozen parts, cached latents, and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from torch import nn
+from torch.nn import functional as F
+
+from promptnet.datasets.latents import encode_latents
+from promptnet.datasets.stream import sample_noise
+from promptnet.training.objective import low_discrepancy_timesteps, noisy_latents, prediction_target
+from promptnet.training.stage import Stage, channels_last
+
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class DiffusionStage(Stage):
+    """A stage whose loss is the mean squared error of the scheduler's prediction type, on latents encoded once.
+
+    Args:
+        frozen: the parts that do not train, by name, `vae` among them.
+        scheduler: gives the noise levels and the prediction type.
+        seed: of noise and timesteps.
+    """
+
+    def __init__(self, frozen: dict[str, nn.Module], scheduler: DDIMScheduler, seed: int, **stage: Any) -> None:
+        super().__init__(**stage)
+        # Kept in a dictionary: neither optimiser, checkpoint nor weight average should hold what does not train.
+        self.frozen: dict[str, Any] = {
+            name: channels_last(part.float()).requires_grad_(False).eval() for name, part in frozen.items()
+        }
+        self.scheduler, self.seed = scheduler, seed
+        self.alphas: torch.Tensor
+        self.register_buffer("alphas", scheduler.alphas_cumprod.clone(), persistent=False)
+
+    def prepare_data(self) -> None:
+        """Encode all pictures once (rank 0)."""
+        self._latents_of("train")
+        self._latents_of("validation")
+
+    def setup(self, stage: str) -> None:
+        """Read the encoded pictures; move the frozen parts to where this one is."""
+        self.latents = {split: self._latents_of(split) for split in ("train", "validation")}
+        for part in self.frozen.values():
+            part.to(self.device)
+
+    def _latents_of(self, split: str) -> torch.Tensor:
+        module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        vae: AutoencoderKL = self.frozen["vae"]
+        return encode_latents(module.rendered(split), vae, module.cache_dir)
+
+    def cached(self, split: str, index: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, h, w) of the pictures at these places (B,) of the data set."""
+        return self.latents[split][index.cpu()].to(self.device, memory_format=torch.channels_last)
+
+    def denoising_loss(self, predict: Predict, latents: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+        """Noise latents (B, C, h, w) to levels and with noise that the sample numbers (B,) determine, and compare.
+
+        Args:
+            predict: (x_t, timesteps (B,)) -> the network's output, like the latents.
+            latents: clean ones.
+            samples: numbers of the samples.
+        """
+        samples = samples.cpu()
+        noise = sample_noise(self.seed, samples, "noise", tuple(latents.shape[1:])).to(latents)
+        timesteps = low_discrepancy_timesteps(self.seed, samples, len(self.alphas)).to(latents.device)
+        alphas = self.alphas[timesteps]
+        target = prediction_target(latents, noise, alphas, self.scheduler.config["prediction_type"])
+        return F.mse_loss(predict(noisy_latents(latents, noise, alphas), timesteps), target)

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    CLIPTextModel,
     CLIPTokenizer,
+    CLIPVisionModel,
 )
 
 SIZE_PX = 64
@@ -77,6 +83,45 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         "projection_dim": PROJECTION_DIM,
     }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=PROJECTION_DIM))
+
+
+_PROJECTIONS = "clip_projections.safetensors"
+
+
+def save_projections(clip: CLIPModel, folder: Path) -> None:
+    """Write what a CLIP has beyond its two towers, so that the towers are stored once, where diffusers wants them."""
+    state = clip.state_dict()
+    shared = {name: state[name] for name in ("text_projection.weight", "visual_projection.weight", "logit_scale")}
+    save_file({name: value.to(torch.float16).contiguous() for name, value in shared.items()}, folder / _PROJECTIONS)
+
+
+def load_clip(folder: str | Path) -> CLIPModel:
+    """The CLIP of an embedded model's folder: both towers and the projections into the shared space, in float32."""
+    folder = Path(folder)
+    text: Any = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    vision: Any = CLIPVisionModel.from_pretrained(folder / "image_encoder")
+    clip = CLIPModel(CLIPConfig(text_config=text.config, vision_config=vision.config, projection_dim=PROJECTION_DIM))
+    copy_tower(text, clip.text_model)
+    copy_tower(vision, clip.vision_model)
+    clip.load_state_dict(load_file(folder / _PROJECTIONS), strict=False)
+    return clip.float().eval()
+
+
+def copy_tower(source: nn.Module, target: nn.Module) -> None:
+    """Copy a CLIP tower between its stand-alone class and CLIPModel, whatever prefix either puts before the names."""
+    ours, theirs = target.state_dict(), source.state_dict()
+    long, short = max((ours, theirs), key=_first_name_length), min((ours, theirs), key=_first_name_length)
+    prefix = next(iter(long)).removesuffix(next(iter(short)))
+    renamed = (
+        {f"{prefix}{name}": value for name, value in theirs.items()}
+        if long is ours
+        else {name.removeprefix(prefix): value for name, value in theirs.items()}
+    )
+    target.load_state_dict(renamed)
+
+
+def _first_name_length(state: dict[str, torch.Tensor]) -> int:
+    return len(next(iter(state)))
 
 
 def build_image_processor() -> CLIPImageProcessor:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPVisionModel
 
@@ -19,7 +18,15 @@ from promptnet.datasets.avatars import FIELDS, sample_portrait
 from promptnet.datasets.captions import mentioned, random_caption
 from promptnet.datasets.portrait_module import codes_of
 from promptnet.models.judge import FieldHeads
-from promptnet.models.tiny import TEXT_WIDTH, VISION_WIDTH, build_clip, build_image_processor, train_tokenizer
+from promptnet.models.tiny import (
+    TEXT_WIDTH,
+    VISION_WIDTH,
+    build_clip,
+    build_image_processor,
+    copy_tower,
+    save_projections,
+    train_tokenizer,
+)
 from promptnet.training.export import save_half
 from promptnet.training.stage import Stage
 
@@ -85,7 +92,7 @@ class ClipStage(Stage):
         self.log("val/fields", torch.stack(list(accuracies.values())).mean(), prog_bar=True)
 
     def on_train_end(self) -> None:
-        """Write tokenizer, towers and feature extractor; the whole CLIP beside them for similarity scores."""
+        """Write tokenizer, both towers, feature extractor, and the projections of `promptnet.models.tiny.load_clip`."""
         if not self.trainer.is_global_zero:
             return
         folder = Path(self.export_dir)
@@ -93,17 +100,11 @@ class ClipStage(Stage):
         build_image_processor().save_pretrained(folder / "feature_extractor")
         config: Any = self.clip.config
         text, vision = CLIPTextModel(config.text_config), CLIPVisionModel(config.vision_config)
-        _copy_tower(text, self.clip.text_model)
-        _copy_tower(vision, self.clip.vision_model)
-        for model, name in ((self.clip, "clip"), (text, "text_encoder"), (vision, "image_encoder")):
-            save_half(model, folder / name)
-
-
-def _copy_tower(tower: Any, source: nn.Module) -> None:
-    """Copy a CLIPModel's tower into the stand-alone class, whatever prefix that class puts before the names."""
-    ours, theirs = tower.state_dict(), source.state_dict()
-    prefix = next(iter(ours)).removesuffix(next(iter(theirs)))
-    tower.load_state_dict({f"{prefix}{name}": value for name, value in theirs.items()})
+        copy_tower(self.clip.text_model, text)
+        copy_tower(self.clip.vision_model, vision)
+        save_half(text, folder / "text_encoder")
+        save_half(vision, folder / "image_encoder")
+        save_projections(self.clip, folder)
 
 
 def _captions(seed: int, number: int) -> list[str]:

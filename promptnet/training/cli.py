@@ -47,6 +47,7 @@ class TrainingCLI(LightningCLI):
         newest = newest_checkpoint(self.config["fit"]["run_dir"])
         if self.config_init["fit"].get("ckpt_path") is None and newest is not None:
             self.config_init["fit"]["ckpt_path"] = str(newest)
+        self.config_init["fit"]["weights_only"] = True  # checkpoints are tensors and numbers, never pickled code
 
 
 def main() -> None:

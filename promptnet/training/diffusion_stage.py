@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from promptnet.datasets.latents import encode_latents
 from promptnet.datasets.stream import sample_noise
-from promptnet.training.objective import low_discrepancy_timesteps, noisy_latents, prediction_target
+from promptnet.inference.objective import denoising_target, noised
+from promptnet.inference.prediction import prediction_type
 from promptnet.training.stage import Stage, channels_last
+from promptnet.training.timesteps import low_discrepancy_timesteps
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -69,5 +71,5 @@ class DiffusionStage(Stage):
         noise = sample_noise(self.seed, samples, "noise", tuple(latents.shape[1:])).to(latents)
         timesteps = low_discrepancy_timesteps(self.seed, samples, len(self.alphas)).to(latents.device)
         alphas = self.alphas[timesteps]
-        target = prediction_target(latents, noise, alphas, self.scheduler.config["prediction_type"])
-        return F.mse_loss(predict(noisy_latents(latents, noise, alphas), timesteps), target)
+        target = denoising_target(latents, noise, alphas, prediction_type(self.scheduler))
+        return F.mse_loss(predict(noised(latents, noise, alphas), timesteps), target)

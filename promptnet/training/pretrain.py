@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModel
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
+from promptnet.inference.defaults import SamplingDefaults
+from promptnet.inference.pipeline import PromptNetPipeline
+from promptnet.inference.tuning import TuningDefaults
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text import encode_prompts
 from promptnet.training.diffusion_stage import DiffusionStage
@@ -35,6 +38,8 @@ class PretrainStage(DiffusionStage):
         region_proj_channel: channels of each head's projection.
         keep_word_norm: hold pseudo-words at the mean norm of the tower's words (times one learned gain).
         use_res: with the published residual heads (they get no gradient).
+        sampling: knobs of `SamplingDefaults` that the finished pipeline draws with unless a call says otherwise.
+        tuning: the same for `TuningDefaults`.
         seed: of noise and timesteps.
     """
 
@@ -47,9 +52,13 @@ class PretrainStage(DiffusionStage):
         region_proj_channel: int = 128,
         keep_word_norm: bool = True,
         use_res: bool = False,
+        sampling: dict[str, Any] | None = None,
+        tuning: dict[str, Any] | None = None,
         seed: int = 0,
         **stage: Any,
     ) -> None:
+        SamplingDefaults().replaced(sampling or {})
+        TuningDefaults().replaced(tuning or {})
         folder, self.export_dir = Path(base_dir), Path(export_dir)
         frozen = {
             "vae": AutoencoderKL.from_pretrained(folder / "vae"),
@@ -109,6 +118,25 @@ class PretrainStage(DiffusionStage):
         self.log("val/loss", self._loss(batch, "validation"), prog_bar=True, batch_size=len(batch["prompt"]))
 
     def on_train_end(self) -> None:
-        """Write the encoder."""
-        if self.trainer.is_global_zero:
-            save_half(self.promptnet, self.export_dir)
+        """Write the encoder; if its place is in the base model's folder, that folder is a PromptNetPipeline now."""
+        if not self.trainer.is_global_zero:
+            return
+        save_half(self.promptnet, self.export_dir)
+        folder = Path(self.hparams["base_dir"])
+        if self.export_dir == folder / "promptnet":
+            write_index(folder, self.hparams["sampling"], self.hparams["tuning"])
+
+
+def write_index(folder: Path, sampling: dict[str, Any] | None, tuning: dict[str, Any] | None) -> None:
+    """Write `model_index.json` beside a pipeline's parts, with the knobs that were measured for it."""
+    parts: dict[str, Any] = {
+        "vae": AutoencoderKL.from_pretrained(folder / "vae"),
+        "unet": UNet2DConditionModel.from_pretrained(folder / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        "image_encoder": CLIPVisionModel.from_pretrained(folder / "image_encoder"),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        "feature_extractor": CLIPImageProcessor.from_pretrained(folder / "feature_extractor"),
+        "scheduler": DDIMScheduler.from_pretrained(folder / "scheduler"),
+        "promptnet": PromptNetModel.from_pretrained(folder / "promptnet"),
+    }
+    PromptNetPipeline(**parts, sampling=sampling, tuning=tuning).save_config(folder)

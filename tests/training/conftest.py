@@ -10,7 +10,14 @@ import pytest
 import torch
 from transformers import CLIPTextModel, CLIPVisionModel
 
-from promptnet.models.tiny import build_clip, build_scheduler, build_unet, build_vae, train_tokenizer
+from promptnet.models.tiny import (
+    build_clip,
+    build_image_processor,
+    build_scheduler,
+    build_unet,
+    build_vae,
+    train_tokenizer,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +32,7 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder / "tokenizer")
     CLIPTextModel(config.text_config).save_pretrained(folder / "text_encoder")
     CLIPVisionModel(config.vision_config).save_pretrained(folder / "image_encoder")
+    build_image_processor().save_pretrained(folder / "feature_extractor")
     build_vae().save_pretrained(folder / "vae")
     build_unet((32, 32, 64)).save_pretrained(folder / "unet")
     build_scheduler().save_pretrained(folder / "scheduler")

@@ -53,4 +53,4 @@ def _encode(vae: AutoencoderKL, images: list[Any]) -> torch.Tensor:
     pixels = torch.stack([pixels_of(image) for image in images]).to(vae.device, vae.dtype)
     encoded: Any = vae.encode(pixels)
     latents = encoded.latent_dist.mode() * vae.config["scaling_factor"]
-    return latents.to("cpu", torch.float16)
+    return latents.to("cpu", torch.float16).contiguous()

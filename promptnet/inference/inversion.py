@@ -5,19 +5,34 @@ noise comes back only roughly; the difference at each step, w_k, is kept as a co
 corrections gives the picture's latents back to rounding, and with an edit in it, the edited picture.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import diffusers
 import torch
 from torch import Tensor
 
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.sampling import Rule, predict_output, sample
-from promptnet.inference.schedule import Step, plan
+from promptnet.inference.schedule import Step, check_scheduler, plan
 
 # Deterministic solvers whose levels the plan knows.
 INVERTIBLE_SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """A scheduler by name, with another's noise levels; PNDM without its Runge-Kutta start, as published.
+
+    Raises:
+        ValueError: the name is none of those that edits can be learned with.
+    """
+    if name not in INVERTIBLE_SCHEDULERS:
+        raise ValueError(f"scheduler={name!r} must be one of {', '.join(INVERTIBLE_SCHEDULERS)}.")
+    options = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    scheduler = getattr(diffusers, name).from_config(config, **options)
+    check_scheduler(scheduler)
+    return scheduler
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +42,12 @@ class Inversion:
     Args:
         start: (B, C, h, w), where the drawing starts, in the scheduler's scale.
         corrections: (K, B, C, h, w), w_k, one for each call of the scheduler.
+        levels: (K, B, C, h, w), the picture's own latents after each call, the picture itself last.
     """
 
     start: Tensor
     corrections: Tensor
+    levels: Tensor
 
     def rule(self, *, until: float = 1.0, as_published: bool = False) -> "Corrections":
         """The rule that replays the picture.
@@ -67,6 +84,23 @@ class Corrections(Rule):
             return x
         place = max(step.index - 1, 0) if self.as_published else step.index
         return x + self.corrections[place].to(x)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptOutside(Rule):
+    """After each step, the inverted picture's own latents outside a mask; put it behind `Corrections`.
+
+    Args:
+        levels: of the inversion.
+        mask: (h, w) or broadcastable to (B, C, h, w), 1 where the edit may act, 0 where the picture stays.
+    """
+
+    levels: Tensor
+    mask: Tensor
+
+    def after(self, x: Tensor, step: Step) -> Tensor:
+        mask = self.mask.to(x)
+        return mask * x + (1 - mask) * self.levels[step.index].to(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +150,7 @@ def invert(
     )
     recorder = _Recorder(levels[1:])
     sample(unet, scheduler, levels[0], [*rules, recorder], steps=steps)
-    return Inversion(levels[0], torch.stack(recorder.noted))
+    return Inversion(levels[0], torch.stack(recorder.noted), torch.stack(levels[1:]))
 
 
 def check_invertible(scheduler: Any) -> None:
@@ -164,12 +198,3 @@ def _ddim_step(step: Step, kind: str) -> tuple[float, float]:
     if kind == "epsilon":
         return (b / a) ** 0.5, (1 - b) ** 0.5 - (b * (1 - a) / a) ** 0.5
     return (a * b) ** 0.5 + ((1 - a) * (1 - b)) ** 0.5, (a * (1 - b)) ** 0.5 - (b * (1 - a)) ** 0.5
-
-
-def repeated(inversion: Inversion, count: int) -> Inversion:
-    """The same picture in several rows, for several edits of it at once."""
-    return replace(
-        inversion,
-        start=inversion.start.repeat_interleave(count, 0),
-        corrections=inversion.corrections.repeat_interleave(count, 1),
-    )

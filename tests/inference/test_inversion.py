@@ -10,7 +10,7 @@ from torch import Tensor
 
 from promptnet.inference.conditions import Networks, PlainPrompts
 from promptnet.inference.guidance import ClassifierFreeGuidance
-from promptnet.inference.inversion import Inversion, check_invertible, climb, invert, repeated
+from promptnet.inference.inversion import Inversion, KeptOutside, check_invertible, climb, invert
 from promptnet.inference.mixing import MixingWeights, edit_fingerprint, mixing_rule
 from promptnet.inference.sampling import Rule, sample
 from promptnet.inference.schedule import plan
@@ -124,8 +124,12 @@ def test_schedulers_that_cannot_replay_are_refused(pipe: Any):
         check_invertible(pipe.scheduler)
 
 
-def test_a_picture_in_several_rows():
-    inversion = Inversion(torch.randn(2, 4, 8, 8), torch.randn(5, 2, 4, 8, 8))
-    found = repeated(inversion, 3)
-    assert torch.equal(found.start[[0, 3]], inversion.start)
-    assert torch.equal(found.corrections[:, [2, 5]], inversion.corrections)
+def test_outside_a_mask_the_picture_stays(pipe: Any):
+    latents = torch.randn(1, 4, 8, 8)
+    inversion = inverted(pipe, latents)
+    mask = torch.zeros(8, 8)
+    mask[:, 4:] = 1
+    rules = [guidance(pipe, 1, 3.0), edit(pipe, torch.zeros(NUM_STEPS)), inversion.rule()]
+    edited = replayed(pipe, inversion, [*rules, KeptOutside(inversion.levels, mask)])
+    assert torch.equal(edited[..., :4], latents[..., :4])
+    assert (edited - latents)[..., 4:].abs().max() > 1e-2

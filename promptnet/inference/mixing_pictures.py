@@ -1,0 +1,138 @@
+"""Edits of real pictures: a picture file, or the picture that a subject keeps."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptnet.images.framing import square, to_pixels
+from promptnet.images.opening import Source, open_image
+from promptnet.inference.arguments import check_output_type
+from promptnet.inference.conditions import Networks
+from promptnet.inference.inversion import KeptOutside, check_invertible, invert
+from promptnet.inference.mixing import MixingError, MixingWeights, joined_weights, mixing_rule
+from promptnet.inference.prediction import prediction_type
+from promptnet.inference.recipe import build_rules
+from promptnet.inference.references import decode_latents, encode_pixels
+from promptnet.inference.rows import Row, make_rows, moved
+from promptnet.inference.sampling import Rule, sample
+from promptnet.inference.schedule import plan
+from promptnet.inference.subject import Subject
+
+
+@torch.no_grad()
+def edit_picture(
+    pipe: Any,
+    picture: Source | Subject,
+    cards: MixingWeights | Sequence[MixingWeights],
+    *,
+    prompt: str | None = None,
+    correct_until: float = 1.0,
+    as_published: bool = False,
+    mask: Source | None = None,
+    crop: bool = False,
+    output_type: str = "pil",
+) -> Any:
+    """Edit a real picture; with weights of 1 it comes back as the VAE has it.
+
+    Args:
+        pipe: a PromptNetPipeline with the cards' base model and scheduler.
+        picture: a file or `PIL.Image`, or a subject, whose first reference picture is edited.
+        cards: one edit or several; `.scaled(strength)` dials them.
+        prompt: what the picture shows; None is the first edit's neutral prompt, for a subject with `S*` in place of
+            the class word.
+        correct_until: the share of the steps, from the noisiest on, that hold on to the picture.
+        as_published: replay corrections as the published code does, one step late.
+        mask: a picture, white where the edit may act; None is everywhere.
+        crop: take the central square of a picture of another size than the base model draws.
+        output_type: "pil", "np", "pt" or "latent".
+
+    Returns:
+        A list with one picture, or an array or tensor with one row, as `PromptNetPipeline` gives them.
+
+    Raises:
+        ValueError: a card or the picture does not fit, or the prompt is too long or needs `S*`.
+    """
+    check_output_type(output_type)
+    cards = [cards] if isinstance(cards, MixingWeights) else list(cards)
+    num_steps = joined_weights(cards).shape[1]
+    for card in cards:
+        card.check(pipe)
+    check_invertible(pipe.scheduler)
+    device = pipe._execution_device
+    subject = picture if isinstance(picture, Subject) else None
+    if subject is not None:
+        subject.check(pipe)
+    text = prompt if prompt is not None else default_prompt(cards[0], subject)
+    rows = moved(make_rows(text, subject), device)
+    latents = picture_latents(pipe, picture, crop=crop)
+    networks = Networks(pipe.tokenizer, pipe.text_encoder, pipe.promptnet, device, pipe.unet.dtype)
+    edits = mixing_rule(cards, networks)
+
+    upward, drawing = (_guidance(pipe, rows, networks, scale) for scale in (1.0, cards[0].guidance_scale))
+    inversion = invert(pipe.unet, pipe.scheduler, latents, drawing, num_steps=num_steps, inversion_rules=upward)
+    rules = [*drawing, edits, inversion.rule(until=correct_until, as_published=as_published)]
+    if mask is not None:
+        rules.append(KeptOutside(inversion.levels, mask_of(mask, latents)))
+    pipe.scheduler.set_timesteps(num_steps, device=device)
+    edited = sample(pipe.unet, pipe.scheduler, inversion.start, rules, steps=plan(pipe.scheduler))
+    if output_type == "latent":
+        return edited
+    return pipe.image_processor.postprocess(decode_latents(pipe.vae, edited), output_type=output_type)
+
+
+def default_prompt(card: MixingWeights, subject: Subject | None) -> str:
+    """The neutral prompt, with `S*` in place of the class word where the picture is a subject's.
+
+    Raises:
+        MixingError: the neutral prompt does not mention the subject's class word.
+    """
+    if subject is None:
+        return card.neutral
+    word = re.sub(r"^(?:a|an|the)\s+", "", subject.class_word.strip())
+    text, count = re.subn(rf"\b(?:(?:a|an|the)\s+)?{re.escape(word)}\b", "S*", card.neutral, count=1)
+    if not count:
+        raise MixingError(
+            f"The edit's neutral prompt {card.neutral!r} does not mention the subject's class word {word!r}: "
+            "give prompt=..., what the picture shows, with S* in it."
+        )
+    return text
+
+
+def picture_latents(pipe: Any, picture: Source | Subject, *, crop: bool = False) -> Tensor:
+    """Scaled latents (1, C, h, w) of a picture, or of a subject's first reference picture.
+
+    Raises:
+        ValueError: the picture cannot be used, or has another size than the base model draws and is not to be cropped.
+    """
+    device = pipe._execution_device
+    if isinstance(picture, Subject):
+        return picture.reference_latents[:1].to(device, pipe.unet.dtype)
+    image, (height_px, width_px) = open_image(picture), pipe.trained_size_px
+    if crop:
+        image = square(image, height_px)
+    if image.size != (width_px, height_px):
+        raise ValueError(
+            f"The picture has {image.width}x{image.height} pixels, but this base model draws {width_px}x{height_px}: "
+            "resize it, or ask for its central square (crop=True, --crop)."
+        )
+    return encode_pixels(pipe.vae, to_pixels(image)[None].to(device)).to(pipe.unet.dtype)
+
+
+def mask_of(mask: Source, latents: Tensor) -> Tensor:
+    """A mask picture as shares (1, 1, h, w) in [0, 1] on the latents' grid."""
+    grey = open_image(mask).convert("L").convert("RGB")
+    found = to_pixels(grey)[None, :1] / 2 + 0.5
+    return F.interpolate(found, size=latents.shape[2:], mode="area").to(latents)
+
+
+def _guidance(pipe: Any, rows: Sequence[Row], networks: Networks, scale: float) -> list[Rule]:
+    """Guidance without fusion, which re-noises, and without rescaling, which no edit was learned with."""
+    knobs = replace(pipe.sampling_defaults, guidance_scale=scale, fusion_steps=0, guidance_rescale=0.0)
+    if scale == 1:
+        knobs = replace(knobs, subject_scale=1.0, class_scale=0.0)
+    return build_rules(rows, knobs, networks, prediction=prediction_type(pipe.scheduler))

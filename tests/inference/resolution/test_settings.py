@@ -1,0 +1,143 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptnet.inference.resolution.settings import (
+    ResolutionSettings,
+    factor_at,
+    load_settings,
+    published_names,
+    settings_from_mapping,
+)
+
+
+def published(name: str) -> ResolutionSettings:
+    return load_settings(f"published:{name}")
+
+
+def test_all_published_settings_are_there_and_read() -> None:
+    names = published_names()
+    stems = ["1024x1024", "1280x1280", "2048x1024", "2048x2048", "2048x2048-disperse"]
+    sdxl = ["2048x2048", "2560x2560", "4096x2048", "4096x4096", "4096x4096-disperse"]
+    expected = [f"{base}-{stem}" for base in ("sd15", "sd21") for stem in stems]
+    expected += [f"sdxl-{stem}{end}" for stem in sdxl for end in ("", "-repaired")]
+    assert names == sorted(expected)
+    for name in names:
+        settings = published(name)
+        assert settings.name == f"published:{name}"
+        assert not settings.attention  # ScaleCrafter scales no attention
+        assert settings.dispersed_steps == 0  # and dispersed nothing, also in the files that name layers for it
+        assert bool(settings.dispersed) == ("disperse" in name)
+
+
+@pytest.mark.parametrize(
+    ("name", "tau", "damped", "progressive"),
+    [
+        ("sd15-1024x1024", 30, 0, "no"),
+        ("sd15-1280x1280", 35, 0, "no"),
+        ("sd15-2048x1024", 35, 35, "published"),
+        ("sd15-2048x2048", 35, 35, "published"),
+        ("sd21-1024x1024", 20, 0, "no"),
+        ("sd21-1280x1280", 30, 0, "no"),
+        ("sd21-2048x1024", 37, 0, "published"),
+        ("sd21-2048x2048", 37, 37, "published"),
+        ("sdxl-2048x2048", 30, 0, "no"),
+        ("sdxl-2560x2560", 30, 0, "no"),
+        ("sdxl-4096x2048", 35, 35, "published"),
+        ("sdxl-4096x4096", 35, 35, "published"),
+    ],
+)
+def test_published_steps(name: str, tau: int, damped: int, progressive: str) -> None:
+    settings = published(name)
+    assert (settings.active_steps, settings.damped_steps, settings.progressive) == (tau, damped, progressive)
+    assert settings.num_steps == 50
+
+
+def test_names_read_width_by_height() -> None:
+    assert published("sd21-2048x1024").size_px == (1024, 2048)
+    assert published("sd21-2048x1024").trained_size_px == (512, 512)
+    assert published("sdxl-4096x4096").trained_size_px == (1024, 1024)
+
+
+def test_the_table_of_sd21_at_2048() -> None:
+    settings = published("sd21-2048x2048")
+    assert {name: factor[0] for name, factor in settings.factors.items()} == {
+        "down_blocks.2.resnets": 3,
+        "down_blocks.2.downsamplers": 4,
+        "down_blocks.3": 4,
+        "mid_block": 4,
+        "up_blocks.0": 4,
+        "up_blocks.1": 4,
+        "up_blocks.2": 3,
+        "up_blocks.3.resnets": 2,
+    }
+    assert set(settings.factors) - set(settings.damped_factors) == {"up_blocks.3.resnets"}
+
+
+def test_repaired_settings_name_what_exists_and_keep_the_rest() -> None:
+    for name in ("2048x2048", "2560x2560", "4096x2048", "4096x4096"):
+        dead, repaired = published(f"sdxl-{name}"), published(f"sdxl-{name}-repaired")
+        assert "down_blocks.3" in dead.factors
+        assert "down_blocks.3" not in {*repaired.factors, *repaired.damped_factors}
+        assert repaired.factors["down_blocks.2"] == dead.factors["down_blocks.3"]
+        same = {layer: f for layer, f in dead.factors.items() if not layer.startswith("down_blocks")}
+        assert {layer: f for layer, f in repaired.factors.items() if not layer.startswith("down_blocks")} == same
+        assert replace(repaired, name="", factors={}, damped_factors={}) == replace(
+            dead, name="", factors={}, damped_factors={}
+        )
+
+
+def test_progression_as_published_and_capped() -> None:
+    tau = 35
+    assert [factor_at(4.0, i, tau, "published") for i in (0, 1, 8, 9, 17, 18, 34)] == [4, 4, 4, 3, 3, 2, 2]
+    assert factor_at(1.5, 0, tau, "published") == 2  # raised
+    assert factor_at(1.5, 0, tau, "capped") == 1.5
+    assert factor_at(3.5, 20, tau, "capped") == 2
+    assert factor_at(3.5, 20, tau, "no") == 3.5
+
+
+def test_own_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "wide.yaml"
+    path.write_text("factors: {mid_block: [1, 2.5], down_blocks.1.resnets: 2}\nactive_steps: 6\nnum_steps: 20\n")
+    settings = load_settings(path)
+    assert settings.factors == {"mid_block": (1.0, 2.5), "down_blocks.1.resnets": (2.0, 2.0)}
+    assert settings.attention
+    assert not settings.is_plain
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"factor": {}}, "no setting factor"),
+        ({"factors": {"mid_block": 0}}, "factors"),
+        ({"factors": {"mid_block": "much"}}, "factors"),
+        ({"factors": [1]}, "factors"),
+        ({"active_steps": 51}, "active_steps=51"),
+        ({"damped_steps": -1}, "damped_steps=-1"),
+        ({"dispersed_steps": 2.5}, "dispersed_steps=2.5"),
+        ({"progressive": True}, "progressive=True"),
+        ({"dispersion": "R3to1"}, "R3to1"),
+        ({"attention": "no"}, "attention='no'"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"size_px": 3}, "size_px"),
+        (["factors"], "mapping"),
+    ],
+)
+def test_what_is_not_valid_is_refused_by_name(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings_from_mapping(values, "mine.yaml")
+
+
+@pytest.mark.parametrize("source", ["published:sd3-2048x2048", "published:../settings", "nowhere.yaml", "Auto"])
+def test_settings_that_do_not_exist_are_refused(source: str) -> None:
+    with pytest.raises(ValueError, match="sd21-2048x2048"):
+        load_settings(source)
+
+
+def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("factors: {mid_block: [")
+    with pytest.raises(ValueError, match=r"broken\.yaml is no YAML"):
+        load_settings(path)

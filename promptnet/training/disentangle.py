@@ -1,0 +1,241 @@
+"""Learning an edit: a few dozen mixing weights, by gradient through every denoising step and the decoder.
+
+Wu et al., arXiv 2212.08698. The published code keeps the whole graph; here each step's activations are recomputed in
+the backward pass, which gives the same gradient with the memory of one step. One card is learned on many seeds or
+pictures at once; with one seed it is the published setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import lightning as L
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from torch.utils.checkpoint import checkpoint as recompute
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from promptnet.datasets.stream import sample_noise
+from promptnet.images.framing import square, to_pixels
+from promptnet.images.opening import open_image
+from promptnet.inference.conditions import Networks, PlainPrompts
+from promptnet.inference.fingerprint import hash_weights
+from promptnet.inference.guidance import ClassifierFreeGuidance
+from promptnet.inference.inversion import Corrections, Inversion, invert, make_scheduler
+from promptnet.inference.mixing import COMPONENTS, Mixing, MixingWeights, start_weights, text_directions
+from promptnet.inference.references import decode_latents, encode_pixels
+from promptnet.inference.sampling import Rule, sample
+from promptnet.training.disentangle_parts import DirectionalClip, Edit, LossPart, VisionPerceptual
+
+
+def draw_pixels(
+    unet: Any, vae: Any, scheduler: Any, x: torch.Tensor, rules: Sequence[Rule], *, checkpoint: bool = True
+) -> torch.Tensor:
+    """Pictures (B, 3, H, W) in about [-1, 1], differentiable in everything that the rules hold.
+
+    Args:
+        unet: a diffusers U-Net.
+        vae: the decoder.
+        scheduler: its timesteps set anew; its step is not recomputed, as it has state.
+        x: (B, C, h, w), starting latents in the scheduler's scale.
+        rules: of the loop.
+        checkpoint: keep the latents alone for the backward pass, and recompute one step at a time.
+    """
+    latents = sample(unet, scheduler, x, rules, checkpoint=checkpoint)
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        return decode_latents(vae, latents)
+
+    if not checkpoint:
+        return decode(latents)
+    return recompute(decode, latents, use_reentrant=False)  # pyright: ignore[reportReturnType]
+
+
+class DisentangleStage(L.LightningModule):
+    """Learns an edit card. The only parameters are its weights.
+
+    Args:
+        neutral: the prompt without the attribute.
+        styled: the same prompt with it.
+        out: the card to write when training ends; its folder must exist.
+        base_dir: diffusers folder of the base model.
+        num_steps: of denoising, and weights.
+        scheduler: DDIMScheduler, PNDMScheduler (published), DPMSolverMultistepScheduler or EulerDiscreteScheduler.
+        guidance_scale: of the drawing (published 7.5).
+        start_share: the share of the steps whose weights start at 1; those of the others start at 0.
+        learning_rate: of Adam (published 0.05).
+        parts: of the loss; default as published, with the embedded model's vision tower for VGG16.
+        pictures: files of pictures to learn on, in place of seeds; the data module's `num_seeds` must be their number.
+        correct_until: the share of the steps, from the noisiest on, that hold on to those pictures.
+        picture_every: steps between pictures in TensorBoard; 0 for none.
+        seed: of the starting noise.
+    """
+
+    def __init__(
+        self,
+        neutral: str,
+        styled: str,
+        out: str,
+        base_dir: str = "checkpoints/tiny",
+        num_steps: int = 50,
+        scheduler: str = "DDIMScheduler",
+        guidance_scale: float = 7.5,
+        start_share: float = 0.4,
+        learning_rate: float = 0.05,
+        parts: list[LossPart] | None = None,
+        pictures: list[str] | None = None,
+        correct_until: float = 1.0,
+        picture_every: int = 5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_steps < 1:
+            raise ValueError(f"num_steps={num_steps} must be at least 1.")
+        if not Path(out).parent.is_dir():
+            raise ValueError(f"The card '{out}' cannot be written: create the folder '{Path(out).parent}' first.")
+        self.weights = nn.Parameter(start_weights(num_steps, start_share))
+        self.neutral, self.styled, self.out, self.base_dir = neutral, styled, Path(out), Path(base_dir)
+        self.num_steps, self.guidance_scale, self.learning_rate = num_steps, guidance_scale, learning_rate
+        self.pictures, self.correct_until = list(pictures or []), correct_until
+        self.picture_every, self.seed = picture_every, seed
+        self.parts = [VisionPerceptual(), DirectionalClip()] if parts is None else list(parts)
+        self.scheduler = make_scheduler(scheduler, _scheduler_config(self.base_dir))
+        # Kept in a dictionary: neither optimiser nor checkpoint should hold what does not train.
+        self.frozen = _load_frozen(self.base_dir)
+        self.tokenizer = CLIPTokenizer.from_pretrained(self.base_dir / "tokenizer")
+        self._originals: dict[int, torch.Tensor] = {}
+        self._inversion: Inversion | None = None
+
+    def on_fit_start(self) -> None:
+        """Prepare, now that this module is on its device; refuse a data module that does not fit the pictures."""
+        num_seeds = getattr(getattr(self.trainer, "datamodule", None), "num_seeds", len(self.pictures))
+        if self.pictures and num_seeds != len(self.pictures):
+            raise ValueError(f"num_seeds={num_seeds} must be the number of pictures, {len(self.pictures)}.")
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Move the frozen parts to this one's device; encode the prompts; invert the pictures."""
+        for part in self.frozen.values():
+            part.to(self.device)
+        self.networks = Networks(
+            self.tokenizer, self.frozen["text_encoder"], None, self.device, self.frozen["unet"].dtype
+        )
+        with torch.no_grad():
+            self.prompts = PlainPrompts(self.networks, ["", self.neutral])
+            self.directions = text_directions([self.card()], self.networks)
+            if self.pictures:
+                self._inversion = self._invert()
+        edit = Edit(self.base_dir, self.neutral, self.styled, self.device)
+        for part in self.parts:
+            part.prepare(edit)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, as published."""
+        return torch.optim.Adam([self.weights], lr=self.learning_rate)
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """The loss of one batch of seeds or pictures."""
+        index = batch["index"].cpu()
+        original = self.originals(index)
+        image = self.draw(index, self.weights)
+        found = {part.name: part(image, original).mean() for part in self.parts}
+        loss = torch.stack([part.weight * found[part.name] for part in self.parts]).sum()
+        self.log_dict({f"train/{name}": value for name, value in found.items()}, batch_size=len(index))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
+        self._show(original, image.detach())
+        return loss
+
+    def draw(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, H, W) of the seeds or pictures (B,) with these weights (N,)."""
+        self.scheduler.set_timesteps(self.num_steps, device=self.device)
+        rules = [self._guidance(len(index)), Mixing(weights[None], self.directions)]
+        if self._inversion is not None:
+            corrections = self._inversion.corrections[:, index.to(self.device)]
+            rules.append(Corrections(corrections, self.correct_until))
+        return draw_pixels(self.frozen["unet"], self.frozen["vae"], self.scheduler, self._start(index), rules)
+
+    @torch.no_grad()
+    def originals(self, index: torch.Tensor) -> torch.Tensor:
+        """The unedited pictures (B, 3, H, W), each drawn once, alone: rounding depends on what else is in a batch."""
+        for place in index.tolist():
+            if place not in self._originals:
+                self._originals[place] = self.draw(torch.tensor([place]), torch.ones_like(self.weights))[0].cpu()
+        return torch.stack([self._originals[place] for place in index.tolist()]).to(self.device)
+
+    def card(self) -> MixingWeights:
+        """The edit as it is now."""
+        hashes = {name: hash_weights(part, name) for name, part in self.frozen.items() if name in COMPONENTS}
+        return MixingWeights(
+            self.weights.detach().cpu().float(),
+            self.neutral,
+            self.styled,
+            type(self.scheduler).__name__,
+            self.guidance_scale,
+            hashes,
+            self.base_dir.name,
+        )
+
+    def on_train_end(self) -> None:
+        """Write the card."""
+        if self.trainer.is_global_zero:
+            self.card().save(self.out)
+
+    def _guidance(self, num_rows: int, scale: float | None = None) -> Rule:
+        rows = torch.arange(num_rows, device=self.device)
+        conditions = (self.prompts.condition([text] * num_rows, rows) for text in ("", self.neutral))
+        return ClassifierFreeGuidance(*conditions, self.guidance_scale if scale is None else scale)
+
+    def _start(self, index: torch.Tensor) -> torch.Tensor:
+        if self._inversion is not None:
+            return self._inversion.start[index.to(self.device)]
+        config = self.frozen["unet"].config
+        shape = (config.in_channels, config.sample_size, config.sample_size)
+        noise = sample_noise(self.seed, index, "edit", shape).to(self.device)
+        return noise * self.scheduler.init_noise_sigma
+
+    def _invert(self) -> Inversion:
+        vae, unet = self.frozen["vae"], self.frozen["unet"]
+        size_px = unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
+        pixels = torch.stack([to_pixels(square(open_image(path), size_px)) for path in self.pictures])
+        latents = encode_pixels(vae, pixels.to(self.device))
+        up, down = self._guidance(len(latents), 1.0), self._guidance(len(latents))
+        return invert(unet, self.scheduler, latents, [down], num_steps=self.num_steps, inversion_rules=[up])
+
+    def _show(self, original: torch.Tensor, image: torch.Tensor) -> None:
+        """Originals above edited pictures, and the weights' curve, in TensorBoard."""
+        step, logger = self.global_step, self.logger
+        if not self.picture_every or step % self.picture_every or not hasattr(logger, "experiment"):
+            return
+        add_image = getattr(logger.experiment, "add_image", None)  # pyright: ignore[reportOptionalMemberAccess]
+        if add_image is None:
+            return
+        rows = [torch.cat(list(pixels[:8]), dim=2) for pixels in (original, image)]  # (3, H, 8 W)
+        add_image("pictures", (torch.cat(rows, dim=1) / 2 + 0.5).clamp(0, 1).float().cpu(), step)
+        add_image("weights", weights_picture(self.weights.detach().cpu()), step)
+
+
+def weights_picture(weights: torch.Tensor, height_px: int = 96, column_px: int = 8) -> torch.Tensor:
+    """Weights (N,) as a bar chart (1, height, N column): the bottom is -0.5, the top 1.5, grey lines at 0 and 1."""
+    levels = torch.linspace(1.5, -0.5, height_px)[:, None]  # (height, 1)
+    bars = (levels > weights).float()  # (height, N), white above the bar
+    lines = (torch.minimum(levels.abs(), (levels - 1).abs()) < 1 / height_px).expand_as(bars)
+    return torch.where(lines, torch.full_like(bars, 0.5), bars).repeat_interleave(column_px, 1)[None]
+
+
+def _scheduler_config(base_dir: Path) -> dict[str, Any]:
+    config: Any = diffusers.DDIMScheduler.load_config(base_dir / "scheduler")
+    return config
+
+
+def _load_frozen(base_dir: Path) -> dict[str, Any]:
+    """The base model's parts in float32, for evaluation."""
+    parts: dict[str, Any] = {
+        "vae": AutoencoderKL.from_pretrained(base_dir / "vae"),
+        "unet": UNet2DConditionModel.from_pretrained(base_dir / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(base_dir / "text_encoder"),
+    }
+    return {name: part.float().requires_grad_(False).eval() for name, part in parts.items()}

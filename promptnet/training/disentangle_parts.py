@@ -1,0 +1,254 @@
+"""What an edit is learned by: parts of the loss, each a number a picture (Wu et al., arXiv 2212.08698, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from promptnet.models.judge import AvatarJudge
+from promptnet.models.tiny import load_clip
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is being learned, for parts of the loss that read it."""
+
+    base_dir: Path
+    neutral: str
+    styled: str
+    device: torch.device
+
+
+class LossPart:
+    """A part of the loss. Subclasses are chosen by `class_path` in a config.
+
+    Args:
+        weight: its factor in the sum.
+    """
+
+    name = ""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    def prepare(self, edit: Edit) -> None:
+        """Load what is needed, once, before training."""
+
+    def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+        """The part (B,) of pictures (B, 3, H, W) in about [-1, 1], made of originals of that shape."""
+        raise NotImplementedError
+
+
+def frozen(network: Any, device: torch.device) -> Any:
+    """The network for evaluation, on the device."""
+    return nn.Module.to(network, device).eval().requires_grad_(False)
+
+
+def resized(pixels: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Pictures (B, 3, H, W) at the size a network reads."""
+    if pixels.shape[2:] == (size_px, size_px):
+        return pixels
+    return F.interpolate(pixels, size=(size_px, size_px), mode="bicubic", antialias=True)
+
+
+def normalised(pixels: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:
+    """Pictures in [-1, 1] in the units of a network that wants (p - mean) / std of p in [0, 1]."""
+    mean, std = (torch.tensor(values, dtype=pixels.dtype, device=pixels.device).view(3, 1, 1) for values in (mean, std))
+    return (pixels / 2 + 0.5 - mean) / std
+
+
+def feature_distance(first: list[torch.Tensor], second: list[torch.Tensor]) -> torch.Tensor:
+    """Mean over depths of the L1 distance of features, (B,)."""
+    return torch.stack([(a - b).abs().flatten(1).mean(1) for a, b in zip(first, second, strict=True)]).mean(0)
+
+
+class ClipReader:
+    """A CLIP with its preprocessing as differentiable arithmetic.
+
+    Args:
+        base_dir: embedded model, whose own towers are used where `clip_dir` is None.
+        clip_dir: folder of a transformers CLIPModel with its tokenizer.
+        device: where it computes.
+    """
+
+    def __init__(self, base_dir: Path, clip_dir: str | None, device: torch.device) -> None:
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+        folder = Path(clip_dir) if clip_dir else base_dir
+        clip: Any = CLIPModel.from_pretrained(folder) if clip_dir else load_clip(base_dir)
+        self.clip = frozen(clip, device)
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder if clip_dir else folder / "tokenizer")
+        processor: Any = CLIPImageProcessor.from_pretrained(folder if clip_dir else folder / "feature_extractor")
+        self.mean, self.std = processor.image_mean, processor.image_std
+
+    def pixels(self, image: torch.Tensor) -> torch.Tensor:
+        """Pictures as the vision tower wants them."""
+        size_px = self.clip.config.vision_config.image_size
+        return normalised(resized(image, size_px), self.mean, self.std).to(self.clip.dtype)
+
+    def image_features(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, P) in the space that pictures and texts share."""
+        pooled = self.clip.vision_model(pixel_values=self.pixels(image)).pooler_output
+        return self.clip.visual_projection(pooled)
+
+    def hidden_states(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """(B, T, V) after each layer of the vision tower."""
+        found = self.clip.vision_model(pixel_values=self.pixels(image), output_hidden_states=True)
+        return list(found.hidden_states[1:])
+
+    @torch.no_grad()
+    def text_features(self, texts: list[str]) -> torch.Tensor:
+        """(N, P) in the shared space."""
+        tokens = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").to(self.clip.device)
+        pooled = self.clip.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+        return self.clip.text_projection(pooled)
+
+
+class DirectionalClip(LossPart):
+    """1 - cos(clip(original) - clip(image), clip(c0) - clip(c1)): the picture changes as the prompt does.
+
+    Where nothing changed yet the picture's direction is 0; an epsilon in the norms makes the cosine 0 there.
+
+    Args:
+        weight: its factor.
+        clip_dir: folder of a CLIPModel; None takes the embedded model's own towers.
+        epsilon: relative to features of norm 1.
+    """
+
+    name = "direction"
+
+    def __init__(self, weight: float = 1.0, clip_dir: str | None = None, epsilon: float = 1e-3) -> None:
+        super().__init__(weight)
+        self.clip_dir, self.epsilon = clip_dir, epsilon
+
+    def prepare(self, edit: Edit) -> None:
+        """Load CLIP, encode both prompts."""
+        self.reader = ClipReader(edit.base_dir, self.clip_dir, edit.device)
+        neutral, styled = F.normalize(self.reader.text_features([edit.neutral, edit.styled]), dim=1)
+        self.text_direction = neutral - styled  # (P,)
+
+    def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+        """(B,) in [0, 2]."""
+        features = [F.normalize(self.reader.image_features(pixels), dim=1) for pixels in (original, image)]
+        return 1 - soft_cosine(features[0] - features[1], self.text_direction, self.epsilon)
+
+
+def soft_cosine(first: torch.Tensor, second: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Cosine (B,) of (B, P) and (P,), finite and smooth where the first is 0."""
+    norms = (first.square().sum(1) + epsilon**2).sqrt() * (second.square().sum() + epsilon**2).sqrt()
+    return first @ second / norms
+
+
+class VisionPerceptual(LossPart):
+    """Mean L1 of a CLIP vision tower's hidden states: what stands in for VGG16 where its weights are not at hand.
+
+    Args:
+        weight: its factor (published for VGG16: 0.05, for people 0.03).
+        clip_dir: folder of a CLIPModel; None takes the embedded model's own tower.
+    """
+
+    name = "perceptual"
+
+    def __init__(self, weight: float = 0.05, clip_dir: str | None = None) -> None:
+        super().__init__(weight)
+        self.clip_dir = clip_dir
+
+    def prepare(self, edit: Edit) -> None:
+        """Load the tower."""
+        self.reader = ClipReader(edit.base_dir, self.clip_dir, edit.device)
+
+    def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+        """(B,)."""
+        return feature_distance(self.reader.hidden_states(image), self.reader.hidden_states(original))
+
+
+VGG_DEPTHS = (3, 8, 15, 22)  # after relu1_2, relu2_2, relu3_3 and relu4_3
+VGG_MEAN, VGG_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class VGGPerceptual(LossPart):
+    """Mean L1 of VGG16 features at four depths, as published.
+
+    Args:
+        weights_file: safetensors of torchvision's VGG16 (`features.*`).
+        weight: its factor; 0.03 for people.
+    """
+
+    name = "perceptual"
+
+    def __init__(self, weights_file: str, weight: float = 0.05) -> None:
+        super().__init__(weight)
+        if not Path(weights_file).is_file():
+            raise ValueError(
+                f"weights_file={weights_file!r} does not exist: save torchvision's VGG16 there as safetensors, or use "
+                "VisionPerceptual, which needs no weights of its own."
+            )
+        self.weights_file = weights_file
+
+    def prepare(self, edit: Edit) -> None:
+        """Load the convolutions up to the last depth."""
+        from safetensors.torch import load_file
+        from torchvision.models import vgg16
+
+        layers = vgg16(weights=None).features[: VGG_DEPTHS[-1] + 1]
+        state = {name.removeprefix("features."): value for name, value in load_file(self.weights_file).items()}
+        layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+        for layer in layers:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False
+        self.layers = frozen(layers, edit.device)
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Features at the four depths."""
+        found, x = [], normalised(image, VGG_MEAN, VGG_STD)
+        for depth, layer in enumerate(self.layers):
+            x = layer(x)
+            if depth in VGG_DEPTHS:
+                found.append(x)
+        return found
+
+    def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+        """(B,)."""
+        return feature_distance(self.features(image), self.features(original))
+
+
+class JudgeKeeps(LossPart):
+    """A judge reads the fields that are not to change as it did in the original: the divergence of its answers.
+
+    Args:
+        changed: fields that may change.
+        judge_dir: of the validation judge.
+        weight: its factor.
+    """
+
+    name = "kept"
+
+    def __init__(
+        self, changed: list[str], judge_dir: str = "checkpoints/judges/validation", weight: float = 1.0
+    ) -> None:
+        super().__init__(weight)
+        self.changed, self.judge_dir = changed, judge_dir
+
+    def prepare(self, edit: Edit) -> None:
+        """Load the judge."""
+        judge: Any = AvatarJudge.from_pretrained(self.judge_dir)
+        unknown = set(self.changed) - set(judge.config["fields"])
+        if unknown:
+            fields = ", ".join(judge.config["fields"])
+            raise ValueError(f"changed={sorted(unknown)} are not fields that the judge reads: {fields}.")
+        self.judge = frozen(judge.float(), edit.device)
+
+    def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+        """(B,)."""
+        read, was = self.judge(resized(image, 64)), self.judge(resized(original, 64))
+        kept = [field for field in read if field not in self.changed]
+        divergences = [
+            F.kl_div(F.log_softmax(read[field], 1), F.log_softmax(was[field], 1), reduction="none", log_target=True)
+            for field in kept
+        ]
+        return torch.stack([one.sum(1) for one in divergences]).mean(0)

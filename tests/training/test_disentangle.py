@@ -1,0 +1,307 @@
+"""Learning mixing weights: exact gradients, what trains, the parts of the loss, resuming, pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPVisionModel
+
+from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
+from promptnet.inference.inversion import make_scheduler
+from promptnet.inference.mixing import Directions, Mixing, MixingWeights
+from promptnet.inference.sampling import UNetInputs
+from promptnet.models.tiny import (
+    build_clip,
+    build_image_processor,
+    build_scheduler,
+    build_unet,
+    build_vae,
+    copy_tower,
+    save_projections,
+    train_tokenizer,
+)
+from promptnet.training.disentangle import DisentangleStage, draw_pixels, weights_picture
+from promptnet.training.disentangle_data import SeedDataModule
+from promptnet.training.disentangle_parts import (
+    DirectionalClip,
+    Edit,
+    JudgeKeeps,
+    VGGPerceptual,
+    VisionPerceptual,
+    feature_distance,
+    normalised,
+    soft_cosine,
+)
+from tests.inference.conftest import build_unet as build_small_unet
+
+SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+NUM_STEPS = 5
+
+
+# --- gradients ----------------------------------------------------------------------------------------------------
+
+
+class Problem:
+    """A picture of mixing weights on small random networks in float64, and a number made of it."""
+
+    def __init__(self, scheduler: str) -> None:
+        self.unet = build_small_unet().double()
+        vae = diffusers.AutoencoderKL(norm_num_groups=8, block_out_channels=(8,), latent_channels=4)
+        self.vae = vae.double().eval().requires_grad_(False)
+        config = {
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "clip_sample": False,
+            "steps_offset": 1,
+        }
+        self.scheduler = make_scheduler(scheduler, config)
+        self.noise = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+        uncond, neutral, styled = 3 * torch.randn(3, 1, 5, 32, dtype=torch.float64)
+        given = [UNetInputs(states.expand(2, 5, 32)) for states in (uncond, neutral)]
+        self.guidance = ClassifierFreeGuidance(*(Condition(lambda x, step, i=i: given[i]) for i in (0, 1)), 3.0)
+        self.directions = Directions(styled - neutral)
+        self.reader = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+
+    def loss(self, weights: Tensor, *, checkpoint: bool = True) -> Tensor:
+        self.scheduler.set_timesteps(NUM_STEPS)
+        rules = [self.guidance, Mixing(weights[None], self.directions)]
+        x = self.noise * self.scheduler.init_noise_sigma
+        return (draw_pixels(self.unet, self.vae, self.scheduler, x, rules, checkpoint=checkpoint) * self.reader).sum()
+
+    def gradient(self, weights: Tensor, *, checkpoint: bool = True) -> Tensor:
+        weights = weights.clone().requires_grad_()
+        return torch.autograd.grad(self.loss(weights, checkpoint=checkpoint), weights)[0]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_recomputed_gradients_are_those_of_the_whole_graph_and_of_differences(scheduler: str):
+    problem, weights = Problem(scheduler), torch.linspace(0.9, 0.1, NUM_STEPS, dtype=torch.float64)
+    gradient = problem.gradient(weights)
+    whole = problem.gradient(weights, checkpoint=False)
+    assert (gradient - whole).norm() <= 1e-5 * whole.norm()
+    assert whole.abs().min() > 0
+
+    # DPM-Solver++ and Euler step in float32 whatever they are given, which small differences would drown in.
+    size, tolerance = (1e-5, 1e-5) if scheduler in ("DDIMScheduler", "PNDMScheduler") else (2e-2, 2e-2)
+    with torch.no_grad():
+        shifts = size * torch.eye(NUM_STEPS, dtype=torch.float64)
+        found = [(problem.loss(weights + one) - problem.loss(weights - one)) / (2 * size) for one in shifts]
+    assert (torch.stack(found) - gradient).norm() <= tolerance * gradient.norm()
+
+
+def test_nothing_but_latents_and_conditions_is_kept_for_the_backward_pass():
+    def kept(num_steps: int, checkpoint: bool) -> int:
+        problem, sizes = Problem("DDIMScheduler"), {}
+        weights = torch.ones(num_steps, dtype=torch.float64, requires_grad=True)
+        problem.scheduler.set_timesteps(num_steps)
+        rules = [problem.guidance, Mixing(weights[None], problem.directions)]
+
+        def note(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            draw_pixels(problem.unet, problem.vae, problem.scheduler, problem.noise, rules, checkpoint=checkpoint)
+        return sum(sizes.values())
+
+    a_step = (kept(8, True) - kept(4, True)) / 4
+    latents_bytes, states_bytes = 2 * 4 * 8 * 8 * 8, 2 * 2 * 5 * 32 * 8
+    assert a_step < 12 * (latents_bytes + states_bytes)
+    assert (kept(4, False) - kept(2, False)) / 2 > 20 * a_step
+
+
+# --- the stage ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Diffusers folder of an untrained embedded model with a narrower U-Net, and CLIP's projections."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["a portrait of a person, happy"])
+    tokenizer.save_pretrained(folder / "tokenizer")
+    clip: Any = build_clip(tokenizer)
+    for name, kind in (("text", CLIPTextModel), ("vision", CLIPVisionModel)):
+        tower = kind(getattr(clip.config, f"{name}_config"))
+        copy_tower(getattr(clip, f"{name}_model"), tower)
+        tower.save_pretrained(folder / {"text": "text_encoder", "vision": "image_encoder"}[name])
+    save_projections(clip, folder)
+    build_image_processor().save_pretrained(folder / "feature_extractor")
+    build_vae().save_pretrained(folder / "vae")
+    build_unet((32, 32, 64)).save_pretrained(folder / "unet")
+    build_scheduler().save_pretrained(folder / "scheduler")
+    return folder
+
+
+def make_stage(base: Path, out: Path, **more: Any) -> DisentangleStage:
+    torch.manual_seed(0)
+    prompts = ("a portrait of a person", "a happy portrait of a person")
+    return DisentangleStage(*prompts, str(out), str(base), num_steps=3, guidance_scale=2.0, picture_every=0, **more)
+
+
+def fit(stage: DisentangleStage, folder: Path, max_steps: int, checkpoint: Path | None = None, **data: Any) -> Any:
+    trainer = L.Trainer(
+        max_steps=max_steps,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+    )
+    data = {"num_seeds": 3, "batch_size": 2, **data}
+    trainer.fit(stage, datamodule=SeedDataModule(**data), ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+def test_only_the_weights_train_and_the_card_is_written(base: Path, tmp_path: Path):
+    stage = make_stage(base, tmp_path / "card.safetensors")
+    assert {name: value.shape for name, value in stage.named_parameters()} == {"weights": (3,)}
+    assert list(stage.state_dict()) == ["weights"]
+    before = stage.weights.detach().clone()
+    fit(stage, tmp_path, 2)
+    card = MixingWeights.load(tmp_path / "card.safetensors")
+    assert torch.equal(card.weights, stage.weights.detach())
+    assert (card.weights - before).abs().min() > 1e-3
+    assert (card.scheduler, card.guidance_scale, card.num_steps) == ("DDIMScheduler", 2.0, 3)
+    pipe = diffusers.StableDiffusionPipeline(
+        unet=stage.frozen["unet"],
+        vae=stage.frozen["vae"],
+        text_encoder=stage.frozen["text_encoder"],
+        tokenizer=stage.tokenizer,
+        scheduler=stage.scheduler,
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    card.check(pipe, 3)
+
+
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(base: Path, tmp_path: Path):
+    whole = make_stage(base, tmp_path / "whole.safetensors")
+    fit(whole, tmp_path, 4)
+    first = make_stage(base, tmp_path / "card.safetensors")
+    fit(first, tmp_path, 2).save_checkpoint(tmp_path / "middle.ckpt")
+    assert not torch.equal(first.weights, whole.weights)
+    second = make_stage(base, tmp_path / "card.safetensors")
+    fit(second, tmp_path, 4, tmp_path / "middle.ckpt")
+    assert torch.equal(second.weights, whole.weights)
+
+
+def test_pictures_in_place_of_seeds_come_back_with_weight_one(base: Path, tmp_path: Path):
+    from PIL import Image
+
+    for name, colour in (("one", (200, 90, 30)), ("two", (20, 90, 130))):
+        Image.new("RGB", (80, 64), colour).save(tmp_path / f"{name}.png")
+    pictures = [str(tmp_path / f"{name}.png") for name in ("one", "two")]
+    stage = make_stage(base, tmp_path / "card.safetensors", pictures=pictures)
+    stage.prepare()
+    index = torch.tensor([1, 0])
+    from promptnet.images.framing import square, to_pixels
+    from promptnet.images.opening import open_image
+    from promptnet.inference.references import decode_latents, encode_pixels
+
+    pixels = torch.stack([to_pixels(square(open_image(pictures[place]), 64)) for place in index])
+    with torch.no_grad():
+        expected = decode_latents(stage.frozen["vae"], encode_pixels(stage.frozen["vae"], pixels))
+    torch.testing.assert_close(stage.originals(index), expected, rtol=0, atol=1e-3)
+    fit(stage, tmp_path, 1, num_seeds=2)
+    assert MixingWeights.load(tmp_path / "card.safetensors").weights.isfinite().all()
+
+
+def test_more_seeds_than_pictures_are_refused(base: Path, tmp_path: Path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "one.png")
+    stage = make_stage(base, tmp_path / "card.safetensors", pictures=[str(tmp_path / "one.png")])
+    with pytest.raises(ValueError, match="num_seeds=3 must be the number of pictures, 1"):
+        fit(stage, tmp_path, 1)
+
+
+def test_bad_settings_are_refused(base: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="scheduler='HeunDiscreteScheduler' must be one of"):
+        make_stage(base, tmp_path / "card.safetensors", scheduler="HeunDiscreteScheduler")
+    with pytest.raises(ValueError, match="create the folder"):
+        make_stage(base, tmp_path / "nowhere" / "card.safetensors")
+    with pytest.raises(ValueError, match="num_seeds=0"):
+        SeedDataModule(num_seeds=0)
+
+
+# --- the parts of the loss ----------------------------------------------------------------------------------------
+
+
+def test_directional_clip_is_finite_where_nothing_changed_yet(base: Path):
+    part = DirectionalClip()
+    part.prepare(Edit(base, "a portrait of a person", "a happy portrait of a person", torch.device("cpu")))
+    original = torch.rand(2, 3, 64, 64)
+    image = original.clone().requires_grad_()
+    value = part(image, original)
+    assert value.tolist() == pytest.approx([1, 1], abs=1e-5)
+    assert torch.autograd.grad(value.sum(), image)[0].isfinite().all()
+    moved = part(original + 0.3 * torch.randn_like(original), original)
+    assert (moved - 1).abs().min() > 1e-4
+
+
+def test_the_soft_cosine_is_the_cosine_away_from_zero():
+    first, second = torch.randn(4, 6), torch.randn(6)
+    expected = nn.functional.cosine_similarity(first, second[None])
+    torch.testing.assert_close(soft_cosine(first, second, 1e-4), expected)
+
+
+def test_perceptual_parts_grow_with_the_distance(base: Path, tmp_path: Path):
+    from safetensors.torch import save_file
+    from torchvision.models import vgg16
+
+    with pytest.raises(ValueError, match="VisionPerceptual"):
+        VGGPerceptual(str(tmp_path / "absent.safetensors"))
+    state = {f"features.{name}": value for name, value in vgg16(weights=None).features[:23].state_dict().items()}
+    save_file(state, tmp_path / "vgg.safetensors")
+    vgg, vision = VGGPerceptual(str(tmp_path / "vgg.safetensors")), VisionPerceptual()
+    original, change = torch.rand(1, 3, 64, 64), torch.randn(1, 3, 64, 64)
+    for part in (vgg, vision):
+        part.prepare(Edit(base, "a portrait", "a happy portrait", torch.device("cpu")))
+        near, far = (part(original + size * change, original).item() for size in (0.01, 0.3))
+        assert part(original, original).item() == 0
+        assert 0 < near < far
+    assert [list(one.shape[1:]) for one in vgg.features(original)] == [
+        [64, 64, 64],
+        [128, 32, 32],
+        [256, 16, 16],
+        [512, 8, 8],
+    ]
+
+
+def test_feature_distance_and_normalisation():
+    ones, zeros = torch.ones(2, 3, 4), torch.zeros(2, 3, 4)
+    assert feature_distance([ones, 3 * ones], [zeros, zeros]).tolist() == [2, 2]
+    found = normalised(torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1), (0.5, 0.5, 0.5), (0.5, 0.25, 0.5))
+    assert found.flatten().tolist() == [-1, 0, 1]
+
+
+def test_the_judge_part_reads_the_fields_that_may_not_change(tmp_path: Path):
+    from promptnet.models.judge import AvatarJudge
+
+    torch.manual_seed(0)
+    AvatarJudge({"hair": ["a", "b"], "mood": ["c", "d"]}, width=8).save_pretrained(str(tmp_path / "judge"))
+    edit = Edit(tmp_path, "", "", torch.device("cpu"))
+    part = JudgeKeeps(["mood"], str(tmp_path / "judge"))
+    part.prepare(edit)
+    original, image = torch.rand(2, 2, 3, 64, 64)
+    read, was = (part.judge(pixels)["hair"].log_softmax(1) for pixels in (image, original))
+    expected = (was.exp() * (was - read)).sum(1)
+    torch.testing.assert_close(part(image, original), expected)
+    with pytest.raises(ValueError, match=r"changed=\['nose'\]"):
+        JudgeKeeps(["nose"], str(tmp_path / "judge")).prepare(edit)
+
+
+def test_the_curve_shows_the_weights():
+    found = weights_picture(torch.tensor([1.5, 0.5, -0.5]), height_px=40, column_px=2)
+    assert found.shape == (1, 40, 6)
+    assert (found == 1).float().mean(dim=(0, 1)).tolist() == pytest.approx([0, 0, 0.5, 0.5, 1, 1], abs=0.12)

@@ -298,6 +298,11 @@ def mixing_rule(cards: Sequence[MixingWeights], networks: Networks) -> Mixing:
     return Mixing(joined_weights(cards).to(networks.device), text_directions(cards, networks))
 
 
+def learned_knobs(cards: Sequence[MixingWeights]) -> dict[str, Any]:
+    """Knobs of the drawing that the first edit was learned in; none without an edit."""
+    return {"num_inference_steps": cards[0].num_steps, "guidance_scale": cards[0].guidance_scale} if cards else {}
+
+
 def _check_same_kind(first: MixingWeights, other: MixingWeights) -> None:
     if dict(first.fingerprint) != dict(other.fingerprint):
         raise MixingError(f"The edits {first.styled!r} and {other.styled!r} were learned in different base models.")

@@ -29,9 +29,11 @@ from promptnet.inference.arguments import (
 from promptnet.inference.conditions import Networks
 from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.fingerprint import fingerprint
+from promptnet.inference.mixing import MixingWeights, learned_knobs, mixing_rule
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.recipe import Generators, build_rules
 from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
+from promptnet.inference.resolution.drawing import Resolution, rules_for_size
 from promptnet.inference.rows import Row, SubjectsOfPrompt, distinct_subjects, make_rows, moved
 from promptnet.inference.sampling import sample
 from promptnet.inference.schedule import Step, check_scheduler, plan
@@ -227,10 +229,12 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         prompt: str | list[str] = "",
         *,
         subject: SubjectsOfPrompt | Sequence[SubjectsOfPrompt] = None,
+        edits: MixingWeights | Sequence[MixingWeights] = (),
         negative_prompt: str | list[str] | None = None,
         class_word: str | None = None,
         height: int | None = None,
         width: int | None = None,
+        resolution: Resolution = "auto",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
@@ -261,10 +265,14 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             prompt: what to draw, one text or several. "" draws anything.
             subject: who `S*` is: one subject, in every prompt. With one prompt, a list is `S1*`, `S2*`, ...; with a
                 list of prompts, a list has an entry for each: a subject, a list of subjects, or None.
+            edits: mixing weights of one edit or several, acting on every prompt; number of steps and guidance scale
+                are theirs unless given.
             negative_prompt: what to move away from, one for all or one for each prompt.
             class_word: what stands in place of `S*` in the reference prompt; default the subject's own.
             height: in pixels, default as trained.
             width: in pixels, default as trained.
+            resolution: "auto" adapts the U-Net where the size is far from the trained one, "off" never; or settings, as
+                in `promptnet.inference.resolution.load_settings`. PromptNet itself stays plain, at its trained size.
             num_inference_steps: denoising steps.
             guidance_scale: w, for prompts without a subject.
             guidance_rescale: how far guidance is kept from raising the contrast.
@@ -295,7 +303,8 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             ValueError: an argument is out of range, prompts and subjects do not match, a subject was made for another
                 base model, or the scheduler is not supported. Nothing is drawn then.
         """
-        knobs = self.sampling_defaults.replaced(
+        cards = [edits] if isinstance(edits, MixingWeights) else list(edits)
+        knobs = self.sampling_defaults.replaced(learned_knobs(cards)).replaced(
             {
                 "num_inference_steps": num_inference_steps,
                 "guidance_scale": guidance_scale,
@@ -319,6 +328,8 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         size_px = chosen_size_px((height, width), self.trained_size_px, self.size_multiple_px)
         rows = make_rows(prompt, subject, negative_prompt, class_word, num_images_per_prompt)
         self._check_rows(rows, knobs)
+        for card in cards:
+            card.check(self, knobs.num_inference_steps)
         step_kwargs = kwargs_of_step(self.scheduler, eta=knobs.eta, generator=generator)
 
         device = self._execution_device
@@ -326,12 +337,18 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         x = starting_noise(shape, generator, latents, device, self.unet.dtype)
         self.scheduler.set_timesteps(knobs.num_inference_steps, device=device)
         steps = plan(self.scheduler)
+        networks = Networks(self.tokenizer, self.text_encoder, self.promptnet, device, self.unet.dtype)
         rules = build_rules(
-            moved(rows, device),
-            knobs,
-            Networks(self.tokenizer, self.text_encoder, self.promptnet, device, self.unet.dtype),
-            prediction=prediction_type(self.scheduler),
-            generator=generator,
+            moved(rows, device), knobs, networks, prediction=prediction_type(self.scheduler), generator=generator
+        )
+        if cards:
+            rules.append(mixing_rule(cards, networks))
+        rules += rules_for_size(
+            self.unet,
+            resolution,
+            trained_size_px=self.trained_size_px,
+            size_px=size_px,
+            num_inference_steps=knobs.num_inference_steps,
         )
         x = x * self.scheduler.init_noise_sigma
         self._interrupt, self._num_timesteps = False, len(steps)

@@ -350,3 +350,31 @@ def test_sdxl_mixes_the_pooled_states_too(pipe: Any):
     expected = ours(Directions(styled - neutral, pooled_styled - pooled_neutral))
     torch.testing.assert_close(drawn.images, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(drawn.images, ours(Directions(styled - neutral)), rtol=1e-4, atol=1e-4)
+
+
+# --- in our own pipeline ------------------------------------------------------------------------------------------
+
+
+def test_the_pipeline_draws_in_the_steps_and_with_the_guidance_of_the_edit(pipe: Any):
+    card = make_card(weights=torch.rand(6), fingerprint=edit_fingerprint(pipe))
+    latents = torch.randn(2, 4, 8, 8)
+    options: dict[str, Any] = {"latents": latents, "output_type": "latent", "num_images_per_prompt": 2}
+    drawn = pipe(NEUTRAL, edits=card, **options).images
+    assert pipe.num_timesteps == 6
+    torch.testing.assert_close(drawn, on_the_loop(pipe, [card], latents))
+    plain = pipe(NEUTRAL, num_inference_steps=6, guidance_scale=3.0, **options).images
+    assert torch.equal(pipe(NEUTRAL, edits=[card.scaled(0)], **options).images, plain)
+    with pytest.raises(MixingError, match=r"at_steps\(7\)"):
+        pipe(NEUTRAL, edits=card, num_inference_steps=7, **options)
+
+
+def test_an_edit_learned_without_a_subject_acts_on_one(pipe: Any, make_subject: Any):
+    card = make_card(weights=torch.zeros(6), fingerprint=edit_fingerprint(pipe))
+    options: dict[str, Any] = {"subject": make_subject(pipe, tuned=True), "latents": torch.randn(1, 4, 8, 8)}
+
+    def drawn(**more: Any) -> Tensor:
+        torch.manual_seed(0)
+        return pipe("a photo of S*", output_type="latent", **options, **more).images
+
+    assert torch.equal(drawn(edits=card.scaled(0)), drawn(num_inference_steps=6))
+    assert (drawn(edits=card) - drawn(num_inference_steps=6)).abs().max() > 1e-3

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from promptnet.commands.convert import convert
 from promptnet.commands.customize import customize
 from promptnet.commands.demo import demo
+from promptnet.commands.edit import edit
 from promptnet.commands.evaluate import avatars, base_model, tune
 from promptnet.commands.generate import generate
+from promptnet.commands.optimize_edit import optimize_edit
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -27,6 +29,8 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "demo": demo,
     "customize": customize,
     "generate": generate,
+    "edit": edit,
+    "optimize-edit": optimize_edit,
     "evaluate": {"avatars": avatars, "base": base_model, "tune": tune},
     "convert": convert,
 }
@@ -72,7 +76,10 @@ def _summary(function: Command) -> str:
 
 
 def _add_options(parser: ArgumentParser, function: Command) -> None:
-    """One option a parameter: `class_word: str = "person"` becomes `--class-word`, a list takes several values."""
+    """One option a parameter: `class_word: str = "person"` becomes `--class-word`, a list takes several values.
+
+    `from_`, which cannot be called by the word itself, becomes `--from`.
+    """
     import docstring_parser
 
     about = {
@@ -85,7 +92,7 @@ def _add_options(parser: ArgumentParser, function: Command) -> None:
             option["required"] = True
         elif types[name] is not bool:
             option["default"] = parameter.default
-        parser.add_argument("--" + name.replace("_", "-"), **option)
+        parser.add_argument("--" + name.strip("_").replace("_", "-"), **option)
 
 
 def _reading(kind: Any) -> dict[str, Any]:
@@ -103,7 +110,8 @@ def _chosen(arguments: Namespace) -> tuple[Command, dict[str, Any]]:
     command, options = COMMANDS[arguments.command], arguments[arguments.command]
     if isinstance(command, dict):
         command, options = command[options.what], options[options.what]
-    return command, dict(vars(options))
+    parameters = {name.strip("_"): name for name in inspect.signature(command).parameters}
+    return command, {parameters[name]: value for name, value in vars(options).items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -93,7 +93,7 @@ def test_every_option_of_every_command_is_explained(command: str, capsys: pytest
     text = capsys.readouterr().out
     documented = inspect.getdoc(LEAVES[command]) or ""
     for name in inspect.signature(LEAVES[command]).parameters:
-        assert f"--{name.replace('_', '-')}" in text
+        assert f"--{name.strip('_').replace('_', '-')}" in text
         assert f"\n    {name}: " in documented, f"{command} does not explain {name}"
 
 

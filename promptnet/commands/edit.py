@@ -1,0 +1,69 @@
+"""`promptnet edit`: a picture and edit cards in, the edited picture out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from promptnet.commands.files import PICTURES, check_output
+from promptnet.commands.loading import EMBEDDED, load_pipeline
+from promptnet.commands.progress import status
+from promptnet.evaluation.files import write_whole
+
+
+def edit(
+    card: list[Path],
+    out: Path,
+    image: Path | None = None,
+    subject: Path | None = None,
+    strength: float = 1.0,
+    prompt: str | None = None,
+    mask: Path | None = None,
+    correct_until: float = 1.0,
+    crop: bool = False,
+    as_published: bool = False,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Change one attribute of a picture, and nothing else.
+
+    Args:
+        card: one edit card of `promptnet optimize-edit`, or several that act together
+        out: the picture to write (.png, .jpg, .webp)
+        image: the picture to edit
+        subject: edit the picture that a subject file of `promptnet customize` keeps, instead of an image
+        strength: 0 gives the picture back, 1 edits as learned, more edits more
+        prompt: what the picture shows (null: the card's neutral prompt)
+        mask: a picture that is white where the edit may act
+        correct_until: share of the steps, from the noisy end, that hold on to the picture
+        crop: take the central square of a picture of another size than the base model draws
+        as_published: replay the picture as the published code does, one step late
+        base: base model, a folder in diffusers layout or a Hub id
+        device: auto, cpu, cuda, ...
+    """
+    if (image is None) == (subject is None):
+        raise ValueError("give either --image or --subject: the picture to edit")
+    check_output(out, PICTURES)
+    from promptnet import Subject
+    from promptnet.inference.inversion import make_scheduler
+    from promptnet.inference.mixing import MixingWeights
+    from promptnet.inference.mixing_pictures import edit_picture
+
+    cards = [MixingWeights.load(path).scaled(strength) for path in card]
+    picture = Subject.load(subject) if subject is not None else image
+    assert picture is not None
+    with status("loading the base model"):
+        pipe = load_pipeline(base, device)
+    pipe.scheduler = make_scheduler(cards[0].scheduler, pipe.scheduler.config)
+    with status("editing"):
+        edited = edit_picture(
+            pipe,
+            picture,
+            cards,
+            prompt=prompt,
+            correct_until=correct_until,
+            as_published=as_published,
+            mask=mask,
+            crop=crop,
+        )
+    write_whole(out, edited[0].save)
+    print(out)

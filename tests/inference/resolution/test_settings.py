@@ -141,3 +141,17 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     path.write_text("factors: {mid_block: [")
     with pytest.raises(ValueError, match=r"broken\.yaml is no YAML"):
         load_settings(path)
+
+
+def test_the_example_of_the_page_fits_a_network(make_unet: Any) -> None:
+    import re
+
+    import yaml
+
+    from promptnet.inference.resolution.adaptation import check_settings
+
+    page = (Path(__file__).parents[3] / "docs" / "resolution.md").read_text("utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    settings = settings_from_mapping(yaml.safe_load(example), "the page")
+    factors = check_settings(make_unet(3), settings, (128, 128), (256, 320)).factors
+    assert factors["mid_block.resnets.0.conv1"] == (2, 2.5)

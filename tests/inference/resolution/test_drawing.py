@@ -1,0 +1,80 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from promptnet.inference.resolution.drawing import rules_for_size
+from promptnet.inference.resolution.handle import adapt_resolution
+
+SIZES: Any = {"trained_size_px": (128, 128), "num_inference_steps": 20}
+STEPS: Any = {"num_inference_steps": 2, "output_type": "np"}
+
+
+def test_near_the_trained_size_auto_has_no_rules(unet: Any) -> None:
+    assert rules_for_size(unet, "auto", size_px=(128, 128), **SIZES) == []
+    assert len(rules_for_size(unet, "auto", size_px=(256, 256), **SIZES)) == 1
+    assert len(rules_for_size(unet, "auto", size_px=(512, 512), **SIZES)) == 2  # damped too
+    assert rules_for_size(unet, "off", size_px=(512, 512), **SIZES) == []
+
+
+def test_a_network_adapted_by_hand_is_not_adapted_twice(unet: Any) -> None:
+    with adapt_resolution(unet, 256, 256):
+        assert rules_for_size(unet, "auto", size_px=(256, 256), **SIZES) == []
+        with pytest.raises(ValueError, match="remove"):
+            rules_for_size(unet, "published:sd21-2048x2048", size_px=(2048, 2048), **SIZES)
+
+
+def draw(pipe: Any, height: int, width: int, **options: Any) -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    return pipe(
+        options.pop("prompt", "a hat"), height=height, width=width, generator=generator, **STEPS, **options
+    ).images
+
+
+def test_the_trained_size_is_drawn_bit_for_bit_as_without(pipe: Any) -> None:
+    assert np.array_equal(draw(pipe, 16, 16), draw(pipe, 16, 16, resolution="off"))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (8, 8), (24, 40), (64, 64)])
+def test_other_sizes_are_adapted_unless_it_is_off(size: Any, pipe: Any) -> None:
+    adapted = draw(pipe, *size)
+    assert adapted.shape == (1, *size, 3)
+    assert np.isfinite(adapted).all()
+    assert not np.array_equal(adapted, draw(pipe, *size, resolution="off"))
+
+
+def test_subjects_and_plain_prompts_in_one_batch(pipe: Any, make_subject: Any) -> None:
+    """A tuned subject with its deltas, fusion and damping at four times the size; the plain row is what it is alone."""
+    subject = make_subject(pipe, tuned=True)
+    options: Any = {"num_inference_steps": 2, "output_type": "np", "height": 64, "width": 64}
+    noise = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(4))
+    both = pipe(["S* on a chair", "a hat"], subject=[subject, None], class_scale=2.0, latents=noise, **options).images
+    alone = pipe("a hat", latents=noise[1:], **options).images
+    assert np.isfinite(both).all()
+    np.testing.assert_allclose(both[1], alone[0], atol=2e-4)
+    assert UNet2DConditionModel in type(pipe.unet).__mro__
+    assert not any("_conv_forward" in vars(module) for module in pipe.unet.modules())
+
+
+def test_promptnet_stays_plain(pipe: Any, make_subject: Any) -> None:
+    seen: list[bool] = []
+    convolutions = [m for m in pipe.promptnet.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+    hooks = [
+        m.register_forward_hook(lambda module, *_: seen.append("_conv_forward" in vars(module))) for m in convolutions
+    ]
+    draw(pipe, 32, 32, prompt="S*", subject=make_subject(pipe))
+    for hook in hooks:
+        hook.remove()
+    assert seen
+    assert not any(seen)
+
+
+def test_own_settings_and_mistakes_in_them(pipe: Any) -> None:
+    own = draw(pipe, 32, 32, resolution={"factors": {"mid_block": 2}, "active_steps": 50})
+    assert not np.array_equal(own, draw(pipe, 32, 32, resolution="off"))
+    with pytest.raises(ValueError, match=r"mid_block\.resnets\.9"):
+        draw(pipe, 32, 32, resolution={"factors": {"mid_block.resnets.9": 2}})
+    with pytest.raises(ValueError, match="settings='on'"):
+        draw(pipe, 32, 32, resolution="on")

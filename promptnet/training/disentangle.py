@@ -186,8 +186,8 @@ class DisentangleStage(L.LightningModule):
 
     def _guidance(self, num_rows: int, scale: float | None = None) -> Rule:
         rows = torch.arange(num_rows, device=self.device)
-        conditions = (self.prompts.condition([text] * num_rows, rows) for text in ("", self.neutral))
-        return ClassifierFreeGuidance(*conditions, self.guidance_scale if scale is None else scale)
+        uncond, prompt = (self.prompts.condition([text] * num_rows, rows) for text in ("", self.neutral))
+        return ClassifierFreeGuidance(uncond, prompt, self.guidance_scale if scale is None else scale)
 
     def _start(self, index: torch.Tensor) -> torch.Tensor:
         if self._inversion is not None:
@@ -208,10 +208,8 @@ class DisentangleStage(L.LightningModule):
     def _show(self, original: torch.Tensor, image: torch.Tensor) -> None:
         """Originals above edited pictures, and the weights' curve, in TensorBoard."""
         step, logger = self.global_step, self.logger
-        if not self.picture_every or step % self.picture_every or not hasattr(logger, "experiment"):
-            return
-        add_image = getattr(logger.experiment, "add_image", None)  # pyright: ignore[reportOptionalMemberAccess]
-        if add_image is None:
+        add_image = getattr(getattr(logger, "experiment", None), "add_image", None)
+        if add_image is None or not self.picture_every or step % self.picture_every:
             return
         rows = [torch.cat(list(pixels[:8]), dim=2) for pixels in (original, image)]  # (3, H, 8 W)
         add_image("pictures", (torch.cat(rows, dim=1) / 2 + 0.5).clamp(0, 1).float().cpu(), step)

@@ -195,7 +195,8 @@ class VGGPerceptual(LossPart):
         from safetensors.torch import load_file
         from torchvision.models import vgg16
 
-        layers = vgg16(weights=None).features[: VGG_DEPTHS[-1] + 1]
+        network: Any = vgg16(weights=None)
+        layers = network.features[: VGG_DEPTHS[-1] + 1]
         state = {name.removeprefix("features."): value for name, value in load_file(self.weights_file).items()}
         layers.load_state_dict({name: state[name] for name in layers.state_dict()})
         for layer in layers:

@@ -28,7 +28,8 @@ def guidance(pipe: Any, num_rows: int, scale: float) -> Rule:
     networks = Networks(pipe.tokenizer, pipe.text_encoder, None, torch.device("cpu"), torch.float32)
     texts, rows = ("", "a photo of a person"), torch.arange(num_rows)
     prompts = PlainPrompts(networks, texts)
-    return ClassifierFreeGuidance(*(prompts.condition([text] * num_rows, rows) for text in texts), scale)
+    uncond, prompt = (prompts.condition([text] * num_rows, rows) for text in texts)
+    return ClassifierFreeGuidance(uncond, prompt, scale)
 
 
 def edit(pipe: Any, weights: Tensor) -> Rule:

@@ -237,7 +237,7 @@ def stock(pipe: Any) -> Any:
         tokenizer=pipe.tokenizer,
         unet=pipe.unet,
         scheduler=pipe.scheduler,
-        safety_checker=None,
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )

@@ -63,7 +63,8 @@ class Problem:
         self.noise = torch.randn(2, 4, 8, 8, dtype=torch.float64)
         uncond, neutral, styled = 3 * torch.randn(3, 1, 5, 32, dtype=torch.float64)
         given = [UNetInputs(states.expand(2, 5, 32)) for states in (uncond, neutral)]
-        self.guidance = ClassifierFreeGuidance(*(Condition(lambda x, step, i=i: given[i]) for i in (0, 1)), 3.0)
+        first, second = (Condition(lambda x, step, one=one: one) for one in given)
+        self.guidance = ClassifierFreeGuidance(first, second, 3.0)
         self.directions = Directions(styled - neutral)
         self.reader = torch.randn(2, 3, 8, 8, dtype=torch.float64)
 
@@ -261,7 +262,8 @@ def test_perceptual_parts_grow_with_the_distance(base: Path, tmp_path: Path):
 
     with pytest.raises(ValueError, match="VisionPerceptual"):
         VGGPerceptual(str(tmp_path / "absent.safetensors"))
-    state = {f"features.{name}": value for name, value in vgg16(weights=None).features[:23].state_dict().items()}
+    network: Any = vgg16(weights=None)
+    state = {f"features.{name}": value for name, value in network.features[:23].state_dict().items()}
     save_file(state, tmp_path / "vgg.safetensors")
     vgg, vision = VGGPerceptual(str(tmp_path / "vgg.safetensors")), VisionPerceptual()
     original, change = torch.rand(1, 3, 64, 64), torch.randn(1, 3, 64, 64)

@@ -198,9 +198,11 @@ class ResolutionHandle:
     def _attach(self, network: nn.Module) -> None:
         call = _CallHooks(self, damped=network is self._unet)
         self._calls.append(call)
+        before: Any = torch.compiler.disable(call.before)
+        after: Any = torch.compiler.disable(call.after)
         self._hooks += [
-            network.register_forward_pre_hook(torch.compiler.disable(call.before), with_kwargs=True),
-            network.register_forward_hook(torch.compiler.disable(call.after), with_kwargs=True, always_call=True),
+            network.register_forward_pre_hook(before, with_kwargs=True),
+            network.register_forward_hook(after, with_kwargs=True, always_call=True),
         ]
 
     def _can_damp(self, pipe: Any) -> bool:
@@ -273,7 +275,8 @@ class _CallHooks:
         handle = self.handle
         if not (self.damped and handle.damps_guidance and handle.adaptation.is_damped(self._share)):
             return False
-        return bool(handle._pipe().do_classifier_free_guidance)
+        pipe: Any = handle._pipe()
+        return bool(pipe.do_classifier_free_guidance)
 
     def _damped_pass(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The unconditional half of the batch in the damped mode."""

@@ -14,12 +14,12 @@ from diffusers.models.attention_processor import (
 from promptnet.inference.resolution.attention import ScaledAttnProcessor, attention_scale, query_scale, scaled_queries
 
 
-def build_attention(**more: Any) -> Attention:
+def build_attention(**more: Any) -> Any:
     torch.manual_seed(0)
     return Attention(query_dim=8, heads=2, dim_head=4, **more).double().eval().requires_grad_(False)
 
 
-def expected(attn: Attention, x: torch.Tensor, s: float) -> torch.Tensor:
+def expected(attn: Any, x: torch.Tensor, s: float) -> torch.Tensor:
     """softmax(s q k / sqrt(d)) v, written out."""
 
     def heads(y: torch.Tensor) -> torch.Tensor:

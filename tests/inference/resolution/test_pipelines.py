@@ -26,7 +26,7 @@ HEIGHT_PX, WIDTH_PX = 64, 48  # trained at 32: latents 16x16, two pixels each
 DAMPED = {"factors": {"mid_block": 2}, "active_steps": 1, "damped_factors": {"mid_block": 3}, "damped_steps": 1}
 
 
-def scheduler(prediction: str = "epsilon") -> DDIMScheduler:
+def scheduler(prediction: Any = "epsilon") -> DDIMScheduler:
     return DDIMScheduler(prediction_type=prediction, clip_sample=False, beta_schedule="scaled_linear")
 
 
@@ -41,17 +41,9 @@ def vae() -> AutoencoderKL:
     return AutoencoderKL(**two, norm_num_groups=2, latent_channels=4, sample_size=32).eval()
 
 
-def sd(make_unet: Any, prediction: str = "epsilon") -> Any:
-    return StableDiffusionPipeline(
-        vae(),
-        None,
-        None,
-        make_unet(),
-        scheduler(prediction),
-        None,
-        None,
-        requires_safety_checker=False,  # type: ignore
-    )
+def sd(make_unet: Any, prediction: str = "epsilon", **unet: Any) -> Any:
+    parts: Any = [vae(), None, None, make_unet(**unet), scheduler(prediction), None, None]
+    return StableDiffusionPipeline(*parts, requires_safety_checker=False)
 
 
 def xl_unet(make_unet: Any) -> Any:
@@ -115,7 +107,8 @@ def text_to_video(make_unet: Any) -> Any:
 
 FAMILIES = {
     "sd1": sd,
-    "sd2-v": functools.partial(sd, prediction="v_prediction"),
+    "sd2": functools.partial(sd, use_linear_projection=True),
+    "sd2-v": functools.partial(sd, prediction="v_prediction", use_linear_projection=True),
     "sdxl": sdxl,
     "sd-controlnet": sd_controlnet,
     "sdxl-controlnet": sdxl_controlnet,

@@ -16,7 +16,7 @@ def generate(
     out: Path,
     subject: list[Path] | None = None,
     size: str | None = None,
-    resolution: str = "auto",
+    resolution: str | None = None,
     steps: int | None = None,
     num_images: int = 1,
     seed: int = 0,
@@ -43,7 +43,8 @@ def generate(
         out: the picture to write (.png, .jpg, .webp); several are numbered out-1.png, out-2.png
         subject: one subject file of `promptnet customize`, or several
         size: WIDTHxHEIGHT in pixels (null: the size the base model was trained at)
-        resolution: auto adapts the base model to a size far from its own, off never; or published:NAME, or a YAML file
+        resolution: auto (also when null) adapts the base model to a size far from its own, off never; or
+            published:NAME, or a YAML file
         steps: denoising steps
         num_images: how many pictures
         seed: makes the outcome reproducible

@@ -10,8 +10,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from promptnet.inference.mixing import MixingError, MixingWeights
+from promptnet.inference.private_file import write_whole
 from promptnet.inference.subject import hash_content
-from promptnet.inference.subject_file import _write_whole
 
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 1024 * 1024
@@ -29,7 +29,7 @@ def save_card(card: MixingWeights, path: Path) -> None:
     header = {"version": FORMAT_VERSION, "content_hash": hash_content(card.texts(), tensors), **card.texts()}
     data = safetensors.torch.save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)})
     try:
-        _write_whole(path, data)
+        write_whole(path, data)
         os.chmod(path, _SHARED_MODE)
     except OSError as error:
         raise MixingError(

@@ -4,11 +4,8 @@ One JSON text in the header's metadata holds the format's version, everything th
 all of it and the tensors. The hash finds damage and careless edits; it is no signature.
 """
 
-import contextlib
 import json
-import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from promptnet.inference.deltas import LowRankDelta
+from promptnet.inference.private_file import write_whole
 from promptnet.inference.subject import FORMAT_VERSION, Subject, SubjectError, hash_content
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -31,7 +29,7 @@ def save_subject(subject: Subject, path: Path) -> None:
         raise SubjectError(f"Subject file '{path}' cannot be written: this is a folder. Name a file in it.")
     data = _serialised(subject)
     try:
-        _write_whole(path, data)
+        write_whole(path, data)
     except OSError as error:
         raise SubjectError(
             f"Subject file '{path}' cannot be written ({error.strerror or error}): "
@@ -43,31 +41,6 @@ def _serialised(subject: Subject) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in subject.tensors().items()}
     header = {"version": FORMAT_VERSION, "content_hash": subject.content_hash, **subject.texts()}
     return safetensors.torch.save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)})
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the new name survives a power cut; not every system lets a folder be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def load_subject(path: Path) -> Subject:

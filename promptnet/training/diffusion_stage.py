@@ -45,8 +45,11 @@ class DiffusionStage(Stage):
         self._latents_of("validation")
 
     def setup(self, stage: str) -> None:
-        """Read the encoded pictures; move the frozen parts to where this one is."""
+        """Read the encoded pictures."""
         self.latents = {split: self._latents_of(split) for split in ("train", "validation")}
+
+    def on_fit_start(self) -> None:
+        """Move the frozen parts to where this one is by now: Lightning moves modules after `setup`."""
         for part in self.frozen.values():
             part.to(self.device)
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from promptnet.inference import subject_file
+from promptnet.inference import private_file, subject_file
 from promptnet.inference.deltas import LowRankDelta
 from promptnet.inference.fingerprint import fingerprint
 from promptnet.inference.subject import Subject, SubjectError, hash_content
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved, monkeypatch, fa
     def no_space(*_args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(subject_file.os, failing, no_space)
+    monkeypatch.setattr(private_file.os, failing, no_space)
     with pytest.raises(SubjectError, match=r"me\.safetensors' cannot be written \(No space left.*free space"):
         make_subject(seed=5).save(saved)
     assert saved.read_bytes() == before
@@ -268,7 +268,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subject_file.os, "fsync", interrupt)
+    monkeypatch.setattr(private_file.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make_subject().save(tmp_path / "me.safetensors")
     assert os.listdir(tmp_path) == []

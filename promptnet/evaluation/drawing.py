@@ -95,7 +95,8 @@ class Studio:
             return PromptNetPipeline.from_pretrained(self.base, use_safetensors=True).to(self.device)
         ours = self._pipe(OURS)
         published = PromptNetModel.from_pretrained(encoder_folder(self.base, encoder), use_safetensors=True)
-        return PromptNetPipeline.from_pipe(ours, promptnet=published).to(self.device)
+        pipe: Any = PromptNetPipeline.from_pipe(ours, promptnet=published)
+        return pipe.to(self.device)
 
 
 def _settle_process(threads: int) -> None:

@@ -114,17 +114,16 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """diffusers' `from_pretrained`; `promptnet` may also be the folder or Hub id of an encoder.
 
-        All parts are loaded as float32 unless `torch_dtype` says otherwise, whatever they were stored as.
+        All parts are loaded as float32 unless `dtype` says otherwise, whatever they were stored as.
 
         Raises:
             ValueError: there is no such folder, and it cannot be had from the Hub.
         """
         # diffusers' own default; transformers' towers would otherwise keep the type they were stored in.
-        kwargs.setdefault("torch_dtype", torch.float32)
+        dtype = kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
         encoder = kwargs.get("promptnet")
         if isinstance(encoder, (str, os.PathLike)):
-            dtype = kwargs.get("torch_dtype")
-            kwargs["promptnet"] = PromptNetModel.from_pretrained(encoder, torch_dtype=dtype)
+            kwargs["promptnet"] = PromptNetModel.from_pretrained(encoder, dtype=dtype)
         path = os.fspath(pretrained_model_name_or_path)
         if os.path.isdir(path):
             return super().from_pretrained(path, **kwargs)

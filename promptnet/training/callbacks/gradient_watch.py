@@ -1,0 +1,120 @@
+"""Gradients: how large, how often clipped, and, where they are not finite, whose."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from promptnet.training.callbacks.logs import log_scalars
+from promptnet.training.measures.gradients import gradient_norm, largest_gradient, nonfinite_gradients
+
+
+class TrainingDiverged(RuntimeError):
+    """Gradients stayed non-finite: going on would waste the machine."""
+
+
+class GradientWatch(Callback):
+    """Logs the gradients' norm and how often they are clipped; counts and names what is not finite, and stops in time.
+
+    Scalars: `gradients/norm` before clipping; `gradients/clipped_share` of the last `window` steps;
+    `gradients/nonfinite_steps` since the run began, interruptions included.
+
+    A step whose gradients are not finite is not taken (its gradients are dropped, weights and Adam's averages stay as
+    they are) and says so on the console. With fp16 the loss scaler does that itself, and a few such steps at the
+    beginning are how it finds its scale.
+
+    Args:
+        patience: this many such steps in a row end the run with `TrainingDiverged`.
+        window: steps over which the share is taken.
+    """
+
+    def __init__(self, patience: int = 10, window: int = 100) -> None:
+        if patience < 1 or window < 1:
+            raise ValueError(f"patience={patience} and window={window} must be at least 1")
+        self.patience, self.num_nonfinite, self.num_in_a_row = patience, 0, 0
+        self._clipped: deque[bool] = deque(maxlen=window)
+        self._seen_none = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, for the checkpoint."""
+        counts = {"num_nonfinite": self.num_nonfinite, "num_in_a_row": self.num_in_a_row}
+        return {**counts, "clipped": list(self._clipped)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The counts, from the checkpoint."""
+        self.num_nonfinite, self.num_in_a_row = state_dict["num_nonfinite"], state_dict["num_in_a_row"]
+        self._clipped.extend(state_dict["clipped"])
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Look at the gradients after accumulation and unscaling, before clipping."""
+        norm = gradient_norm(pl_module.named_parameters())
+        if norm is None:
+            self._warn_of_none(trainer)
+            return
+        norm = _over_shards(trainer, norm)
+        if bool(norm.isfinite()):
+            self.num_in_a_row = 0
+            self._clipped.append(_is_clipped(trainer, pl_module, float(norm)))
+        else:
+            self._report(trainer, pl_module)
+        share = sum(self._clipped) / max(1, len(self._clipped))
+        pl_module.log_dict({"gradients/norm": float(norm), "gradients/clipped_share": share})
+        pl_module.log("gradients/nonfinite_steps", float(self.num_nonfinite))
+
+    def _report(self, trainer: Trainer, stage: LightningModule) -> None:
+        """Count, name, drop, and stop when there is no end to it."""
+        self.num_nonfinite += 1
+        self.num_in_a_row += 1
+        step, where = trainer.global_step + 1, _blame(stage)
+        rank_zero_warn(
+            f"step {step}: the gradients are not finite ({where}); the step is not taken. "
+            f"{self.num_nonfinite} such steps in this run, {self.num_in_a_row} in a row."
+        )
+        log_scalars(trainer, {"gradients/nonfinite_steps": float(self.num_nonfinite)})
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            for value in stage.parameters():
+                value.grad = None
+        if self.num_in_a_row >= self.patience:
+            raise TrainingDiverged(
+                f"step {step}: the gradients were not finite {self.num_in_a_row} times in a row ({where}). Go on from "
+                "the last checkpoint with a lower model.learning_rate, a longer warm-up, or trainer.precision bf16-mixed "
+                "or 32-true in place of 16-mixed."
+            )
+
+    def _warn_of_none(self, trainer: Trainer) -> None:
+        if not self._seen_none:
+            strategy = type(trainer.strategy).__name__
+            rank_zero_warn(f"{strategy} shows no gradients, so neither norm nor clipping nor bad values are counted")
+        self._seen_none = True
+
+
+def _blame(stage: LightningModule) -> str:
+    names = nonfinite_gradients(stage.named_parameters())
+    if not names:
+        return "each of them is, here, but their norm is not"
+    return f"first {names[0]}, {len(names)} parameters in all"
+
+
+def _is_clipped(trainer: Trainer, stage: LightningModule, norm: float) -> bool:
+    limit = trainer.gradient_clip_val
+    if not limit:
+        return False
+    if trainer.gradient_clip_algorithm == "value":
+        largest = largest_gradient(stage.named_parameters())
+        return largest is not None and float(largest) > limit
+    return norm > limit
+
+
+def _over_shards(trainer: Trainer, norm: torch.Tensor) -> torch.Tensor:
+    """The whole norm where every rank holds a share of each gradient (FSDP): its squares add up."""
+    from lightning.pytorch.strategies import FSDPStrategy
+
+    if not isinstance(trainer.strategy, FSDPStrategy):
+        return norm
+    total: Any = trainer.strategy.reduce(norm.square(), reduce_op="sum")
+    return total.sqrt()

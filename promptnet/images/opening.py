@@ -8,6 +8,7 @@ TIFF, PSD, HEIC and the rest are refused: each is a family of codecs that portra
 profiles are not applied, as in most training data.
 """
 
+import errno
 import os
 import stat
 import threading
@@ -20,6 +21,8 @@ from typing import IO, Any
 
 import numpy as np
 from PIL import Image
+
+from promptnet.images.bombs import hidden_cost
 
 Source = str | os.PathLike[str] | IO[bytes] | Image.Image
 
@@ -43,8 +46,40 @@ _WHITE = (255, 255, 255, 255)
 _warnings_lock = threading.Lock()
 
 
+# What can be wrong with a picture, in the words of `ImageError.reason`.
+REASONS = (
+    "missing",
+    "dangling link",
+    "link loop",
+    "folder",
+    "not a file",
+    "unreadable",
+    "empty",
+    "file too large",
+    "not a picture",
+    "hidden cost",
+    "too many pixels",
+    "too small",
+    "broken",
+    "pixel kind",
+)
+
+
 class ImageError(ValueError):
-    """A picture that cannot be used. The message names the picture, what is wrong, and what to do."""
+    """A picture that cannot be used. The message names the picture, what is wrong, and what to do.
+
+    Attributes:
+        reason: what is wrong in a word or two, one of `REASONS`, for those who count.
+        problem: the message without the picture's name, for those who list.
+    """
+
+    def __init__(self, message: str, reason: str = "", problem: str = "") -> None:
+        super().__init__(message)
+        self.reason, self.problem = reason, problem or message
+
+
+def _refusal(name: str, reason: str, problem: str) -> ImageError:
+    return ImageError(f"{name} {problem}", reason, problem)
 
 
 def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int = MIN_SIZE_PX) -> Image.Image:
@@ -60,8 +95,9 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int
         min_size_px: the shorter side at least.
 
     Raises:
-        ImageError: missing, not a file, empty, too large, too small, not one of `FORMATS`, broken or truncated, or of
-            a kind of pixel (floating point, 32-bit) that has no given range.
+        ImageError: missing, not a file, empty, too large, too small, not one of `FORMATS`, made to take long (see
+            `promptnet.images.bombs`), broken or truncated, or of a kind of pixel (floating point, 32-bit) that has no
+            given range.
         TypeError: `source` is none of the above.
     """
     name = _name(source)
@@ -72,9 +108,11 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int
         except ImageError:
             raise
         except Exception as error:  # on hostile bytes decoders raise anything
-            raise ImageError(
-                f"{name} is broken or cut short ({_reason(error)}): export or download it again"
-            ) from error
+            raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> ImageError:
+    return _refusal(name, "broken", f"is broken or cut short ({_said(error)}): export or download it again")
 
 
 def _name(source: Source) -> str:
@@ -87,7 +125,7 @@ def _name(source: Source) -> str:
     return f"picture '{filename}'" if isinstance(filename, str) and filename else "the given picture"
 
 
-def _reason(error: Exception) -> str:
+def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
@@ -115,17 +153,25 @@ def _regular_file(path: Path, name: str) -> IO[bytes]:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{name} is a folder: name one picture in it")
+            raise _refusal(name, "folder", "is a folder: name one picture in it")
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{name} is not a regular file")
+            raise _refusal(name, "not a file", "is not a regular file")
         _check_bytes(status.st_size, name)
         return path.open("rb")
-    except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist: check the path") from error
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{name} cannot be read ({_reason(error)})") from error
+        raise _unreachable(path, name, error) from error
+
+
+def _unreachable(path: Path, name: str, error: Exception) -> ImageError:
+    if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            return _refusal(name, "dangling link", "does not exist: it is a link to nothing")
+        return _refusal(name, "missing", "does not exist: check the path")
+    reason = getattr(error, "strerror", None) or _said(error)  # the text of the error itself repeats the path
+    loops = getattr(error, "errno", None) == errno.ELOOP
+    return _refusal(name, "link loop" if loops else "unreadable", f"cannot be read ({reason})")
 
 
 def _held(file: IO[bytes], name: str) -> IO[bytes]:
@@ -133,7 +179,7 @@ def _held(file: IO[bytes], name: str) -> IO[bytes]:
     try:
         data = file.read(MAX_FILE_BYTES + 1)
     except Exception as error:
-        raise ImageError(f"{name} cannot be read ({_reason(error)})") from error
+        raise _refusal(name, "unreadable", f"cannot be read ({_said(error)})") from error
     if not isinstance(data, bytes | bytearray):
         raise TypeError(f"{name} was opened in text mode: open it with mode 'rb'")
     _check_bytes(len(data), name)
@@ -142,25 +188,31 @@ def _held(file: IO[bytes], name: str) -> IO[bytes]:
 
 def _check_bytes(num_bytes: int, name: str) -> None:
     if num_bytes == 0:
-        raise ImageError(f"{name} is empty (0 bytes): export or download it again")
+        raise _refusal(name, "empty", "is empty (0 bytes): export or download it again")
     if num_bytes > MAX_FILE_BYTES:
-        raise ImageError(f"{name} has more than {MAX_FILE_BYTES // 2**20} MiB: save a smaller copy, as PNG or JPEG")
+        most = f"{MAX_FILE_BYTES // 2**20} MiB"
+        raise _refusal(name, "file too large", f"has more than {most}: save a smaller copy, as PNG or JPEG")
 
 
 def _header(file: IO[bytes], name: str) -> Image.Image:
     try:
+        if cost := hidden_cost(file):
+            raise _refusal(name, "hidden cost", f"{cost}: export it again with another program")
         with _quiet():
             return Image.open(file, formats=FORMATS)
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has too many pixels ({error}): save a smaller copy") from error
+        raise _refusal(name, "too many pixels", f"has too many pixels ({error}): save a smaller copy") from error
     except Image.UnidentifiedImageError as error:
-        formats = ", ".join(FORMATS)
-        raise ImageError(
-            f"{name} is not a picture in one of the formats {formats}, whatever its name says: "
-            "convert it to PNG or JPEG"
+        raise _refusal(
+            name,
+            "not a picture",
+            f"is not a picture in one of the formats {', '.join(FORMATS)}, whatever its name says: "
+            "convert it to PNG or JPEG",
         ) from error
     except Exception as error:
-        raise ImageError(f"{name} is broken or cut short ({_reason(error)}): export or download it again") from error
+        raise _broken(name, error) from error
 
 
 @contextmanager
@@ -174,9 +226,11 @@ def _quiet() -> Iterator[None]:
 def _check_size(image: Image.Image, name: str, max_pixels: int, min_size_px: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(f"{name} is too large, {width}x{height} px, at most {max_pixels} pixels: save a smaller copy")
+        problem = f"is too large, {width}x{height} px, at most {max_pixels} pixels: save a smaller copy"
+        raise _refusal(name, "too many pixels", problem)
     if min(width, height) < min_size_px:
-        raise ImageError(f"{name} is too small, {width}x{height} px: at least {min_size_px} px a side are needed")
+        problem = f"is too small, {width}x{height} px: at least {min_size_px} px a side are needed"
+        raise _refusal(name, "too small", problem)
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -193,9 +247,8 @@ def _opaque(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return _eight_bit(image)
     if image.mode in ("I", "F"):
-        raise ImageError(
-            f"{name} has pixels of mode {image.mode}, whose range is not given: save it with 8 bits a channel"
-        )
+        problem = f"has pixels of mode {image.mode}, whose range is not given: save it with 8 bits a channel"
+        raise _refusal(name, "pixel kind", problem)
     return image.convert("RGB")
 
 

@@ -1,6 +1,7 @@
 """The one door: what comes in as anything leaves as upright RGB, or is refused by name."""
 
 import os
+import pickle
 import struct
 import threading
 import warnings
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from promptnet.images import ImageError, open_image
-from promptnet.images.opening import FORMATS
+from promptnet.images.opening import FORMATS, REASONS
 
 SIZE_PX = (48, 40)
 RED, GREEN, BLUE = (220, 20, 30), (10, 200, 40), (20, 30, 210)
@@ -295,10 +296,61 @@ def test_what_is_not_a_file_is_refused(tmp_path):
         open_image("a" * 5000)
 
 
+def test_a_refusal_says_why_in_a_word_and_without_the_name(tmp_path):
+    def reason_of(name: str) -> str:
+        with pytest.raises(ImageError) as caught:
+            open_image(tmp_path / name)
+        assert str(caught.value) == f"picture '{tmp_path / name}' {caught.value.problem}"
+        assert caught.value.reason in REASONS
+        return caught.value.reason
+
+    (tmp_path / "loop").symlink_to("pool")
+    (tmp_path / "pool").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nobody")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    files = {"empty": b"", "text": b"hello", "small": bytes_of(quarters().resize((8, 8)), "PNG"), "cut": b""}
+    files["cut"] = bytes_of(quarters(), "PNG")[:-40]
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    found = {name: reason_of(name) for name in [*files, "loop", "dangling", "pipe", "folder", "nobody", "a" * 300]}
+    assert found == {
+        "empty": "empty",
+        "text": "not a picture",
+        "small": "too small",
+        "cut": "broken",
+        "loop": "link loop",
+        "dangling": "dangling link",
+        "pipe": "not a file",
+        "folder": "folder",
+        "nobody": "missing",
+        "a" * 300: "unreadable",
+    }
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    """Root may read everything, so the system's answer is put into its mouth."""
+    path = tmp_path / "me.png"
+    quarters().save(path)
+
+    def denied(*_args, **_options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(ImageError, match=r"cannot be read \(Permission denied\)$") as caught:
+        open_image(path)
+    assert caught.value.reason == "unreadable"
+
+
+def test_a_refusal_crosses_processes():
+    copy = pickle.loads(pickle.dumps(ImageError("picture 'a' is empty", "empty", "is empty")))
+    assert (str(copy), copy.reason, copy.problem) == ("picture 'a' is empty", "empty", "is empty")
+
+
 def test_a_huge_file_is_not_read(tmp_path):
-    path = tmp_path / "huge.webp"
+    path = tmp_path / "huge.png"
     with path.open("wb") as file:
-        file.write(bytes_of(quarters(), "WEBP"))
+        file.write(bytes_of(quarters(), "PNG"))
         file.truncate(2**40)  # sparse
     with pytest.raises(ImageError, match="more than 256 MiB"):
         open_image(path)

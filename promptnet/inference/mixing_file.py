@@ -9,8 +9,8 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
+from promptnet.images.private_file import write_whole
 from promptnet.inference.mixing import MixingError, MixingWeights
-from promptnet.inference.private_file import write_whole
 from promptnet.inference.subject import hash_content
 
 FORMAT_VERSION = 1

@@ -13,8 +13,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from promptnet.images.private_file import write_whole
 from promptnet.inference.deltas import LowRankDelta
-from promptnet.inference.private_file import write_whole
 from promptnet.inference.subject import FORMAT_VERSION, Subject, SubjectError, hash_content
 
 MAX_FILE_BYTES = 256 * 1024 * 1024

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from promptnet.inference import private_file, subject_file
+from promptnet.images import private_file
+from promptnet.inference import subject_file
 from promptnet.inference.deltas import LowRankDelta
 from promptnet.inference.fingerprint import fingerprint
 from promptnet.inference.subject import Subject, SubjectError, hash_content

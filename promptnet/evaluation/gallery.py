@@ -26,7 +26,7 @@ class Gallery:
         folder: where; made if its parent exists.
         weights: hashes of the base model, as "base", and of the encoders.
         steps: denoising steps.
-        size_px: side of a picture.
+        size_px: side of a picture, where a row's knobs do not say `width` and `height`.
     """
 
     folder: Path
@@ -48,26 +48,30 @@ class Gallery:
         """Whether it is drawn."""
         return self.path(person, row).is_file()
 
+    def size(self, row: Row) -> tuple[int, int]:
+        """Width and height of a row's pictures, in pixels."""
+        return int(row.knobs.get("width", self.size_px)), int(row.knobs.get("height", self.size_px))
+
     def put(self, person: Person, row: Row, pictures: Sequence[Image.Image]) -> None:
         """Keep a person's pictures.
 
         Raises:
-            ValueError: not one picture of the gallery's size for every ask.
+            ValueError: not one picture of the row's size for every ask.
         """
-        size = (self.size_px, self.size_px)
+        size = width, height = self.size(row)
         if len(pictures) != len(person.asks) or any(picture.size != size for picture in pictures):
             sizes = sorted({picture.size for picture in pictures})
             raise ValueError(
                 f"row {row.name!r} drew {len(pictures)} pictures of {sizes}, not {len(person.asks)} of {size}"
             )
-        strip = Image.new("RGB", (self.size_px * len(pictures), self.size_px))
+        strip = Image.new("RGB", (width * len(pictures), height))
         for place, picture in enumerate(pictures):
-            strip.paste(picture.convert("RGB"), (place * self.size_px, 0))
+            strip.paste(picture.convert("RGB"), (place * width, 0))
         write_whole(self.path(person, row), strip.save)
 
     def get(self, person: Person, row: Row) -> list[Image.Image]:
         """A person's pictures, ask by ask."""
         with Image.open(self.path(person, row)) as strip:
             whole = strip.convert("RGB")
-        side = self.size_px
-        return [whole.crop((place * side, 0, (place + 1) * side, side)) for place in range(len(person.asks))]
+        width, height = self.size(row)
+        return [whole.crop((place * width, 0, (place + 1) * width, height)) for place in range(len(person.asks))]

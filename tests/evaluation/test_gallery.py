@@ -64,3 +64,13 @@ def test_a_wrong_number_or_size_of_pictures_is_refused_and_nothing_written(tmp_p
     with pytest.raises(ValueError, match=f"drew {count} pictures"):
         gallery.put(person, ROW, [Image.new("RGB", (size_px, size_px))] * count)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_may_say_how_large_its_pictures_are(tmp_path: Path, person):
+    gallery = Gallery(tmp_path / "pictures", WEIGHTS, 20, 32)
+    wide = replace(ROW, knobs={"width": 48, "height": 32})
+    pictures = [picture.resize((48, 32)) for picture in person.true_images(32)]
+    gallery.put(person, wide, pictures)
+    assert [picture.tobytes() for picture in gallery.get(person, wide)] == [picture.tobytes() for picture in pictures]
+    with pytest.raises(ValueError, match=r"\(48, 32\)"):
+        gallery.put(person, wide, person.true_images(32))

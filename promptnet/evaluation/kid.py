@@ -1,0 +1,73 @@
+"""Kernel distance between two sets of pictures in a judge's feature space (KID, arXiv 1801.01401), without bias.
+
+The squared maximum mean discrepancy of paired samples x_1..x_n and y_1..y_n (Gretton et al. 2012, lemma 6):
+
+    1 / (n (n-1)) sum_{i != j} h_ij,   h_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)
+
+with k(a, b) = (a.b / F + 1)^3. It is 0 on average where both come from one distribution, so it may be negative. Both
+sets answer the same prompts in the same order, and pairs of one prompt stay out of the sum: that they are alike does
+not make the distance smaller.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from promptnet.evaluation.bootstrap import Interval
+
+Array = npt.NDArray[np.float64]
+
+
+def polynomial_kernel(x: Array, y: Array) -> Array:
+    """k(a, b) = (a.b / F + 1)^3, (N, F), (M, F) -> (N, M)."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def pair_distances(features: Array, others: Array) -> Array:
+    """h, (N, F), (N, F) -> (N, N).
+
+    Raises:
+        ValueError: not two sets of equally many features, two at least.
+    """
+    if features.shape != others.shape or features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"KID compares two sets of equally many features, got {features.shape} and {others.shape}")
+    cross = polynomial_kernel(features, others)
+    return polynomial_kernel(features, features) + polynomial_kernel(others, others) - cross - cross.T
+
+
+def kid(features: Array, others: Array) -> float:
+    """The distance of two sets of features, (N, F) each."""
+    h = pair_distances(features, others)
+    return float(_weighted(h, np.ones((1, len(h))))[0])
+
+
+def kid_resampled(features: Array, others: Array, *, resamples: int = 2_000, seed: int = 0) -> Array:
+    """The distance over resampled prompts, (resamples,); the same seed resamples every row's prompts alike.
+
+    A prompt that was drawn twice never pairs with itself, so that resampling brings no bias.
+    """
+    h = pair_distances(features, others)
+    drawn = np.random.default_rng(seed).multinomial(len(h), np.full(len(h), 1 / len(h)), size=resamples)
+    return _weighted(h, drawn.astype(np.float64))
+
+
+def kid_interval(features: Array, others: Array, *, level: float = 0.95) -> Interval:
+    """The distance with its bootstrap interval over prompts."""
+    return _percentiles(kid(features, others), kid_resampled(features, others), level)
+
+
+def kid_difference(features: Array, rivals: Array, others: Array, *, level: float = 0.95) -> Interval:
+    """kid(features, others) - kid(rivals, others), prompts resampled together."""
+    resampled = kid_resampled(features, others) - kid_resampled(rivals, others)
+    return _percentiles(kid(features, others) - kid(rivals, others), resampled, level)
+
+
+def _weighted(h: Array, counts: Array) -> Array:
+    """The mean of h over pairs of different prompts, each as often as it was drawn: (N, N), (R, N) -> (R,)."""
+    squares = counts**2
+    sums = ((counts @ h) * counts).sum(axis=1) - squares @ np.diag(h)
+    return sums / np.maximum(counts.sum(axis=1) ** 2 - squares.sum(axis=1), 1)
+
+
+def _percentiles(mean: float, resampled: Array, level: float) -> Interval:
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))

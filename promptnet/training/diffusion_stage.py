@@ -27,23 +27,10 @@ class DiffusionStage(Stage):
         frozen: the parts that do not train, by name, `vae` among them.
         scheduler: gives the noise levels and the prediction type.
         seed: of noise and timesteps.
-        timestep_power: p; in training, timesteps are drawn with a density that rises as t^(p-1). 1 is uniform, as
-            published. Where a condition is to be learned, a noisy picture teaches more than a nearly clean one.
-            Validation is uniform always, so that its losses compare.
     """
 
-    def __init__(
-        self,
-        frozen: dict[str, nn.Module],
-        scheduler: DDIMScheduler,
-        seed: int,
-        timestep_power: float = 1.0,
-        **stage: Any,
-    ) -> None:
+    def __init__(self, frozen: dict[str, nn.Module], scheduler: DDIMScheduler, seed: int, **stage: Any) -> None:
         super().__init__(**stage)
-        if timestep_power <= 0:
-            raise ValueError(f"timestep_power={timestep_power} must be above 0; 1 draws timesteps uniformly")
-        self.timestep_power = timestep_power
         # Kept in a dictionary: neither optimiser, checkpoint nor weight average should hold what does not train.
         self.frozen: dict[str, Any] = {
             name: channels_last(part.float()).requires_grad_(False).eval() for name, part in frozen.items()
@@ -85,8 +72,7 @@ class DiffusionStage(Stage):
         """
         samples = samples.cpu()
         noise = sample_noise(self.seed, samples, "noise", tuple(latents.shape[1:])).to(latents)
-        power = self.timestep_power if self.training else 1.0
-        timesteps = low_discrepancy_timesteps(self.seed, samples, len(self.alphas), power).to(latents.device)
+        timesteps = low_discrepancy_timesteps(self.seed, samples, len(self.alphas)).to(latents.device)
         alphas = self.alphas[timesteps]
         target = denoising_target(latents, noise, alphas, prediction_type(self.scheduler))
         return F.mse_loss(predict(noised(latents, noise, alphas), timesteps), target)

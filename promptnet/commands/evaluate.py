@@ -113,6 +113,7 @@ def tune(
     steps: int = 20,
     rows: list[str] | None = None,
     keep_customize: bool = False,
+    rounds: int = 2,
     settings: Path | None = None,
     out: Path | None = None,
     seed: int = 0,
@@ -128,6 +129,7 @@ def tune(
         steps: denoising steps a picture
         rows: whose knobs to choose (null: all)
         keep_customize: leave per-user tuning as the settings have it, and choose the knobs of sampling only
+        rounds: over all knobs of a row, at most
         settings: where to start (null: the file shipped)
         out: an existing folder for settings.yaml and tried.json; repeat the command to go on where it stopped
         seed: makes the outcome reproducible
@@ -148,6 +150,7 @@ def tune(
         steps=steps,
         rows=rows,
         customize=not keep_customize,
+        rounds=rounds,
         settings=settings,
         out=out,
         seed=seed,

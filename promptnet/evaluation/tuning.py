@@ -22,30 +22,28 @@ from promptnet.evaluation.settings import Settings, load_settings, save_settings
 from promptnet.evaluation.tasks import Person, make_people
 
 GRID: dict[str, tuple[float | int, ...]] = {
-    "guidance_scale": (2.0, 3.0, 4.0, 5.0, 7.0),
-    "fusion_steps": (1, 2, 3),
-    "subject_scale": (1.0, 1.5, 2.0, 3.0, 4.0, 5.0),
-    "class_scale": (0.5, 1.0, 2.0, 3.0, 5.0),
-    "pseudo_word_scale": (0.4, 0.6, 0.8, 1.0),
-    "fusion_scale": (1.0, 2.0, 3.0, 5.0),
-    "fusion_until": (0.25, 0.5, 0.75, 1.0),
+    "guidance_scale": (2.0, 3.0, 5.0),
+    "fusion_steps": (1, 2),
+    "subject_scale": (1.5, 2.0, 3.0, 5.0),
+    "class_scale": (0.5, 1.0, 2.0, 4.0),
+    "pseudo_word_scale": (0.6, 0.8, 1.0),
+    "fusion_scale": (2.0, 3.0, 5.0),
+    "fusion_until": (0.5, 1.0),
     "guidance_rescale": (0.0, 0.5),
 }
 """Knob to the values tried, in the order in which they are searched. `best` may also leave fusion or class term out."""
 
 CUSTOMIZE_GRID: dict[str, tuple[Any, ...]] = {
-    "learning_rate": (1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2),
+    "learning_rate": (5e-4, 1e-3, 2.5e-3, 5e-3),
     "train": (["words"], ["kv"], ["words", "kv"]),
-    "steps": (25, 50, 100),
-    "rank": (2, 4, 8),
+    "steps": (25, 50),
 }
 """Arguments of `PromptNetPipeline.customize` to the values tried."""
 
 CUSTOMIZE_START: dict[str, Any] = {
-    "learning_rate": 5e-3,
+    "learning_rate": 2.5e-3,
     "train": ["words", "kv"],
     "steps": 50,
-    "rank": 4,
     "prompts": ["a portrait of S*"],
 }
 
@@ -61,6 +59,7 @@ def tune_settings(
     steps: int = 20,
     rows: Sequence[str] | None = None,
     customize: bool = True,
+    rounds: int = 2,
     out: str | Path | None = None,
     settings: str | Path | None = None,
     seed: int = 0,
@@ -80,6 +79,7 @@ def tune_settings(
         steps: denoising steps.
         rows: whose knobs to choose; None is all rows. The others keep what `settings` says.
         customize: also choose how subjects are tuned, for the encoders of these rows.
+        rounds: over all knobs of a row, at most.
         out: an existing folder.
         settings: where to start; None is the file shipped.
         seed: decides people, prompts and noise.
@@ -100,10 +100,10 @@ def tune_settings(
     asked = make_people("validation", people, prompts, seed)
     reader = load_judge(judge_folder(base, "validation", judge), device)
     spec = StudioSpec(Path(base), steps, device or "cpu", keep=6 * people)
-    how = {"people": people, "prompts": prompts, "steps": steps, "seed": seed, "scores": {}}
+    how = {"people": people, "prompts": prompts, "steps": steps, "seed": seed, "rounds": rounds, "scores": {}}
     with studio_gallery(spec, start.all_rows(names), folder) as gallery, Crew(spec, workers) as crew:
         trials = Trials(asked, gallery, crew, make_marker(asked, reader, "validation", gallery.size_px, device))
-        return Chooser(trials, replace(start, chosen=how), folder).choose_all(names, customize)
+        return Chooser(trials, replace(start, chosen=how), folder, rounds).choose_all(names, customize)
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,11 @@ class Chooser:
         trials: how settings are scored.
         settings: to start from.
         folder: for settings.yaml and tried.json, written after every choice; None writes nothing.
+        rounds: over all knobs of a row, at most.
     """
 
-    def __init__(self, trials: Trials, settings: Settings, folder: Path | None = None):
-        self.trials, self.settings, self.folder = trials, settings, folder
+    def __init__(self, trials: Trials, settings: Settings, folder: Path | None = None, rounds: int = 2):
+        self.trials, self.settings, self.folder, self.rounds = trials, settings, folder, rounds
         self.tried: list[dict[str, Any]] = []
 
     def choose_all(self, names: Sequence[str], customize: bool = True) -> Settings:
@@ -192,7 +193,7 @@ class Chooser:
         rows_of: Callable[[Sequence[Point]], list[Row]],
         start: Mapping[str, Any],
         grid: Mapping[str, Sequence[Any]],
-        rounds: int = 2,
+        rounds: int | None = None,
     ) -> tuple[Point, float]:
         def score_all(points: Sequence[Point]) -> list[float]:
             scores = self.trials.score(rows_of(points), about)
@@ -200,7 +201,7 @@ class Chooser:
                 self.tried.append({"for": about, **point, "harmonic": round(score, 4)})
             return scores
 
-        return coordinate_search(score_all, start, grid, rounds=rounds)
+        return coordinate_search(score_all, start, grid, rounds=rounds or self.rounds)
 
     def _keep(self, about: str, score: float, **changed: Any) -> None:
         scores = {**self.settings.chosen["scores"], about: round(score, 4)}

@@ -46,23 +46,23 @@ def test_each_row_gets_its_own_best_knobs(base: Path, graded, tmp_path: Path):
         knobs = row.knobs
         if row.source == "prompt":
             return 3 if knobs["guidance_scale"] == 5.0 else 1
-        return 1 + (knobs["subject_scale"] == 4.0) + (knobs["class_scale"] == 3.0) + (knobs["fusion_steps"] == 2)
+        return 1 + (knobs["subject_scale"] == 5.0) + (knobs["class_scale"] == 4.0) + (knobs["fusion_steps"] == 2)
 
     graded(points)
     rows = ["prompt-only", "plain-guidance", "refinement-only", "profusion", "published-profusion"]
     settings = tune_settings(base, rows=rows, customize=False, out=tmp_path, **FAST)
     assert settings.rows["prompt-only"] == {"guidance_scale": 5.0}
-    assert settings.rows["plain-guidance"] == {"subject_scale": 4.0}
-    assert settings.rows["refinement-only"] == {"subject_scale": 4.0, "class_scale": 3.0}
+    assert settings.rows["plain-guidance"] == {"subject_scale": 5.0}
+    assert settings.rows["refinement-only"] == {"subject_scale": 5.0, "class_scale": 4.0}
     for name in ("profusion", "published-profusion"):
         chosen = settings.rows[name]
-        assert (chosen["subject_scale"], chosen["class_scale"], chosen["fusion_steps"]) == (4.0, 3.0, 2)
+        assert (chosen["subject_scale"], chosen["class_scale"], chosen["fusion_steps"]) == (5.0, 4.0, 2)
     expected = {"prompt-only": 3, "plain-guidance": 2, "refinement-only": 3, "profusion": 4, "published-profusion": 4}
     assert settings.chosen["scores"] == {name: round(score / NUM_PEOPLE, 4) for name, score in expected.items()}
     assert settings.rows["fusion-only"] == load_settings().rows["fusion-only"], "a row nobody asked for has changed"
     assert load_settings(tmp_path / "settings.yaml") == settings
     tried = json.loads((tmp_path / "tried.json").read_text())
-    assert {"for": "plain-guidance", "subject_scale": 4.0, "harmonic": round(2 / NUM_PEOPLE, 4)} in tried
+    assert {"for": "plain-guidance", "subject_scale": 5.0, "harmonic": round(2 / NUM_PEOPLE, 4)} in tried
 
 
 @pytest.mark.parametrize("fusion_helps", [True, False])
@@ -81,7 +81,7 @@ def test_best_may_leave_fusion_and_tuning_out(base: Path, graded, fusion_helps):
 
 
 def test_tuning_is_chosen_for_each_encoder_and_used_by_its_rows(base: Path, graded):
-    wanted = {OURS: {"learning_rate": 1e-2, "steps": 100}, PUBLISHED: {"train": ["kv"], "steps": 25}}
+    wanted = {OURS: {"learning_rate": 1e-3, "steps": 25}, PUBLISHED: {"train": ["kv"], "steps": 25}}
 
     def points(row):
         return sum(row.customize.get(key) == value for key, value in wanted[row.encoder].items()) if row.tuned else 0

@@ -9,8 +9,8 @@ mode is how the network's layers behave; the weights are the guidance, and sum t
 whether the U-Net predicts noise or v. Rules make and rewrite the terms of that sum, and may act before and after a
 step. No rule knows of another, and none has its own loop.
 
-Everything here is differentiable where the scheduler is; `checkpoint=True` recomputes each U-Net evaluation in the
-backward pass instead of keeping its activations.
+Everything here is differentiable where the scheduler is; `checkpoint=True` recomputes each sum in the backward pass
+instead of keeping what it was made of, so that a step leaves nothing behind but its latents.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from promptnet.inference.deltas import Deltas, applied
+from promptnet.inference.recomputing import recomputed
 from promptnet.inference.schedule import Step, plan
 
 
@@ -123,17 +123,24 @@ def sample(
         steps: the steps to execute, default `plan(scheduler)`.
         step_kwargs: further arguments of `scheduler.step`, such as `eta` and `generator`.
         on_step_end: (x, step) -> x, called after each step.
-        checkpoint: recompute U-Net evaluations in the backward pass.
+        checkpoint: keep a step's latents only, and recompute it in the backward pass. The scheduler, which has state,
+            is not called again.
 
     Returns:
         (B, C, H, W), the denoised latents.
 
     Raises:
-        ValueError: the scheduler is not supported.
+        ValueError: the scheduler is not supported, or what is to be recomputed is in training mode.
     """
+    if checkpoint and unet.training:
+        raise ValueError("checkpoint=True needs a U-Net that does the same again: call unet.eval().")
 
     def predict(x: Tensor, step: Step) -> Tensor:
-        return predict_output(unet, scheduler.scale_model_input(x, step.timestep), step, rules, checkpoint=checkpoint)
+        def output(x: Tensor) -> Tensor:
+            return predict_output(unet, x, step, rules)
+
+        x = scheduler.scale_model_input(x, step.timestep)
+        return recomputed(output, x) if checkpoint else output(x)
 
     for step in plan(scheduler) if steps is None else steps:
         for rule in rules:
@@ -147,9 +154,7 @@ def sample(
     return x
 
 
-def predict_output(
-    unet: nn.Module, x: Tensor, step: Step, rules: Sequence[Rule], *, checkpoint: bool = False
-) -> Tensor:
+def predict_output(unet: nn.Module, x: Tensor, step: Step, rules: Sequence[Rule]) -> Tensor:
     """The weighted sum of U-Net evaluations that the rules ask for.
 
     Args:
@@ -157,7 +162,6 @@ def predict_output(
         x: (B, C, H, W) in the scale that the network sees.
         step: which step; its stage tells rules what the evaluation is for.
         rules: applied in this order.
-        checkpoint: recompute U-Net evaluations in the backward pass.
 
     Returns:
         (B, C, H, W) in the model's output space, epsilon or v.
@@ -167,7 +171,7 @@ def predict_output(
     for rule in rules:
         terms = rule.terms(terms, step)
     terms = [term for term in terms if term.counts()]
-    outputs = evaluate(unet, x, step, terms, checkpoint=checkpoint)
+    outputs = evaluate(unet, x, step, terms)
     total = weighted_sum(terms, outputs, x)
     by_role = _by_role(terms, outputs, x)
     for rule in rules:
@@ -175,9 +179,7 @@ def predict_output(
     return total
 
 
-def evaluate(
-    unet: nn.Module, x: Tensor, step: Step, terms: Sequence[Term], *, checkpoint: bool = False
-) -> list[Tensor]:
+def evaluate(unet: nn.Module, x: Tensor, step: Step, terms: Sequence[Term]) -> list[Tensor]:
     """Evaluate terms, those of one mode and shape in one batch.
 
     Returns:
@@ -196,7 +198,7 @@ def evaluate(
         indices = [index for index, _ in batch]
         latents = [_rows_of(x, terms[index].rows) for index in indices]
         inputs = join_inputs([inputs for _, inputs in batch])
-        output = _call_unet(unet, torch.cat(latents), step, inputs, terms[indices[0]].mode, checkpoint)
+        output = _call_unet(unet, torch.cat(latents), step, inputs, terms[indices[0]].mode)
         outputs.update(zip(indices, output.split([len(rows) for rows in latents]), strict=True))
     return [outputs[index] for index in range(len(terms))]
 
@@ -224,20 +226,14 @@ def _by_role(terms: Sequence[Term], outputs: Sequence[Tensor], x: Tensor) -> dic
     return found
 
 
-def _call_unet(
-    unet: nn.Module, x: Tensor, step: Step, inputs: UNetInputs, mode: Mode | None, checkpoint: bool
-) -> Tensor:
+def _call_unet(unet: nn.Module, x: Tensor, step: Step, inputs: UNetInputs, mode: Mode | None) -> Tensor:
     """One U-Net call; mode and deltas are entered inside, so that a recomputed call sees them too."""
-
-    def call(x: Tensor) -> Tensor:
-        with ExitStack() as stack:
-            if mode is not None:
-                stack.enter_context(mode.applied(unet, step))
-            stack.enter_context(applied(unet, inputs.deltas or ()))
-            states = inputs.encoder_hidden_states
-            return unet(x, step.timestep, encoder_hidden_states=states, **inputs.extra, return_dict=False)[0]
-
-    return recompute(call, x, use_reentrant=False) if checkpoint else call(x)  # pyright: ignore[reportReturnType]
+    with ExitStack() as stack:
+        if mode is not None:
+            stack.enter_context(mode.applied(unet, step))
+        stack.enter_context(applied(unet, inputs.deltas or ()))
+        states = inputs.encoder_hidden_states
+        return unet(x, step.timestep, encoder_hidden_states=states, **inputs.extra, return_dict=False)[0]
 
 
 def _rows_of(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -16,7 +16,6 @@ import lightning as L
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from torch.utils.checkpoint import checkpoint as recompute
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from promptnet.datasets.stream import sample_noise
@@ -27,6 +26,7 @@ from promptnet.inference.fingerprint import hash_weights
 from promptnet.inference.guidance import ClassifierFreeGuidance
 from promptnet.inference.inversion import Corrections, Inversion, invert, make_scheduler
 from promptnet.inference.mixing import COMPONENTS, Mixing, MixingWeights, start_weights, text_directions
+from promptnet.inference.recomputing import recomputed
 from promptnet.inference.references import decode_latents, encode_pixels
 from promptnet.inference.sampling import Rule, sample
 from promptnet.training.disentangle_parts import DirectionalClip, Edit, LossPart, VisionPerceptual
@@ -50,9 +50,7 @@ def draw_pixels(
     def decode(latents: torch.Tensor) -> torch.Tensor:
         return decode_latents(vae, latents)
 
-    if not checkpoint:
-        return decode(latents)
-    return recompute(decode, latents, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    return recomputed(decode, latents) if checkpoint else decode(latents)
 
 
 class DisentangleStage(L.LightningModule):

@@ -1,32 +1,40 @@
 """The command line of training: LightningCLI, with runs that go on where they stopped when the command is repeated.
 
-One option, `run_dir`, says where everything of a run lives: checkpoints, TensorBoard files, the resolved config.
+One option, `run_dir`, says where everything of a run lives: checkpoints, TensorBoard files, the resolved config, and
+the lock that keeps a second process out.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from promptnet.training.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from promptnet.training.checkpoints import FOLDER, CheckpointError, RunCheckpointIO, newest_checkpoint, sweep
+from promptnet.training.run_lock import RunLock, RunTakenError
+from promptnet.training.saving import SaveState
+from promptnet.training.trainer import RunTrainer
 
 
 class TrainingCLI(LightningCLI):
-    """`fit` resumes by itself from the newest checkpoint in the run's folder."""
+    """`fit` resumes by itself from the newest checkpoint in the run's folder that verifies."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(trainer_class=RunTrainer, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own options, beside `model`, `data` and `trainer`."""
         parser.add_argument(
             "--run_dir", type=str, required=True, help="folder of the run; repeat the command to resume"
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.every_n_train_steps": 250, "checkpoint.save_top_k": 1})
-        parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda run_dir: f"{run_dir}/checkpoints")
+        parser.add_lightning_class_args(SaveState, "checkpoint")
+        parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda run_dir: f"{run_dir}/{FOLDER}")
         parser.add_argument("--threads", type=int, default=0, help="torch threads a process; 0 leaves torch's choice")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -38,18 +46,36 @@ class TrainingCLI(LightningCLI):
         torch.set_flush_denormal(True)  # small CPU models crawl through denormal numbers otherwise
         if config["trainer"]["logger"] is None:
             kwargs["logger"] = TensorBoardLogger(run_dir, name="", version="tensorboard", default_hp_metric=False)
-        kwargs |= {"default_root_dir": run_dir, "plugins": [AtomicCheckpointIO()]}
+        plugins: list[Any] = [RunCheckpointIO()]
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # its requeueing saves in the middle of a step
+        kwargs |= {"default_root_dir": run_dir, "plugins": plugins}
         # The data modules share their stream among the ranks themselves (promptnet.datasets.stream).
         return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
 
     def before_fit(self) -> None:
-        """Find the checkpoint to go on from."""
-        newest = newest_checkpoint(self.config["fit"]["run_dir"])
-        if self.config_init["fit"].get("ckpt_path") is None and newest is not None:
-            self.config_init["fit"]["ckpt_path"] = str(newest)
-        self.config_init["fit"]["weights_only"] = True  # checkpoints are tensors and numbers, never pickled code
+        """Take the run's folder (first rank alone), and find the checkpoint to go on from."""
+        config, is_first = self.config_init["fit"], self.trainer.is_global_zero
+        run_dir = Path(config["run_dir"])
+        if is_first:
+            RunLock(run_dir).take()
+            sweep(run_dir)
+        if config.get("ckpt_path") is None:
+            last_step = self.trainer.max_steps if self.trainer.max_steps > 0 else None
+            newest = newest_checkpoint(run_dir, below_step=last_step, hashes=is_first)
+            config["ckpt_path"] = None if newest is None else str(newest)
+        elif not Path(config["ckpt_path"]).resolve().is_relative_to(run_dir.resolve()):
+            raise ValueError(
+                f"--ckpt_path {config['ckpt_path']} is not in this run's folder {run_dir}: a run goes on from its own "
+                "checkpoints alone. To begin with another run's weights, give its exported folder to the model "
+                "(start_from)."
+            )
+        config["weights_only"] = True  # checkpoints are tensors and numbers, never pickled code
 
 
 def main() -> None:
-    """Entry point of train.py."""
-    TrainingCLI(save_config_kwargs={"overwrite": True})
+    """Entry point of train.py. Status 75 says that the run was asked to stop and has saved: repeat the command."""
+    try:
+        TrainingCLI(save_config_kwargs={"overwrite": True})
+    except (CheckpointError, RunTakenError) as error:
+        sys.exit(f"train.py: {error}")

@@ -1,0 +1,98 @@
+"""When a run saves: every so many steps, at its last step, and when it is asked to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+
+from promptnet.training.checkpoints import newest_first, number_of, remove
+from promptnet.training.stopping import NoSignalConnector, RunInterrupted, StopSignals, exit_code
+
+
+class SaveState(Checkpoint):
+    """Saves the whole state of training, and keeps the newest few.
+
+    SIGTERM, SIGINT and SIGUSR1 save at the end of the optimiser step under way and end the process with status 75. On
+    one process they are also heeded during validation; several finish theirs first, as their shares of it may differ.
+
+    Args:
+        dirpath: the checkpoints' folder.
+        every_n_train_steps: optimiser steps between two checkpoints.
+        keep: how many to keep. With 2, there is one to go back to if the newest should be damaged.
+    """
+
+    def __init__(self, dirpath: str, every_n_train_steps: int = 250, keep: int = 2) -> None:
+        if every_n_train_steps < 1 or keep < 1:
+            raise ValueError(f"every_n_train_steps={every_n_train_steps} and keep={keep} must be at least 1")
+        self.dirpath, self.every_n_train_steps, self.keep = Path(dirpath), every_n_train_steps, keep
+        self._stop = StopSignals()
+        self._step = self._saved_step = 0
+        self._loops: dict[str, Any] = {}
+        self._in_validation = False
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Take the signals over from Lightning."""
+        if stage == "fit":
+            trainer._signal_connector = NoSignalConnector()
+            self._stop.install()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """All ranks have to go on from the same checkpoint; a run asked to stop by now has nothing new to save."""
+        chosen = trainer.strategy.broadcast(trainer.ckpt_path)
+        if chosen != trainer.ckpt_path:
+            raise ValueError(
+                f"rank {trainer.global_rank} goes on from {trainer.ckpt_path}, rank 0 from {chosen}; remove the "
+                "checkpoint that rank 0 calls damaged and repeat the command"
+            )
+        self._step = self._saved_step = trainer.global_step
+        if self._stop.agreed(trainer):
+            raise RunInterrupted(exit_code(trainer))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save if it is time to, or if the run is to stop; never between two batches of one optimiser step."""
+        if trainer.global_step == self._step:
+            return
+        self._step, self._loops = trainer.global_step, trainer.fit_loop.state_dict()
+        stopping = self._stop.agreed(trainer)
+        if stopping or self._step % self.every_n_train_steps == 0 or self._step == trainer.max_steps:
+            self._save(trainer)
+        if stopping:
+            raise RunInterrupted(exit_code(trainer))
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stop in the middle of a validation; the repeated command begins it anew."""
+        if trainer.sanity_checking or trainer.world_size > 1 or not self._stop.requested:
+            return
+        for callback in trainer.callbacks:  # the average stands in the model's place while it is validated
+            if isinstance(callback, WeightAveraging):
+                callback.on_validation_epoch_end(trainer, pl_module)
+        self._in_validation = True
+        self._save(trainer)
+        raise RunInterrupted(exit_code(trainer))
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """In a validation, the loops' state is to be that of the step's end, before the validation."""
+        if self._in_validation:
+            checkpoint["loops"]["fit_loop"] = self._loops
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._stop.restore()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Give the signals back."""
+        self._stop.restore()
+
+    def _save(self, trainer: Any) -> None:
+        if self._step == self._saved_step:
+            return
+        trainer.save_checkpoint(self.dirpath / f"step={self._step}.ckpt", weights_only=False)
+        self._saved_step = self._step
+        if trainer.is_global_zero:
+            # What it did not write, or cannot read, it does not remove.
+            for path in [path for path in newest_first(self.dirpath) if number_of(path)][self.keep :]:
+                remove(path)

@@ -4,7 +4,23 @@ None of them touches the randomness that training draws from, and with any of th
 without.
 """
 
-from promptnet.training.callbacks.gradient_watch import GradientWatch
+from promptnet.training.callbacks.collapse_alarm import CollapseAlarm
+from promptnet.training.callbacks.gradient_watch import GradientWatch, TrainingDiverged
+from promptnet.training.callbacks.log_to_wandb import LogToWandb
 from promptnet.training.callbacks.metrics_file import MetricsFile
+from promptnet.training.callbacks.model_card import WriteModelCard
+from promptnet.training.callbacks.throughput import Throughput
+from promptnet.training.callbacks.validation_measures import ValidationMeasures
+from promptnet.training.callbacks.validation_pictures import ValidationPictures
 
-__all__ = ["GradientWatch", "MetricsFile"]
+__all__ = [
+    "CollapseAlarm",
+    "GradientWatch",
+    "LogToWandb",
+    "MetricsFile",
+    "Throughput",
+    "TrainingDiverged",
+    "ValidationMeasures",
+    "ValidationPictures",
+    "WriteModelCard",
+]

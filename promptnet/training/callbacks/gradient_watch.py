@@ -82,7 +82,7 @@ class GradientWatch(Callback):
         if self.num_in_a_row >= self.patience:
             raise TrainingDiverged(
                 f"step {step}: the gradients were not finite {self.num_in_a_row} times in a row ({where}). Go on from "
-                "the last checkpoint with a lower model.learning_rate, a longer warm-up, or trainer.precision bf16-mixed "
+                "the last checkpoint with a lower learning_rate, a longer warm-up, or trainer.precision bf16-mixed "
                 "or 32-true in place of 16-mixed."
             )
 

@@ -1,0 +1,90 @@
+"""Drawing with the parts of a training stage, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from transformers import CLIPImageProcessor
+
+from promptnet.inference.pipeline import PromptNetPipeline
+from promptnet.training.measures.people import HeldOutPerson
+
+
+def drawing_pipeline(stage: Any) -> PromptNetPipeline:
+    """A pipeline around the very networks of a pretraining stage, without a second copy of any weight.
+
+    A stage may build it itself, in a method `drawing_pipeline`.
+
+    Raises:
+        ValueError: the stage's base model is of a kind that PromptNetPipeline does not draw with.
+    """
+    if hasattr(stage, "drawing_pipeline"):
+        return stage.drawing_pipeline()
+    parts = {name: stage.frozen[name] for name in ("vae", "unet", "text_encoder", "image_encoder")}
+    if "text_encoder_2" in stage.frozen:
+        raise ValueError(
+            "PromptNetPipeline draws with one text tower, and this base model has two: leave ValidationPictures and "
+            "ValidationMeasures out of trainer.callbacks"
+        )
+    pipe = PromptNetPipeline(
+        **parts,
+        tokenizer=stage.tokenizer,
+        scheduler=type(stage.scheduler).from_config(stage.scheduler.config),  # sampling sets its timesteps
+        promptnet=stage.promptnet,
+        feature_extractor=feature_extractor_of(stage),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def feature_extractor_of(stage: Any) -> Any:
+    """The preprocessing of the stage's vision tower, from its base model's folder."""
+    return CLIPImageProcessor.from_pretrained(Path(stage.hparams["base_dir"]) / "feature_extractor")
+
+
+def draw(pipe: PromptNetPipeline, person: HeldOutPerson, num_steps: int, guidance: float) -> list[Image.Image]:
+    """One person's pictures with plain guidance: no tuning, no fusion, no class term; from each ask's own noise."""
+    subject = pipe.encode(person.reference)
+    generators = [torch.Generator().manual_seed(ask.seed) for ask in person.asks]
+    plain: dict[str, Any] = {"class_scale": 0.0, "fusion_steps": 0, "guidance_rescale": 0.0, "eta": 0.0}
+    return pipe(
+        [ask.prompt for ask in person.asks],
+        subject=subject,
+        num_inference_steps=num_steps,
+        subject_scale=guidance,
+        generator=generators,
+        resolution="off",
+        **plain,
+    ).images
+
+
+def is_stopping(trainer: Any) -> bool:
+    """Whether this run was asked to stop and will, as soon as it may; several ranks would first have to agree."""
+    signals = (getattr(callback, "_stop", None) for callback in trainer.callbacks)
+    return trainer.world_size == 1 and any(getattr(signal, "requested", False) for signal in signals)
+
+
+@contextmanager
+def undisturbed(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Evaluate networks without gradients; afterwards every mode and every global random state is what it was."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            for network in networks:
+                network.eval()
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

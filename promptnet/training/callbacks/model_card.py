@@ -1,0 +1,127 @@
+"""At the end of a training, what a stranger must know about the encoder, beside the encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from promptnet.training.callbacks.metrics_file import FILE_NAME, MetricsFile
+from promptnet.training.measures.card import MARK, CardText, model_card
+from promptnet.training.measures.curve import check_matplotlib, loss_curve
+from promptnet.training.measures.metrics_file import read_metrics, replace_file
+
+CURVE_NAME = "loss.png"
+
+
+class WriteModelCard(Callback):
+    """Writes README.md and the loss curve into the folder of the exported encoder (`model.export_dir`).
+
+    Figures come from metrics.jsonl, so `MetricsFile` must be among the callbacks. A README.md of somebody else's stays
+    as it is: the card is then MODEL_CARD.md.
+
+    Args:
+        data: what the encoder is trained on, in a sentence or two.
+        data_licence: the terms under which the data is used.
+        base_licence: licence of the base model.
+        licence: of the encoder, for example "apache-2.0".
+        title: of the card.
+        limits: what the encoder cannot do and must not be used for.
+        curve: whether to draw the loss curve (needs matplotlib).
+    """
+
+    def __init__(
+        self,
+        data: str,
+        data_licence: str,
+        base_licence: str,
+        licence: str,
+        title: str = "PromptNet encoder",
+        limits: str = "Trained on the data above, judged on held-out people of the same kind, and on nothing else. "
+        "Draw people only who have agreed to it.",
+        curve: bool = True,
+    ) -> None:
+        self.text = CardText(title, data, data_licence, base_licence, licence, limits)
+        self.curve = curve
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out before the training what would be missing after it.
+
+        Raises:
+            ValueError: `MetricsFile` or matplotlib is missing, or the stage exports nothing.
+        """
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, MetricsFile) for callback in callbacks):
+            raise ValueError(
+                "WriteModelCard takes its figures from metrics.jsonl: add MetricsFile to trainer.callbacks"
+            )
+        if not hasattr(pl_module, "export_dir"):
+            raise ValueError(f"{type(pl_module).__name__} exports no encoder: take WriteModelCard out of its callbacks")
+        if self.curve:
+            check_matplotlib()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write: the stage has exported the encoder by now."""
+        if not trainer.is_global_zero:
+            return
+        folder, entries = Path(pl_module.export_dir), read_metrics(Path(trainer.default_root_dir) / FILE_NAME)
+        folder.mkdir(parents=True, exist_ok=True)
+        png = loss_curve(entries) if self.curve else None
+        if png is not None:
+            replace_file(folder / CURVE_NAME, png)
+        base, recipe = _named(str(pl_module.hparams["base_dir"])), _recipe(trainer, pl_module)
+        card = model_card(self.text, base, recipe, entries, CURVE_NAME if png else None)
+        replace_file(_card_place(folder), card.encode())
+
+
+def _card_place(folder: Path) -> Path:
+    place = folder / "README.md"
+    if not place.is_file() or MARK in place.read_text("utf-8"):
+        return place
+    rank_zero_warn(f"'{place}' is not ours to replace: the model card is MODEL_CARD.md beside it")
+    return folder / "MODEL_CARD.md"
+
+
+def _recipe(trainer: Trainer, stage: Any) -> dict[str, Any]:
+    """What decides the outcome: the trainer's, the averaging's, the stage's and the data module's settings."""
+    averaging = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
+    settings = {
+        "max_steps": trainer.max_steps,
+        "devices": trainer.world_size,
+        "precision": trainer.precision,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "weight averaging": type(averaging[0]).__name__ if averaging else None,
+        **{name: value for name, value in dict(stage.hparams).items() if name != "export_dir"},
+        **{f"data.{name}": value for name, value in _plain(getattr(trainer.datamodule, "__dict__", {})).items()},  # type: ignore[attr-defined]
+        **_versions(),
+    }
+    return {name: _named(value) if isinstance(value, str) else value for name, value in settings.items()}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = (str, int, float, bool)
+    hidden = ("_", "allow", "prepare", "cache")
+    return {name: value for name, value in values.items() if isinstance(value, kinds) and not name.startswith(hidden)}
+
+
+def _named(text: str) -> str:
+    """A name without the folders of the machine that it was on."""
+    return Path(text).name if os.path.isabs(text) else text
+
+
+def _versions() -> dict[str, str]:
+    import diffusers
+    import lightning
+    import torch
+    import transformers
+
+    import promptnet
+
+    modules = {"promptnet": promptnet, "torch": torch, "diffusers": diffusers, "transformers": transformers}
+    return {name: module.__version__ for name, module in {**modules, "lightning": lightning}.items()}

@@ -1,0 +1,155 @@
+"""Figures on the people that `ValidationPictures` draws: is it them, is it what was asked, is it more than a copy?"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from promptnet.models.judge import AvatarJudge
+from promptnet.training.callbacks.drawing import feature_extractor_of, undisturbed
+from promptnet.training.callbacks.logs import check_after_averaging, log_scalars
+from promptnet.training.callbacks.validation_pictures import Drawn, ValidationPictures
+from promptnet.training.measures.copying import copy_paste
+from promptnet.training.measures.identity import (
+    FaceIdentity,
+    IdentityScorer,
+    JudgeIdentity,
+    find_face_weights,
+    load_face_embedder,
+    load_judge,
+)
+from promptnet.training.measures.prompts import ClipPrompts, fields_read_right, shared_projections
+
+
+class ValidationMeasures(Callback):
+    """Scores the drawn pictures. Needs `ValidationPictures` beside it, in any order.
+
+    Scalars, each a mean over the pictures:
+
+    - `val/identity`: similarity of drawn picture and reference in the scorer's identity space, 1 is the same person.
+    - `val/copy_paste`: -1 the true answer, 1 the reference again (`measures.copying`), where the data has another
+      picture of the person.
+    - `val/prompt_fields`: share of the asked attributes that the judge reads (portraits).
+    - `val/prompt_clip`: CLIP similarity of picture and prompt, where the base model's towers share a space.
+
+    Args:
+        identity: "judge" for portraits, "face" for photographs, "none"; "auto" takes the judge where prompts ask for a
+            portrait's fields, else the face embedder where its weights are at hand.
+        judge: folder of the validation judge.
+        face_weights: file of the face embedder's weights; None looks where facenet-pytorch keeps it.
+    """
+
+    def __init__(
+        self,
+        identity: Literal["auto", "judge", "face", "none"] = "auto",
+        judge: str = "checkpoints/judges/validation",
+        face_weights: str | None = None,
+    ) -> None:
+        self.identity, self.judge, self.face_weights = identity, judge, face_weights
+        self._judge: AvatarJudge | None = None
+        self._scorer: IdentityScorer | None = None
+        self._prompts: ClipPrompts | None = None
+        self._last_step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the callback that draws, and what must be there before a long run begins.
+
+        Raises:
+            ValueError: `ValidationPictures`, the judge's folder or the face embedder's weights are missing.
+        """
+        if stage != "fit":
+            return
+        check_after_averaging(trainer, self)
+        asks = [ask for person in self._pictures(trainer).find_people(trainer) for ask in person.asks]
+        if self.identity == "judge" or (self.identity == "auto" and all(ask.asked for ask in asks)):
+            self._judge = load_judge(self.judge)
+            self._scorer = JudgeIdentity(self._judge)
+        elif self.identity == "face":
+            self._scorer = FaceIdentity(load_face_embedder(self.face_weights))
+        elif self.identity == "auto":
+            self._scorer = self._face_scorer()
+        self._prompts = _clip_prompts(pl_module)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Score before the first batch, when the pictures are there or are drawn now."""
+        pictures = self._pictures(trainer)
+        if pictures.is_due(trainer) and batch_idx == dataloader_idx == 0:
+            pl_module.log_dict(self._figures(trainer, pl_module, pictures), batch_size=1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score what the run ends with, unless the last validation did."""
+        if self._last_step != trainer.global_step:
+            figures = self._figures(trainer, pl_module, self._pictures(trainer))
+            if figures:
+                log_scalars(trainer, figures)
+
+    def _pictures(self, trainer: Trainer) -> ValidationPictures:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        found = [callback for callback in callbacks if isinstance(callback, ValidationPictures)]
+        if not found:
+            raise ValueError("ValidationMeasures scores what ValidationPictures draws: add it to trainer.callbacks")
+        return found[0]
+
+    def _figures(self, trainer: Trainer, stage: Any, pictures: ValidationPictures) -> dict[str, float]:
+        drawn = pictures.drawn(trainer, stage)
+        if drawn is None:
+            return {}
+        self._last_step = trainer.global_step
+        with undisturbed([*stage.frozen.values()]):
+            if self._scorer is not None:
+                self._scorer.to(stage.device)
+            return {**self._identity_figures(drawn), **self._prompt_figures(drawn)}
+
+    def _face_scorer(self) -> FaceIdentity | None:
+        if self.face_weights or find_face_weights():
+            return FaceIdentity(load_face_embedder(self.face_weights))
+        try:
+            load_face_embedder()
+        except ValueError as error:
+            rank_zero_warn(f"identity similarity and copying are not measured in this run: {error}")
+        return None
+
+    def _identity_figures(self, drawn: Drawn) -> dict[str, float]:
+        if self._scorer is None:
+            return {}
+        similarities, copies = [], []
+        for person, pictures in zip(drawn.people, drawn.pictures, strict=True):
+            who = self._scorer.identity([person.reference, *pictures])
+            similarities += (who[1:] @ who[0]).tolist()
+            others = [(other, one) for other, one in zip(person.compared(), pictures, strict=True) if other is not None]
+            if others:
+                rows = self._scorer.appearance([person.reference, *(picture for pair in others for picture in pair)])
+                copies += copy_paste(rows[2::2], rows[:1].expand_as(rows[2::2]), rows[1::2]).tolist()
+        known = torch.tensor(copies, dtype=torch.float64)
+        known = known[~known.isnan()]
+        figures = {"val/identity": sum(similarities) / len(similarities)}
+        return {**figures, "val/copy_paste": float(known.mean())} if len(known) else figures
+
+    def _prompt_figures(self, drawn: Drawn) -> dict[str, float]:
+        asks = [ask for person in drawn.people for ask in person.asks]
+        pictures = [picture for row in drawn.pictures for picture in row]
+        figures = {}
+        if self._judge is not None and any(ask.asked for ask in asks):
+            figures["val/prompt_fields"] = fields_read_right(self._judge, pictures, [ask.asked for ask in asks])
+        if self._prompts is not None:
+            similarity = self._prompts.similarity([ask.prompt for ask in asks], pictures)
+            figures["val/prompt_clip"] = float(similarity.mean())
+        return figures
+
+
+def _clip_prompts(stage: Any) -> ClipPrompts | None:
+    towers = (stage.frozen["text_encoder"], stage.frozen["image_encoder"])
+    projections = shared_projections(stage.hparams["base_dir"], *towers)
+    if projections is None:
+        rank_zero_warn(
+            "val/prompt_clip is not measured: the base model's folder has no clip_projections.safetensors that joins "
+            "its text tower and its vision tower in one space"
+        )
+        return None
+    return ClipPrompts(stage.tokenizer, *towers, feature_extractor_of(stage), *projections)

@@ -1,0 +1,160 @@
+"""Who is in a picture: two scorers behind one interface, one for portraits and one for photographs of faces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from promptnet.datasets.avatars import IDENTITY_FIELDS
+from promptnet.images.framing import square, to_pixels
+from promptnet.models.judge import AvatarJudge
+
+Pictures = Sequence[Image.Image]
+
+
+class IdentityScorer(Protocol):
+    """Turns pictures into unit vectors whose dot products are similarities."""
+
+    def identity(self, pictures: Pictures) -> torch.Tensor:
+        """(N, F) unit rows that say who it is, and as little else as possible."""
+        ...
+
+    def appearance(self, pictures: Pictures) -> torch.Tensor:
+        """(N, G) unit rows that differ between two pictures of one person: the space in which copying is measured."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move to where the pictures are scored."""
+        ...
+
+
+def stacked(pictures: Pictures, size_px: int) -> torch.Tensor:
+    """The pictures' central squares as (N, 3, size_px, size_px) in [-1, 1]."""
+    return torch.stack([to_pixels(square(picture.convert("RGB"), size_px)) for picture in pictures])
+
+
+class JudgeIdentity:
+    """The judge of portraits: its beliefs about the fields that make an identity.
+
+    A picture's vector holds sqrt(p) for every value of every identity field, p being the judge's probability. The dot
+    product of two such vectors is the mean Bhattacharyya coefficient over the fields: 1 where the judge reads the same
+    person in both, whatever they wear. Appearance is the judge's own feature space, attributes included.
+
+    Args:
+        judge: the validation judge.
+    """
+
+    def __init__(self, judge: AvatarJudge) -> None:
+        self.judge = judge.eval().requires_grad_(False)
+
+    def identity(self, pictures: Pictures) -> torch.Tensor:
+        """(N, F)."""
+        with torch.no_grad():
+            logits = self.judge(self._pixels(pictures))
+        beliefs = [logits[name].softmax(dim=1).sqrt() for name in IDENTITY_FIELDS if name in logits]
+        return torch.cat(beliefs, dim=1) / len(beliefs) ** 0.5
+
+    def appearance(self, pictures: Pictures) -> torch.Tensor:
+        """(N, G)."""
+        with torch.no_grad():
+            return F.normalize(self.judge.features(self._pixels(pictures)), dim=1)
+
+    def to(self, device: torch.device) -> None:
+        """Move the judge."""
+        torch.nn.Module.to(self.judge, device)
+
+    def _pixels(self, pictures: Pictures) -> torch.Tensor:
+        return stacked(pictures, 64).to(self.judge.device)
+
+
+class FaceIdentity:
+    """facenet-pytorch's InceptionResnetV1, on pictures that are cropped to the face already.
+
+    Args:
+        network: with its weights, without its classifier.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    def identity(self, pictures: Pictures) -> torch.Tensor:
+        """(N, 512)."""
+        weight = next(self.network.parameters())
+        with torch.no_grad():  # it was trained on (x - 127.5) / 128, which is [-1, 1] to half a per cent
+            return F.normalize(self.network(stacked(pictures, 160).to(weight)), dim=1)
+
+    def appearance(self, pictures: Pictures) -> torch.Tensor:
+        """The same space: two photographs of one person differ in it too."""
+        return self.identity(pictures)
+
+    def to(self, device: torch.device) -> None:
+        """Move the network."""
+        self.network.to(device)
+
+
+def load_judge(folder: str | Path) -> AvatarJudge:
+    """The validation judge.
+
+    Raises:
+        ValueError: there is none, or it is the one that tests are judged by.
+    """
+    place = Path(folder)
+    if place.resolve().name == "test":
+        raise ValueError(f"'{place}' is for `promptnet evaluate` alone: a run may look at the validation judge only")
+    if not (place / "config.json").is_file():
+        raise ValueError(f"there is no judge of portraits at '{place}': train it (configs/tiny) or name its folder")
+    judge: Any = AvatarJudge.from_pretrained(place, use_safetensors=True)
+    return judge.float()
+
+
+FACE_WEIGHTS = "20180402-114759-vggface2"
+
+
+def find_face_weights() -> Path | None:
+    """Where facenet-pytorch itself keeps the face embedder's weights once it has them; nothing is downloaded."""
+    cache = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    places = [Path(cache).expanduser() / "checkpoints" / f"{FACE_WEIGHTS}{end}" for end in (".safetensors", ".pt")]
+    return next((place for place in places if place.is_file()), None)
+
+
+def load_face_embedder(weights: str | Path | None = None) -> Any:
+    """InceptionResnetV1 with its published weights (512 features), from a file that is there already.
+
+    Args:
+        weights: a .safetensors file, or the published .pt file (read as plain tensors, nothing in it is run). None
+            looks where facenet-pytorch keeps it.
+
+    Raises:
+        ValueError: the package or the file is not there, or it holds something else.
+    """
+    place = Path(weights) if weights else find_face_weights()
+    if place is None or not place.is_file():
+        raise ValueError(
+            f"no weights of the face embedder{f' at {str(place)!r}' if place else ''}: put facenet-pytorch's "
+            f"{FACE_WEIGHTS}.pt (its release v2.2.9) into ~/.cache/torch/checkpoints or name the file with face_weights"
+        )
+    try:
+        from facenet_pytorch import InceptionResnetV1
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}: the face embedder needs the extra, pip install 'promptnet[faces]'") from error
+    network = InceptionResnetV1(pretrained=None, classify=False)
+    missing = network.load_state_dict(_tensors(place), strict=False).missing_keys
+    if missing:
+        raise ValueError(
+            f"'{place}' does not hold InceptionResnetV1: it lacks {missing[0]} and {len(missing) - 1} more"
+        )
+    return network
+
+
+def _tensors(place: Path) -> dict[str, torch.Tensor]:
+    if place.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(place)
+    return torch.load(place, map_location="cpu", weights_only=True)

@@ -1,0 +1,99 @@
+"""Does a picture show what its prompt asked for?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from promptnet.models.judge import AvatarJudge
+from promptnet.training.measures.identity import stacked
+
+
+def fields_read_right(judge: AvatarJudge, pictures: Sequence[Image.Image], asked: Sequence[Mapping[str, str]]) -> float:
+    """The share of all asked attribute fields that the judge reads as asked.
+
+    Args:
+        judge: of portraits.
+        pictures: N of them.
+        asked: N records of the asked fields.
+
+    Raises:
+        ValueError: no field is asked at all.
+    """
+    read = judge.read(stacked(pictures, 64).to(judge.device))
+    hits = [said[name] == value for said, wanted in zip(read, asked, strict=True) for name, value in wanted.items()]
+    if not hits:
+        raise ValueError("no prompt asks for a field, so there is nothing for the judge to read")
+    return sum(hits) / len(hits)
+
+
+class ClipPrompts:
+    """CLIP similarity between prompts and pictures, with the towers that the run holds already.
+
+    Args:
+        tokenizer: of the text tower.
+        text_encoder: a CLIP text tower.
+        image_encoder: a CLIP vision tower.
+        feature_extractor: its preprocessing.
+        text_projection: (D, W) into the shared space.
+        visual_projection: (D, V) into the shared space.
+        class_phrase: what stands for S* in the text, for CLIP knows no pseudo-words.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        image_encoder: Any,
+        feature_extractor: Any,
+        text_projection: torch.Tensor,
+        visual_projection: torch.Tensor,
+        class_phrase: str = "a person",
+    ) -> None:
+        self.tokenizer, self.text_encoder, self.image_encoder = tokenizer, text_encoder, image_encoder
+        self.feature_extractor, self.class_phrase = feature_extractor, class_phrase
+        self.text_projection, self.visual_projection = text_projection, visual_projection
+
+    @torch.no_grad()
+    def similarity(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Cosines (N,) of prompt i and picture i."""
+        texts = F.normalize(self._texts(prompts), dim=1)
+        return (texts * F.normalize(self._seen(pictures), dim=1)).sum(dim=1)
+
+    def _texts(self, prompts: Sequence[str]) -> torch.Tensor:
+        plain = [prompt.replace("S*", self.class_phrase) for prompt in prompts]
+        tokens = self.tokenizer(plain, padding="max_length", truncation=True, return_tensors="pt")
+        weight = next(self.text_encoder.parameters())
+        pooled = self.text_encoder(tokens.input_ids.to(weight.device)).pooler_output  # (N, W)
+        return pooled.float() @ self.text_projection.to(pooled.device).float().T
+
+    def _seen(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        weight = next(self.image_encoder.parameters())
+        pixels = self.feature_extractor(images=list(pictures), return_tensors="pt").pixel_values
+        pooled = self.image_encoder(pixel_values=pixels.to(weight)).pooler_output  # (N, V)
+        return pooled.float() @ self.visual_projection.to(pooled.device).float().T
+
+
+def shared_projections(
+    base_dir: str | Path, text_encoder: nn.Module, image_encoder: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The two maps (D, W) and (D, V) into the space that a base model's towers share, None where they share none.
+
+    They lie in `clip_projections.safetensors` in the base model's folder. Stable Diffusion's own folders lack them: its
+    text tower comes without its projection, and its vision tower may be of another CLIP.
+    """
+    place = Path(base_dir) / "clip_projections.safetensors"
+    if not place.is_file():
+        return None
+    from safetensors.torch import load_file
+
+    found = load_file(place)
+    text, visual = found["text_projection.weight"], found["visual_projection.weight"]
+    widths = (int(text_encoder.config.hidden_size), int(image_encoder.config.hidden_size))  # type: ignore[union-attr, arg-type]
+    return (text, visual) if (text.shape[1], visual.shape[1]) == widths else None

@@ -1,0 +1,248 @@
+"""What a pretraining run shows and measures of held-out people, and that it changes nothing about the training."""
+
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+
+from promptnet.datasets.avatars import FIELDS
+from promptnet.datasets.pairs import PairDataModule
+from promptnet.models.judge import AvatarJudge
+from promptnet.training.callbacks import (
+    CollapseAlarm,
+    GradientWatch,
+    MetricsFile,
+    Throughput,
+    ValidationMeasures,
+    ValidationPictures,
+    WriteModelCard,
+)
+from promptnet.training.callbacks.drawing import drawing_pipeline, undisturbed
+from promptnet.training.measures.metrics_file import read_metrics, values_of
+from promptnet.training.pretrain import PretrainStage
+
+TINY = {"num_people": 2, "num_prompts": 2, "num_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained judge of portraits."""
+    folder = tmp_path_factory.mktemp("judges") / "validation"
+    torch.manual_seed(0)
+    AvatarJudge({name: list(values) for name, values in FIELDS.items()}, width=8).save_pretrained(folder)
+    return folder
+
+
+def stage_of(base: Path, folder: Path) -> PretrainStage:
+    torch.manual_seed(5)
+    return PretrainStage(
+        base_dir=str(base),
+        export_dir=str(folder / "encoder"),
+        region_proj_channel=8,
+        learning_rate=1e-3,
+        warmup_steps=1,
+    )
+
+
+def fit(base: Path, cache: Path, folder: Path, *callbacks: Callback, **options: Any) -> tuple[L.Trainer, PretrainStage]:
+    stage = stage_of(base, folder)
+    data = PairDataModule(num_pictures=48, num_validation=8, batch_size=2, cache_dir=str(cache))
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    chosen = {"max_steps": 3, "log_every_n_steps": 1, "logger": False, "gradient_clip_val": 1.0, **quiet, **options}
+    chosen = {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 1, **chosen}
+    trainer = L.Trainer(default_root_dir=folder, accelerator="cpu", devices=1, callbacks=list(callbacks), **chosen)
+    trainer.fit(stage, datamodule=data)
+    return trainer, stage
+
+
+class Global(Callback):
+    """Draws from every global generator after each batch, and remembers modes."""
+
+    def __init__(self) -> None:
+        self.drawn: list[tuple[float, float, float]] = []
+        self.modes: list[bool] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+        parts = [pl_module, *pl_module.frozen.values()]
+        self.modes += [module.training for part in parts for module in part.modules()]
+
+
+def everything(judge: Path, **card: Any) -> list[Callback]:
+    owner = {"data": "portraits", "data_licence": "CC BY 4.0", "base_licence": "apache-2.0", "licence": "apache-2.0"}
+    return [
+        ValidationPictures(**TINY),
+        ValidationMeasures(judge=str(judge)),
+        CollapseAlarm(),
+        GradientWatch(),
+        Throughput(peak_tflops=0.1),
+        MetricsFile(),
+        WriteModelCard(**{**owner, **card}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(random_base: Path, picture_cache: Path, judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A short training with all callbacks, and the same one without."""
+    outcomes = []
+    for name, callbacks in (("plain", []), ("watched", everything(judge))):
+        folder = tmp_path_factory.mktemp(name)
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        state = Global()
+        logger = TensorBoardLogger(str(folder), name="", version="tensorboard")
+        trainer, stage = fit(
+            random_base, picture_cache, folder, EMAWeightAveraging(decay=0.5), *callbacks, state, logger=logger
+        )
+        outcomes.append((folder, trainer, stage, state))
+    return outcomes
+
+
+def test_weights_randomness_and_modes_are_bit_for_bit_those_of_a_run_without(run: Any):
+    (_, _, plain, before), (_, _, watched, after) = run
+    for (name, one), two in zip(plain.promptnet.named_parameters(), watched.promptnet.parameters(), strict=True):
+        assert torch.equal(one, two), name
+    assert before.drawn == after.drawn
+    assert before.modes == after.modes
+    assert any(before.modes)
+
+
+def test_what_a_run_logs(run: Any):
+    folder, *_ = run[1]
+    entries = read_metrics(folder / "metrics.jsonl")
+    for name in ("val/identity", "val/prompt_fields", "val/copy_paste", "val/pictures_seconds", "val/loss"):
+        assert values_of(entries, name)[0][0] == 2, name
+    for name in ("val/identity", "val/prompt_fields", "val/copy_paste", "val/pictures_seconds"):
+        assert [step for step, _ in values_of(entries, name)] == [2, 3], name  # and at the end, without a validation
+    for name in ("gradients/norm", "gradients/clipped_share", "gradients/nonfinite_steps", "train/loss"):
+        assert [step for step, _ in values_of(entries, name)] == [1, 2, 3], name
+    for name in ("speed/images_per_s", "speed/data_wait_share", "speed/mfu", "speed/step_tflop"):
+        assert [step for step, _ in values_of(entries, name)] == [2, 3], name
+    assert values_of(entries, "alarm/val/identity") == [(2, 0.0)]
+    assert all(0 < share < 1 for _, share in values_of(entries, "speed/data_wait_share"))
+    rates = dict(values_of(entries, "speed/images_per_s"))
+    tflop = dict(values_of(entries, "speed/step_tflop"))
+    for step, mfu in values_of(entries, "speed/mfu"):
+        assert mfu == pytest.approx(tflop[step] / 2 * rates[step] / 0.1)
+
+
+def test_pictures_reach_tensorboard(run: Any):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, *_ = run[1]
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    sheets = events.Images("val/people")
+    assert [sheet.step for sheet in sheets] == [2, 3]
+    assert (sheets[0].width, sheets[0].height) == (5 * 66, 2 * 66)  # reference, two drawn, two true; two people
+    assert "val/people_prompts/text_summary" in events.Tags()["tensors"]
+    plain = EventAccumulator(str(run[0][0] / "tensorboard"))
+    plain.Reload()
+    assert plain.Tags()["images"] == []
+
+
+def test_the_model_card_lies_beside_the_encoder(run: Any):
+    folder, _, stage, _ = run[1]
+    card = (folder / "encoder" / "README.md").read_text()
+    assert card.startswith("---\nlicense: 'apache-2.0'\n")
+    assert "| the data | CC BY 4.0 |" in card
+    assert "`val/identity`" in card
+    assert "| learning_rate | `0.001` |" in card
+    assert "| weight averaging | `EMAWeightAveraging` |" in card
+    assert "- 3 optimiser steps" in card
+    assert str(folder) not in card
+    assert str(Path(stage.hparams["base_dir"]).parent) not in card
+    assert "![Loss by step](loss.png)" in card
+    with Image.open(folder / "encoder" / "loss.png") as picture:
+        assert picture.format == "PNG"
+    assert (folder / "encoder" / "config.json").is_file()
+
+
+def test_the_validated_weights_are_the_averaged_ones(random_base: Path, picture_cache: Path, tmp_path: Path):
+    seen: list[torch.Tensor] = []
+
+    class Spy(ValidationPictures):
+        def _draw(self, trainer: Any, stage: Any) -> Any:
+            seen.append(stage.promptnet.region_prompt_output.weight.detach().clone())
+            return super()._draw(trainer, stage)
+
+    class Averages(Callback):
+        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+            self.average = next(c for c in trainer.callbacks if isinstance(c, EMAWeightAveraging))._average_model
+            self.at_validation = self.average.module.promptnet.region_prompt_output.weight.detach().clone()  # pyright: ignore
+
+    averages, average = Averages(), EMAWeightAveraging(decay=0.9)
+    _, stage = fit(random_base, picture_cache, tmp_path, averages, average, Spy(**TINY))
+    assert torch.equal(seen[0], averages.at_validation)
+    final = averages.average.module.promptnet.region_prompt_output.weight.detach()  # pyright: ignore
+    assert torch.equal(seen[1], final)
+    assert torch.equal(stage.promptnet.region_prompt_output.weight, final.half())
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_drawing_uses_the_stages_own_weights(random_base: Path, tmp_path: Path):
+    stage = stage_of(random_base, tmp_path)
+    pipe = drawing_pipeline(stage)
+    for name in ("vae", "unet", "text_encoder", "image_encoder"):
+        assert getattr(pipe, name) is stage.frozen[name]
+    assert pipe.promptnet is stage.promptnet
+    assert pipe.scheduler is not stage.scheduler
+
+
+def test_undisturbed_restores_modes_and_randomness_after_an_error():
+    network = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2).eval())
+    network.train(False)
+    network[0].train()
+    modes = [module.training for module in network.modules()]
+    states = (torch.get_rng_state(), copy.deepcopy(random.getstate()), np.random.get_state()[1].copy())  # pyright: ignore
+
+    def disturb() -> None:
+        with undisturbed([network]):
+            assert not any(module.training for module in network.modules())
+            raise RuntimeError(f"on purpose, after {torch.rand(3)}, {random.random()} and {np.random.rand()}")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        disturb()
+    assert [module.training for module in network.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert (np.random.get_state()[1] == states[2]).all()  # pyright: ignore
+
+
+def test_a_run_that_is_to_stop_draws_no_more(random_base: Path, picture_cache: Path, tmp_path: Path):
+    class Asked(Callback):
+        _stop = type("Signals", (), {"requested": True})()
+
+    trainer, _ = fit(random_base, picture_cache, tmp_path, ValidationPictures(**TINY), MetricsFile(), Asked())
+    entries = read_metrics(tmp_path / "metrics.jsonl")
+    assert values_of(entries, "val/loss")
+    assert not values_of(entries, "val/pictures_seconds")
+    assert trainer.state.finished
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        (lambda judge: [ValidationMeasures(judge=str(judge))], "add it to trainer.callbacks"),
+        (lambda judge: [ValidationPictures(**TINY), EMAWeightAveraging()], "must come after EMAWeightAveraging"),
+        (lambda judge: [ValidationPictures(prompts=["a portrait"])], r"'a portrait' has no S\*"),
+        (lambda judge: [ValidationPictures(**TINY), ValidationMeasures("judge", judge="nowhere")], "nowhere"),
+        (lambda judge: [ValidationPictures(**TINY), ValidationMeasures("judge", judge=judge.parent / "test")], "alone"),
+        (lambda judge: [everything(judge)[-1]], "add MetricsFile"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_training(
+    callbacks: Any, message: str, random_base: Path, picture_cache: Path, judge: Path, tmp_path: Path
+):
+    with pytest.raises(ValueError, match=message):
+        fit(random_base, picture_cache, tmp_path, *callbacks(judge), max_steps=1)
+    assert not (tmp_path / "encoder").exists()

@@ -27,6 +27,7 @@ from promptnet.images.bombs import hidden_cost
 Source = str | os.PathLike[str] | IO[bytes] | Image.Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")  # BMP's two letters are no proof
 MAX_PIXELS = 64_000_000  # a phone's 50 megapixels pass
 MIN_SIZE_PX = 32
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -109,6 +110,20 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int
             raise
         except Exception as error:  # on hostile bytes decoders raise anything
             raise _broken(name, error) from error
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """The content of a small file that comes with pictures, such as a caption.
+
+    Raises:
+        ImageError: missing, not a file, unreadable or larger than `max_bytes`.
+    """
+    name = f"file '{path}'"
+    with _regular_file(path, name) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise _refusal(name, "file too large", f"has more than {max_bytes} bytes")
+    return data
 
 
 def _broken(name: str, error: Exception) -> ImageError:
@@ -205,6 +220,10 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise _refusal(name, "too many pixels", f"has too many pixels ({error}): save a smaller copy") from error
     except Image.UnidentifiedImageError as error:
+        if _is_of_a_format(file):
+            raise _refusal(
+                name, "broken", "is broken: its header makes no sense, export or download it again"
+            ) from error
         raise _refusal(
             name,
             "not a picture",
@@ -213,6 +232,12 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
         ) from error
     except Exception as error:
         raise _broken(name, error) from error
+
+
+def _is_of_a_format(file: IO[bytes]) -> bool:
+    file.seek(0)
+    start = file.read(12)
+    return start.startswith(_SIGNATURES) or (start.startswith(b"RIFF") and start.endswith(b"WEBP"))
 
 
 @contextmanager

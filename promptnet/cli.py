@@ -16,9 +16,10 @@ from promptnet.commands.convert import convert
 from promptnet.commands.customize import customize
 from promptnet.commands.demo import demo
 from promptnet.commands.edit import edit
-from promptnet.commands.evaluate import avatars, base_model, tune
+from promptnet.commands.evaluate import avatars, base_model, edits, resolution, tune
 from promptnet.commands.generate import generate
 from promptnet.commands.optimize_edit import optimize_edit
+from promptnet.commands.prepare import prepare
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -31,7 +32,8 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "generate": generate,
     "edit": edit,
     "optimize-edit": optimize_edit,
-    "evaluate": {"avatars": avatars, "base": base_model, "tune": tune},
+    "evaluate": {"avatars": avatars, "base": base_model, "edits": edits, "resolution": resolution, "tune": tune},
+    "prepare": prepare,
     "convert": convert,
 }
 

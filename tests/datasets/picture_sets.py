@@ -141,8 +141,8 @@ def turned(pixels: np.ndarray, orientation: int, kind: str = "PNG", **options) -
 
 def _turned(orientation: int) -> Callable[[np.ndarray], Good]:
     def make(pixels: np.ndarray) -> Good:
-        tall = pixels[:, 4:-4]  # so that a wrong turn shows in the shape, too
-        return turned(tall, orientation), tall[4:-4], 0
+        tall = np.concatenate([pixels[-4:], pixels, pixels[:4]])  # so that a wrong turn shows in the shape, too
+        return turned(tall, orientation), pixels, 0
 
     return make
 

@@ -35,6 +35,7 @@ from promptnet.images.opening import ImageError, open_image
 
 SIZE_COLUMNS = ("width_px", "height_px")
 _COPIED_ROWS = 64  # rows that are in memory at once while a shard is copied
+_MAX_MAPPED = 1024  # shards a process has mapped at one time; systems allow some 65,000 maps in all
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class ShardStore:
         self.starts = [0, *accumulate(shard.num_rows for shard in self.shards)]
         self.copies_dir = Path(copies_dir)
         self.copies_dir.mkdir(parents=True, exist_ok=True)
+        self._copies = {path.name.partition("-")[0]: path for path in self.copies_dir.glob("*.arrow")}
         self._forget_handles()
 
     def __len__(self) -> int:
@@ -134,7 +136,7 @@ class ShardStore:
 
     def _forget_handles(self) -> None:
         """Maps and threads do not travel to another process."""
-        self._open: dict[int, tuple[str, pa.Table]] = {}
+        self._open: dict[int, pa.Table] = {}
         self._fetcher: ThreadPoolExecutor | None = None
         self._coming: dict[int, Future[Any]] = {}
 
@@ -162,11 +164,21 @@ class ShardStore:
 
     def content(self, shard: int) -> str:
         """The hash of a shard's pictures, in their order."""
-        return self._opened(shard)[0]
+        entry = self.shards[shard]
+        return (self._copies.get(entry.version) or self._ensure_copy(entry)).stem.partition("-")[2]
 
     def table(self, shard: int) -> pa.Table:
         """A shard's rows, mapped into memory; fetched first where there is no copy."""
-        return self._opened(shard)[1]
+        if shard in self._open:
+            self._open[shard] = self._open.pop(shard)  # used last
+        else:
+            coming = self._coming.pop(shard, None)
+            if coming is not None:
+                coming.exception()  # what failed in the background is tried again here, where it can be reported
+            self._open[shard] = self._map(self.shards[shard])
+            while len(self._open) > (self.max_shards or _MAX_MAPPED):
+                del self._open[next(iter(self._open))]
+        return self._open[shard]
 
     def prefetch(self, shard: int) -> None:
         """Fetch a shard in the background, if it is not here."""
@@ -175,25 +187,12 @@ class ShardStore:
         self._fetcher = self._fetcher or ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._coming[shard] = self._fetcher.submit(self._ensure_copy, self.shards[shard])
 
-    def _opened(self, shard: int) -> tuple[str, pa.Table]:
-        if shard not in self._open:
-            coming = self._coming.pop(shard, None)
-            if coming is not None:
-                coming.exception()  # what failed in the background is tried again here, where it can be reported
-            path, table = self._map(self.shards[shard])
-            self._open[shard] = (path.stem.rpartition("-")[2], table)
-            while self.max_shards is not None and len(self._open) > self.max_shards:
-                del self._open[next(iter(self._open))]
-        else:
-            self._open[shard] = self._open.pop(shard)  # used last
-        return self._open[shard]
-
-    def _map(self, shard: Shard) -> tuple[Path, pa.Table]:
+    def _map(self, shard: Shard) -> pa.Table:
         while True:
             path = self._ensure_copy(shard)
             try:
                 os.utime(path)
-                return path, pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+                return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             except FileNotFoundError:  # another process made room just now
                 continue
 
@@ -207,7 +206,13 @@ class ShardStore:
         return found
 
     def _find_copy(self, shard: Shard) -> Path | None:
-        return next(self.copies_dir.glob(f"{shard.version}-*.arrow"), None)
+        known = self._copies.get(shard.version)
+        if known is not None and known.exists():
+            return known
+        found = next(self.copies_dir.glob(f"{shard.version}-*.arrow"), None)
+        if found is not None:
+            self._copies[shard.version] = found
+        return found
 
     def _copy(self, shard: Shard) -> Path:
         draft = self.copies_dir / f".{secrets.token_hex(6)}.draft"
@@ -217,6 +222,7 @@ class ShardStore:
             draft.replace(final)
         finally:
             draft.unlink(missing_ok=True)
+        self._copies[shard.version] = final
         return final
 
     def _make_room(self, newest: Path) -> None:

@@ -7,31 +7,39 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.utils.checkpoint import checkpoint as recompute
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
+from promptnet.datasets.feature_cache import fill, network_hash
+from promptnet.datasets.stream import sample_noise
+from promptnet.inference.conditions import strided
 from promptnet.inference.defaults import SamplingDefaults
+from promptnet.inference.objective import denoising_target, noised
 from promptnet.inference.pipeline import PromptNetPipeline
+from promptnet.inference.prediction import prediction_type
 from promptnet.inference.tuning import TuningDefaults
 from promptnet.models.promptnet import PromptNetModel
-from promptnet.models.text import encode_prompts
-from promptnet.training.diffusion_stage import DiffusionStage
+from promptnet.training.diffusion_stage import DiffusionStage, Predict
 from promptnet.training.export import save_half
+from promptnet.training.families import VisionInput, load_base, mean_word_norm
+from promptnet.training.min_snr import min_snr_weights
+from promptnet.training.precision import frozen_dtype, place_frozen
+from promptnet.training.timesteps import low_discrepancy_timesteps
 
-
-def mean_word_norm(text_encoder: CLIPTextModel) -> float:
-    """Mean L2 norm of a text tower's token embeddings: the length that a pseudo-word should have among words."""
-    embeddings: Any = text_encoder.get_input_embeddings()
-    return float(embeddings.weight.detach().float().norm(dim=1).mean())
+__all__ = ["PretrainStage", "mean_word_norm", "write_index"]
 
 
 class PretrainStage(DiffusionStage):
     """Trains PromptNet alone: S* from the reference picture, noise predicted in the target picture, mean squared error.
 
-    The U-Net, the text tower, the vision tower and the VAE stay as they are; gradients pass through U-Net and text
-    tower into the pseudo-words.
+    The U-Net, the text towers, the vision tower and the VAE stay as they are; gradients pass through U-Net and text
+    towers into the pseudo-words. Under mixed precision they are kept in the low precision (the VAE excepted), and the
+    encoder's weights in float32.
 
     Args:
-        base_dir: diffusers folder of the base model.
+        base_dir: diffusers folder or hub id of the base model: SD 1.x, SD 2.x or SDXL.
         export_dir: folder the encoder is written to when training ends.
         start_from: folder of an encoder to go on from (its weights); None starts from the U-Net's trunk.
         region_kernel_size: R; (H / 8 R)(W / 8 R) pseudo-words from latents H x W.
@@ -41,6 +49,12 @@ class PretrainStage(DiffusionStage):
         sampling: knobs of `SamplingDefaults` that the finished pipeline draws with unless a call says otherwise.
         tuning: the same for `TuningDefaults`.
         seed: of noise and timesteps.
+        vision_id: folder or hub id of the CLIP vision tower; None takes the base's own `image_encoder`.
+        gradient_checkpointing: recompute the U-Net's, the encoder's and the text towers' activations in the backward
+            pass in place of keeping them: a third more work for a fraction of the memory.
+        min_snr_gamma: weight errors by min(SNR, gamma) (arXiv 2303.09556; published 5); None as ProFusion, all alike.
+        sample_posterior: draw the target's latents from the VAE's posterior in place of taking its mode.
+        compile_backend: compile the transformer blocks of U-Net and encoder, for example with "inductor".
     """
 
     def __init__(
@@ -55,22 +69,30 @@ class PretrainStage(DiffusionStage):
         sampling: dict[str, Any] | None = None,
         tuning: dict[str, Any] | None = None,
         seed: int = 0,
+        vision_id: str | None = None,
+        gradient_checkpointing: bool = False,
+        min_snr_gamma: float | None = None,
+        sample_posterior: bool = False,
+        compile_backend: str | None = None,
         **stage: Any,
     ) -> None:
         SamplingDefaults().replaced(sampling or {})
         TuningDefaults().replaced(tuning or {})
-        folder, self.export_dir = Path(base_dir), Path(export_dir)
-        frozen = {
-            "vae": AutoencoderKL.from_pretrained(folder / "vae"),
-            "unet": UNet2DConditionModel.from_pretrained(folder / "unet"),
-            "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder"),
-            "image_encoder": CLIPVisionModel.from_pretrained(folder / "image_encoder"),
-        }
-        scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler")
-        super().__init__(frozen, scheduler, seed, **stage)
+        if min_snr_gamma is not None and min_snr_gamma <= 0:
+            raise ValueError(f"min_snr_gamma={min_snr_gamma} must be above 0 (published 5), or null for equal weights")
+        base = load_base(base_dir, vision_id)
+        super().__init__(base.networks, base.scheduler, seed, **stage)
         self.save_hyperparameters()
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        self.export_dir = Path(export_dir)
+        self.tokenizer, self.text_towers = base.tokenizers[0], base.text_towers()
+        self.image_processor = base.image_processor
+        self.vision_input = VisionInput.of(base.image_processor, self.frozen["image_encoder"])
+        self.min_snr_gamma, self.sample_posterior = min_snr_gamma, sample_posterior
+        self.gradient_checkpointing, self.compile_backend = gradient_checkpointing, compile_backend
         self.promptnet = self._encoder(start_from, region_kernel_size, region_proj_channel, keep_word_norm, use_res)
+        if gradient_checkpointing:
+            self.promptnet.enable_gradient_checkpointing()
+            self.frozen["unet"].enable_gradient_checkpointing()
 
     def _encoder(
         self,
@@ -83,29 +105,162 @@ class PretrainStage(DiffusionStage):
         if start_from:
             started: Any = PromptNetModel.from_pretrained(start_from)
             return started.float()
-        text_encoder = self.frozen["text_encoder"]
-        return PromptNetModel.from_unet(
-            self.frozen["unet"],
-            vision_dim=self.frozen["image_encoder"].config.hidden_size,
-            prompt_channel=text_encoder.config.hidden_size,
-            region_proj_channel=region_proj_channel,
-            region_kernel_size=region_kernel_size,
-            use_res=use_res,
-            word_norm=mean_word_norm(text_encoder) if keep_word_norm else None,
-        )
+        unet = self.frozen["unet"]
+        with torch.device(unet.device):
+            return PromptNetModel.from_unet(
+                unet,
+                vision_dim=self.frozen["image_encoder"].config.hidden_size,
+                prompt_channel=self.text_towers.width,
+                region_proj_channel=region_proj_channel,
+                region_kernel_size=region_kernel_size,
+                use_res=use_res,
+                word_norm=self.text_towers.word_norm() if keep_word_norm else None,
+            )
+
+    # --- where the frozen networks are, and what they compute once ----------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Encode all pictures once where the data module renders them; other sets are cached in `on_fit_start`."""
+        if self._renders():
+            super().prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Read the encoded pictures."""
+        if self._renders():
+            super().setup(stage)
+
+    def _renders(self) -> bool:
+        return hasattr(self.trainer.datamodule, "rendered")  # type: ignore[attr-defined]
+
+    def on_fit_start(self) -> None:
+        """Move the frozen parts to where this one is by now, compile, and compute what the data module wants kept."""
+        place_frozen(self.frozen, frozen_dtype(str(self.trainer.precision)), self.device)
+        self.alphas = self.scheduler.alphas_cumprod.to(self.device, torch.float32)  # strategies may have rounded it
+        self.compile_blocks()
+        self._fill_caches()
+
+    def compile_blocks(self) -> None:
+        """Compile the transformer blocks, if that is asked for; the names of the weights stay."""
+        if self.compile_backend is not None:
+            for network in (self.promptnet, self.frozen["unet"]):
+                network.compile_repeated_blocks(backend=self.compile_backend)
+
+    def _fill_caches(self) -> None:
+        """Compute the features that are missing, all ranks together; on machines that share no disk, each its own."""
+        trainer: Any = self.trainer
+        wanted = getattr(trainer.datamodule, "features", [])
+        if not wanted:
+            return
+        hashes = {
+            "latents": network_hash(self.frozen["vae"]),
+            "vision": f"{network_hash(self.frozen['image_encoder'])} {self.vision_input}",
+        }
+        for cache, pixels in trainer.datamodule.caches({name: hashes[name] for name in wanted}):
+            encode = self._encode_vision if cache.kind == "vision" else self._encode_moments
+            shares = ((trainer.global_rank, trainer.world_size), (trainer.local_rank, trainer.num_devices))
+            for rank, num_ranks in shares:
+                missing = cache.missing()
+                trainer.strategy.barrier()  # nobody writes before all have looked
+                fill(cache, pixels, encode, missing[rank::num_ranks])
+                trainer.strategy.barrier()
+
+    @torch.no_grad()
+    def _encode_moments(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The posterior's mean and log-variance (2 C, h, w) of pictures that need not have one size."""
+        if len({picture.shape for picture in pictures}) > 1:
+            return [self._encode_moments([picture])[0] for picture in pictures]
+        return list(self._moments(torch.stack(pictures).to(self.device)))
+
+    @torch.no_grad()
+    def _encode_vision(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+        return list(self._vision_states(torch.stack(pictures).to(self.device)))
+
+    # --- one batch ----------------------------------------------------------------------------------------------
+
+    def _moments(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The VAE's mean and log-variance (B, 2 C, h, w), unscaled, always computed in float32."""
+        vae = self.frozen["vae"]
+        device = "cpu" if pixels.is_meta else pixels.device.type  # shapes alone know no autocast
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            return vae.encode(pixels.to(vae.dtype)).latent_dist.parameters
+
+    def _vision_states(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, T, V) of reference pictures (B, 3, S, S) in [-1, 1]."""
+        tower = self.frozen["image_encoder"]
+        with torch.no_grad():
+            return tower(pixel_values=self.vision_input(pixels).to(tower.dtype)).last_hidden_state
+
+    def _latents(self, batch: dict[str, Any], role: str, split: str) -> torch.Tensor:
+        """Scaled latents (B, C, h, w) of the batch's "reference" or "target" pictures."""
+        if f"{role}_index" in batch:
+            return self.cached(split, batch[f"{role}_index"])
+        moments = batch[f"{role}_moments"] if f"{role}_moments" in batch else self._moments(batch[f"{role}_pixels"])
+        mean, log_variance = moments.float().chunk(2, dim=1)
+        if self.sample_posterior and role == "target" and split == "train":
+            noise = sample_noise(self.seed, batch["sample"].cpu(), "posterior", tuple(mean.shape[1:]))
+            mean = mean + (log_variance.clamp(-30, 20) / 2).exp() * noise.to(mean)
+        config = self.frozen["vae"].config
+        latents = (mean - (config.shift_factor or 0.0)) * config.scaling_factor
+        return latents.contiguous(memory_format=torch.channels_last)
+
+    def _pair(self, batch: dict[str, Any], split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents of reference and target; a batch without targets has one picture for both."""
+        reference = self._latents(batch, "reference", split)
+        shared = not any(f"target_{kind}" in batch for kind in ("index", "moments", "pixels"))
+        if not shared:
+            return reference, self._latents(batch, "target", split)
+        if not self.sample_posterior:
+            return reference, reference
+        as_target = {key.replace("reference", "target"): value for key, value in batch.items()}
+        return reference, self._latents(as_target, "target", split)
+
+    def _conditions(self, batch: dict[str, Any], words: torch.Tensor) -> dict[str, Any]:
+        """The U-Net's keyword arguments for prompts with these pseudo-words (B, L, D)."""
+        if self.gradient_checkpointing and words.requires_grad:
+            encoded: Any = recompute(self.text_towers.encode, batch["prompt"], words, use_reentrant=False)
+            states, pooled = encoded
+        else:
+            states, pooled = self.text_towers.encode(batch["prompt"], words)
+        dtype = self.frozen["unet"].dtype
+        conditions: dict[str, Any] = {"encoder_hidden_states": states.to(dtype)}
+        if pooled is not None:
+            sizes = self._size_ids(batch).to(states.device, torch.float32)
+            conditions["added_cond_kwargs"] = {"text_embeds": pooled.to(dtype), "time_ids": sizes}
+        return conditions
+
+    def _size_ids(self, batch: dict[str, Any]) -> torch.Tensor:
+        """SDXL's numbers (B, 6) on the target's size and crop (arXiv 2307.01952, section 2.2)."""
+        if "size_ids" not in batch:
+            raise ValueError(
+                "SDXL needs each picture's size and crop: use promptnet.datasets.face_module.FaceDataModule."
+            )
+        return batch["size_ids"]
 
     def _loss(self, batch: dict[str, Any], split: str) -> torch.Tensor:
-        reference = self.cached(split, batch["reference_index"])
-        with torch.no_grad():
-            vision = self.frozen["image_encoder"](pixel_values=batch["reference_pixels"]).last_hidden_state
+        reference, target = self._pair(batch, split)
+        cached = "reference_vision" in batch
+        vision = batch["reference_vision"] if cached else self._vision_states(batch["reference_pixels"])
+        unet, dtype = self.frozen["unet"], self.promptnet.dtype
 
         def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-            words = self.promptnet(reference, timesteps, vision, noisy_latents=noisy).pseudo_words  # (B, L, D)
-            rows = [{"S*": row} for row in words]
-            states = encode_prompts(self.tokenizer, self.frozen["text_encoder"], batch["prompt"], rows).hidden_states
-            return self.frozen["unet"](noisy, timesteps, states).sample
+            seen = strided(noisy, *reference.shape[2:]).to(dtype)
+            words = self.promptnet(reference.to(dtype), timesteps, vision.to(dtype), noisy_latents=seen).pseudo_words
+            output = unet(noisy.to(unet.dtype), timesteps, **self._conditions(batch, words)).sample
+            return output.to(noisy.dtype)
 
-        return self.denoising_loss(predict, self.cached(split, batch["target_index"]), batch["sample"])
+        return self.denoising_loss(predict, target, batch["sample"])
+
+    def denoising_loss(self, predict: Predict, latents: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+        """As in `DiffusionStage`; in training weighted by min-SNR where that is asked for."""
+        if self.min_snr_gamma is None or not self.training:
+            return super().denoising_loss(predict, latents, samples)
+        samples = samples.cpu()
+        noise = sample_noise(self.seed, samples, "noise", tuple(latents.shape[1:])).to(latents)
+        timesteps = low_discrepancy_timesteps(self.seed, samples, len(self.alphas)).to(latents.device)
+        alphas, kind = self.alphas[timesteps], prediction_type(self.scheduler)
+        target = denoising_target(latents, noise, alphas, kind)
+        errors = (predict(noised(latents, noise, alphas), timesteps).float() - target).square().mean(dim=(1, 2, 3))
+        return (min_snr_weights(alphas, self.min_snr_gamma, kind) * errors).mean()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One batch's loss."""
@@ -119,12 +274,29 @@ class PretrainStage(DiffusionStage):
 
     def on_train_end(self) -> None:
         """Write the encoder; if its place is in the base model's folder, that folder is a PromptNetPipeline now."""
+        encoder = self._whole_encoder()  # every rank has its part in this
         if not self.trainer.is_global_zero:
             return
-        save_half(self.promptnet, self.export_dir)
+        save_half(encoder, self.export_dir)
         folder = Path(self.hparams["base_dir"])
         if self.export_dir == folder / "promptnet":
             write_index(folder, self.hparams["sampling"], self.hparams["tuning"])
+
+    def _whole_encoder(self) -> PromptNetModel:
+        """The encoder; where its weights lie in parts on several devices (FSDP), a copy of the whole on the first."""
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+            return self.promptnet
+        assert strategy.model is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(strategy.model, options=options)
+        if not self.trainer.is_global_zero:
+            return self.promptnet
+        whole: Any = PromptNetModel.from_config(self.promptnet.config)
+        prefix = "promptnet."
+        named = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        whole.load_state_dict(named)
+        return whole
 
 
 def write_index(folder: Path, sampling: dict[str, Any] | None, tuning: dict[str, Any] | None) -> None:

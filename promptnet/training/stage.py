@@ -9,11 +9,7 @@ import lightning as L
 import torch
 from torch import nn
 
-
-def trapezoid(step: int, *, warmup_steps: int, num_steps: int, decay_share: float) -> float:
-    """Learning-rate factor: linear warm-up, constant, linear decay to zero over the last `decay_share` of the steps."""
-    decay_steps = max(1, round(decay_share * num_steps))
-    return min(1.0, (step + 1) / max(1, warmup_steps), max(0, num_steps - step) / decay_steps)
+from promptnet.training.optimizers import Optimizer, Schedule, build_optimizer, learning_rate_factor
 
 
 def channels_last(model: Any) -> Any:
@@ -22,14 +18,16 @@ def channels_last(model: Any) -> Any:
 
 
 class Stage(L.LightningModule):
-    """Base of the Lightning modules: AdamW with a trapezoid schedule over the trainer's `max_steps`.
+    """Base of the Lightning modules: AdamW with a schedule over the trainer's `max_steps`.
 
     Args:
         learning_rate: peak.
         weight_decay: of matrices and kernels; biases, norms and embeddings are never decayed.
         warmup_steps: optimiser steps of linear warm-up.
-        decay_share: share of all steps, at the end, over which the rate falls linearly to zero.
+        decay_share: share of all steps, at the end, over which a trapezoid falls linearly to zero.
         betas: of Adam.
+        schedule: "trapezoid", "constant" or "cosine", all after the warm-up.
+        optimizer: "adamw", or "adamw8bit" of bitsandbytes, which keeps its moments in a quarter of the memory.
     """
 
     def __init__(
@@ -39,8 +37,12 @@ class Stage(L.LightningModule):
         warmup_steps: int = 100,
         decay_share: float = 0.4,
         betas: tuple[float, float] = (0.9, 0.99),
+        schedule: Schedule = "trapezoid",
+        optimizer: Optimizer = "adamw",
     ) -> None:
         super().__init__()
+        self.schedule: Schedule = schedule
+        self.optimizer: Optimizer = optimizer
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.decay_share, self.betas = warmup_steps, decay_share, betas
 
@@ -54,12 +56,17 @@ class Stage(L.LightningModule):
         decayed = [value for name, value in named if value.ndim >= 2 and "embedding" not in name]
         others = [value for name, value in named if value.ndim < 2 or "embedding" in name]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
+        optimizer = build_optimizer(self.optimizer, groups, self.learning_rate, self.betas)
         num_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: trapezoid(
-                step, warmup_steps=self.warmup_steps, num_steps=num_steps, decay_share=self.decay_share
-            ),
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate_factor(step, num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rate_factor(self, step: int, num_steps: int) -> float:
+        """The learning rate at an optimiser step, as a share of its peak."""
+        return learning_rate_factor(
+            self.schedule,
+            step,
+            warmup_steps=self.warmup_steps,
+            num_steps=num_steps,
+            decay_share=self.decay_share,
+        )

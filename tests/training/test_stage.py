@@ -1,20 +1,57 @@
 """The schedule and the grouping of parameters."""
 
 import itertools
+import sys
 
+import pytest
 import torch
 from torch import nn
 
-from promptnet.training.stage import Stage, trapezoid
+from promptnet.training.optimizers import build_optimizer, learning_rate_factor
+from promptnet.training.stage import Stage
+
+
+def factors(schedule: str) -> list[float]:
+    return [
+        learning_rate_factor(schedule, step, warmup_steps=10, num_steps=100, decay_share=0.4)  # type: ignore[arg-type]
+        for step in range(101)
+    ]
 
 
 def test_trapezoid_rises_stays_and_falls_to_zero():
-    factors = [trapezoid(step, warmup_steps=10, num_steps=100, decay_share=0.4) for step in range(101)]
-    assert factors[0] == 0.1
-    assert factors[9] == factors[59] == 1.0
-    assert factors[80] == 0.5
-    assert factors[100] == 0.0
-    assert all(before >= after for before, after in itertools.pairwise(factors[60:]))
+    found = factors("trapezoid")
+    assert found[0] == 0.1
+    assert found[9] == found[59] == 1.0
+    assert found[80] == 0.5
+    assert found[100] == 0.0
+    assert all(before >= after for before, after in itertools.pairwise(found[60:]))
+
+
+def test_constant_rises_and_stays():
+    assert factors("constant")[:3] == [0.1, 0.2, 0.3]
+    assert set(factors("constant")[9:]) == {1.0}
+
+
+def test_cosine_rises_and_falls_to_zero():
+    found = factors("cosine")
+    assert found[0] == 0.1
+    assert found[10] == 1.0
+    assert found[55] == pytest.approx(0.5)
+    assert found[100] == pytest.approx(0.0)
+    assert all(before >= after for before, after in itertools.pairwise(found[10:]))
+
+
+def test_unknown_schedules_and_optimisers_are_refused_and_a_missing_extra_is_named():
+    with pytest.raises(ValueError, match="schedule='linear'"):
+        factors("linear")
+    with pytest.raises(ValueError, match="optimizer='sgd'"):
+        build_optimizer("sgd", [], 1.0, (0.9, 0.9))  # type: ignore[arg-type]
+
+
+def test_the_8_bit_optimiser_names_its_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ValueError, match=r"promptnet\[8bit\]"):
+        build_optimizer("adamw8bit", [{"params": [nn.Parameter(torch.ones(1))]}], 1.0, (0.9, 0.9))
 
 
 class _Small(Stage):

@@ -1,0 +1,229 @@
+"""Base models of the Stable Diffusion family as pretraining needs them: loaded, and their prompts encoded.
+
+SD 1.x and SD 2.x have one text tower and differ in widths and in what they predict, which their configs say. SDXL has
+two towers: a pseudo-word is the two towers' parts side by side, and the U-Net also wants the second tower's pooled
+state and six numbers on sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModel,
+)
+
+from promptnet.models.text import Layer, PromptStates, encode_prompts
+
+_SHAPES_ONLY: ContextVar[bool] = ContextVar("shapes_only", default=False)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """For the length of the block, `load_base` gives networks without weights, on the meta device."""
+    token = _SHAPES_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES_ONLY.reset(token)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What pretraining needs of a base model and a vision tower.
+
+    Attributes:
+        networks: by the component's name: vae, unet, text_encoder, image_encoder, and for SDXL text_encoder_2.
+        tokenizers: one for each text tower.
+        scheduler: gives noise levels and prediction type.
+        image_processor: the vision tower's preprocessing, None where the base model's folder has none.
+    """
+
+    networks: dict[str, nn.Module]
+    tokenizers: tuple[Any, ...]
+    scheduler: Any
+    image_processor: Any
+
+    def text_towers(self) -> TextTowers:
+        """The text towers with their tokenizers."""
+        names = ("text_encoder", "text_encoder_2")[: len(self.tokenizers)]
+        # SDXL takes the states before the last layer, without the final norm.
+        layer: Layer = "penultimate" if len(names) > 1 else "last"
+        towers = [
+            TextTower(tokenizer, self.networks[name], layer, final_norm=layer == "last")
+            for tokenizer, name in zip(self.tokenizers, names, strict=True)
+        ]
+        return TextTowers(towers)
+
+
+def load_base(base: str, vision: str | None = None) -> BaseModel:
+    """Load a base model and a vision tower, from safetensors only.
+
+    Args:
+        base: a diffusers folder or a hub id.
+        vision: a folder or hub id of a CLIP vision tower (or of a whole CLIP); None takes the base's `image_encoder`.
+
+    Raises:
+        ValueError: no vision tower is given and the base has none.
+    """
+    if _SHAPES_ONLY.get():
+        return _shapes_of(base, vision)
+    if vision is None and Path(base).is_dir() and not (Path(base) / "image_encoder").is_dir():
+        raise ValueError(
+            f"The base model '{base}' has no vision tower (image_encoder): name one with vision_id, for example "
+            "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+        )
+    safe: dict[str, Any] = {"use_safetensors": True}
+    networks: dict[str, Any] = {
+        "vae": AutoencoderKL.from_pretrained(base, subfolder="vae", **safe),
+        "unet": UNet2DConditionModel.from_pretrained(base, subfolder="unet", **safe),
+        "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder", **safe),
+        "image_encoder": _vision_tower(base, vision),
+    }
+    has_two = networks["unet"].config.addition_embed_type == "text_time"
+    if has_two:
+        networks["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(
+            base, subfolder="text_encoder_2", **safe
+        )
+    return BaseModel(
+        networks,
+        tuple(
+            CLIPTokenizer.from_pretrained(base, subfolder=name)
+            for name in (("tokenizer", "tokenizer_2") if has_two else ("tokenizer",))
+        ),
+        DDIMScheduler.from_pretrained(base, subfolder="scheduler"),
+        _image_processor(base, vision),
+    )
+
+
+def _vision_tower(base: str, vision: str | None) -> Any:
+    where: dict[str, Any] = {"subfolder": "image_encoder"} if vision is None else {}
+    return CLIPVisionModel.from_pretrained(vision or base, use_safetensors=True, **where)
+
+
+def _image_processor(base: str, vision: str | None) -> Any:
+    if vision is not None:
+        return CLIPImageProcessor.from_pretrained(vision)
+    if Path(base).is_dir() and not (Path(base) / "feature_extractor").is_dir():
+        return None
+    return CLIPImageProcessor.from_pretrained(base, subfolder="feature_extractor")
+
+
+def _shapes_of(base: str, vision: str | None) -> BaseModel:
+    from promptnet.training import shapes
+
+    networks, scheduler = shapes.base_parts(base)
+    tower = shapes.vision_tower(vision or "", base)
+    texts = [network for name, network in networks.items() if name.startswith("text_encoder")]
+    tokenizers = tuple(shapes.any_tokenizer(_settings(text).max_position_embeddings) for text in texts)
+    return BaseModel({**networks, "image_encoder": tower}, tokenizers, scheduler, shapes.image_processor(tower))
+
+
+def _settings(network: Any) -> Any:
+    return network.config
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """One text tower, and which of its states the U-Net wants."""
+
+    tokenizer: Any
+    network: Any
+    layer: Layer
+    final_norm: bool
+
+    @property
+    def width(self) -> int:
+        """Of its token embeddings."""
+        return self.network.config.hidden_size
+
+    def encode(self, prompts: Sequence[str], words: Tensor) -> PromptStates:
+        """States of prompts with S* (B, L, D)."""
+        rows = [{"S*": row} for row in words]
+        return encode_prompts(self.tokenizer, self.network, prompts, rows, layer=self.layer, final_norm=self.final_norm)
+
+
+class TextTowers:
+    """All text towers of a base model; a pseudo-word is one part for each, side by side.
+
+    Args:
+        towers: one or two.
+    """
+
+    def __init__(self, towers: Sequence[TextTower]) -> None:
+        self.towers = list(towers)
+
+    @property
+    def width(self) -> int:
+        """D of a pseudo-word: the sum of the towers' widths."""
+        return sum(tower.width for tower in self.towers)
+
+    def word_norm(self) -> float:
+        """The L2 norm that a pseudo-word has whose parts are as long as the towers' words are on average."""
+        if len(self.towers) == 1:
+            return mean_word_norm(self.towers[0].network)
+        return sum(mean_word_norm(tower.network) ** 2 for tower in self.towers) ** 0.5
+
+    def encode(self, prompts: Sequence[str], words: Tensor) -> tuple[Tensor, Tensor | None]:
+        """States (B, T, sum of the towers' output widths) and the last tower's pooled state (B, P) of SDXL.
+
+        Args:
+            prompts: B prompts that mention S*.
+            words: (B, L, D), the pseudo-words.
+        """
+        parts = words.split([tower.width for tower in self.towers], dim=-1)
+        states = [tower.encode(prompts, part) for tower, part in zip(self.towers, parts, strict=True)]
+        if len(states) == 1:
+            return states[0].hidden_states, None
+        return torch.cat([state.hidden_states for state in states], dim=-1), states[-1].pooled
+
+
+def mean_word_norm(text_encoder: Any) -> float:
+    """Mean L2 norm of a text tower's token embeddings: the length that a pseudo-word should have among words."""
+    weight: Tensor = text_encoder.get_input_embeddings().weight
+    return 1.0 if weight.is_meta else float(weight.detach().float().norm(dim=1).mean())
+
+
+@dataclass(frozen=True)
+class VisionInput:
+    """How a picture becomes the vision tower's input: scaled to its size, and its values shifted.
+
+    Attributes:
+        size_px: side of the tower's square.
+        mean: of each channel in [0, 1].
+        std: the same.
+    """
+
+    size_px: int
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    @classmethod
+    def of(cls, processor: Any, tower: Any) -> VisionInput:
+        """What a CLIPImageProcessor does to a square picture; without one, values stay in [-1, 1]."""
+        if processor is None:
+            return cls(tower.config.image_size)
+        return cls(tower.config.image_size, tuple(processor.image_mean), tuple(processor.image_std))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Squares (B, 3, S, S) in [-1, 1] -> (B, 3, size, size)."""
+        if pixels.shape[-1] != self.size_px:
+            sides = (self.size_px, self.size_px)
+            pixels = F.interpolate(pixels.float(), sides, mode="bicubic", antialias=True).clamp(-1, 1)
+        if {*self.mean, *self.std} == {0.5}:
+            return pixels
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return ((pixels + 1) / 2 - mean) / std

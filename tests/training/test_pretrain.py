@@ -1,0 +1,322 @@
+"""A pretraining step: the tiny path's numbers, the families, weighting, recomputation, and precision."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
+
+from promptnet.datasets.stream import sample_noise
+from promptnet.inference.objective import denoising_target, noised
+from promptnet.models.text import encode_prompts
+from promptnet.training.families import VisionInput, load_base
+from promptnet.training.min_snr import min_snr_weights
+from promptnet.training.precision import frozen_dtype, place_frozen
+from promptnet.training.pretrain import PretrainStage
+from promptnet.training.shapes import any_tokenizer
+from promptnet.training.timesteps import low_discrepancy_timesteps
+
+Build = Callable[..., PretrainStage]
+FAMILIES = ("sd", "sd-v", "sdxl")
+
+
+def _text(width: int, **more: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=100,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        **more,
+    )
+
+
+def _write_base(folder: Path, family: str) -> Path:
+    """A complete base model with random weights: pictures of 32 px, latents 4 x 16 x 16."""
+    torch.manual_seed(0)
+    two = family == "sdxl"
+    added: dict[str, Any] = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 12,
+    }
+    UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=24 + 32 if two else 24,
+        attention_head_dim=2,  # type: ignore[arg-type]
+        norm_num_groups=8,
+        **(added if two else {}),
+    ).save_pretrained(folder / "unet")
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=32,
+    ).save_pretrained(folder / "vae")
+    CLIPTextModel(_text(24)).save_pretrained(folder / "text_encoder")
+    any_tokenizer(16).save_pretrained(folder / "tokenizer")
+    if two:
+        CLIPTextModelWithProjection(_text(32, projection_dim=12)).save_pretrained(folder / "text_encoder_2")
+        any_tokenizer(16).save_pretrained(folder / "tokenizer_2")
+    vision = CLIPVisionConfig(
+        hidden_size=20, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    CLIPVisionModel(vision).save_pretrained(folder / "vision")
+    side = {"height": 16, "width": 16}
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=side).save_pretrained(folder / "vision")
+    DDIMScheduler(
+        prediction_type="v_prediction" if family == "sd-v" else "epsilon",
+        rescale_betas_zero_snr=family == "sd-v",
+    ).save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {family: _write_base(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
+
+
+@pytest.fixture
+def build(bases: dict[str, Path]) -> Build:
+    """(family, options) -> the stage with random weights, always the same."""
+
+    def make(family: str, **options: Any) -> PretrainStage:
+        torch.manual_seed(1)
+        base = bases[family]
+        given = {"region_kernel_size": 2, "region_proj_channel": 8, "vision_id": str(base / "vision")}
+        return PretrainStage(str(base), str(base / "out"), **(given | options))
+
+    return make
+
+
+def batch_of(pictures: int = 2, height_px: int = 32, width_px: int = 32) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "sample": torch.arange(7, 7 + pictures),
+        "prompt": ["a photo of S*"] * pictures,
+        "reference_pixels": torch.rand(pictures, 3, 32, 32, generator=generator) * 2 - 1,
+        "target_pixels": torch.rand(pictures, 3, height_px, width_px, generator=generator) * 2 - 1,
+        "size_ids": torch.tensor([[40, 40, 0, 0, height_px, width_px]] * pictures),
+    }
+
+
+def gradients(stage: PretrainStage, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    stage.zero_grad()
+    stage._loss(batch, "train").backward()
+    return {name: value.grad for name, value in stage.named_parameters() if value.grad is not None}
+
+
+def test_the_loss_of_the_embedded_models_path_is_what_it_always_was(random_base: Path):
+    """Spelt out here as it was when the shipped encoders were trained, and compared bit for bit."""
+    torch.manual_seed(3)
+    stage = PretrainStage(str(random_base), str(random_base / "out"), region_proj_channel=8)
+    stage.latents = {"train": torch.randn(5, 4, 16, 16)}
+    batch = {
+        "sample": torch.tensor([3, 4]),
+        "prompt": ["a portrait of S*", "a portrait of S*, wearing glasses"],
+        "reference_index": torch.tensor([0, 1]),
+        "target_index": torch.tensor([2, 3]),
+        "reference_pixels": torch.rand(2, 3, 64, 64) * 2 - 1,
+    }
+    clean = stage.latents["train"][[2, 3]].to(memory_format=torch.channels_last)
+    reference = stage.latents["train"][[0, 1]].to(memory_format=torch.channels_last)
+    noise = sample_noise(0, batch["sample"], "noise", (4, 16, 16)).to(clean)
+    timesteps = low_discrepancy_timesteps(0, batch["sample"], 1000)
+    alphas = stage.scheduler.alphas_cumprod[timesteps]
+    x = noised(clean, noise, alphas)
+    with torch.no_grad():
+        vision = stage.frozen["image_encoder"](pixel_values=batch["reference_pixels"]).last_hidden_state
+    words = stage.promptnet(reference, timesteps, vision, noisy_latents=x).pseudo_words
+    rows = [{"S*": row} for row in words]
+    states = encode_prompts(stage.tokenizer, stage.frozen["text_encoder"], batch["prompt"], rows).hidden_states
+    expected = F.mse_loss(
+        stage.frozen["unet"](x, timesteps, states).sample, denoising_target(clean, noise, alphas, "v_prediction")
+    )
+    assert torch.equal(stage._loss(batch, "train"), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_the_whole_encoder_and_nothing_else(family: str, build: Build):
+    stage = build(family)
+    loss = stage._loss(batch_of(), "train")
+    loss.backward()
+    assert 0.05 < float(loss.detach()) < 10
+    without = [name for name, value in stage.named_parameters() if value.grad is None or not value.grad.any()]
+    assert without == []
+    assert all(value.grad is None for part in stage.frozen.values() for value in part.parameters())
+    assert stage.promptnet.config["prompt_channel"] == (24 + 32 if family == "sdxl" else 24)
+
+
+def test_sdxl_has_a_part_of_the_word_for_each_tower_and_needs_sizes(build: Build):
+    stage, batch = build("sdxl"), batch_of()
+    words = torch.randn(2, 1, 56)
+    states, pooled = stage.text_towers.encode(batch["prompt"], words)
+    assert states.shape == (2, 16, 56)
+    assert pooled is not None
+    assert pooled.shape == (2, 12)
+    changed = words.clone()
+    changed[..., :24] += 1  # the first tower's part
+    first, same_pooled = stage.text_towers.encode(batch["prompt"], changed)
+    assert not torch.equal(first[..., :24], states[..., :24])
+    assert torch.equal(first[..., 24:], states[..., 24:])
+    assert torch.equal(same_pooled, pooled)  # type: ignore[arg-type]
+    del batch["size_ids"]
+    with pytest.raises(ValueError, match="FaceDataModule"):
+        stage._loss(batch, "train")
+
+
+def test_cached_features_give_the_loss_of_the_pictures(build: Build):
+    stage, batch = build("sd"), batch_of()
+    expected = stage._loss(batch, "train")
+    cached = {key: value for key, value in batch.items() if "pixels" not in key}
+    for role in ("reference", "target"):
+        cached[f"{role}_moments"] = torch.stack(stage._encode_moments(list(batch[f"{role}_pixels"])))
+    cached["reference_vision"] = torch.stack(stage._encode_vision(list(batch["reference_pixels"])))
+    assert torch.equal(stage._loss(cached, "train"), expected)
+
+
+def test_a_batch_of_one_picture_each_is_encoded_once(build: Build):
+    stage, batch = build("sd"), batch_of()
+    batch["target_pixels"] = batch["reference_pixels"]
+    expected = stage._loss(batch, "train")
+    del batch["target_pixels"]
+    assert torch.equal(stage._loss(batch, "train"), expected)
+
+
+def test_the_posterior_is_drawn_by_sample_number_and_in_training_alone(build: Build):
+    mode, drawn, batch = build("sd"), build("sd", sample_posterior=True), batch_of()
+    assert torch.equal(drawn._latents(batch, "target", "train"), drawn._latents(batch, "target", "train"))
+    assert not torch.equal(drawn._latents(batch, "target", "train"), mode._latents(batch, "target", "train"))
+    for role, split in (("reference", "train"), ("target", "validation")):
+        assert torch.equal(drawn._latents(batch, role, split), mode._latents(batch, role, split))
+
+
+def test_targets_may_have_another_shape_than_references(build: Build):
+    stage = build("sd")
+    assert math.isfinite(float(stage._loss(batch_of(2, 40, 24), "train").detach()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputing_gives_the_same_gradients(family: str, build: Build):
+    kept, recomputed = build(family).double(), build(family, gradient_checkpointing=True).double()
+    for stage in (kept, recomputed):
+        for part in stage.frozen.values():
+            nn.Module.to(part, dtype=torch.float64)
+    counted = []
+    watched = {
+        "unet": recomputed.frozen["unet"].up_blocks[0].resnets[0],
+        "promptnet": recomputed.promptnet.get_submodule("down_blocks.0.resnets.0"),
+        "text": recomputed.text_towers.towers[0].network,
+    }
+    for name, module in watched.items():
+        module.register_forward_pre_hook(lambda *_, name=name: counted.append(name))
+    batch = batch_of()
+    expected, found = gradients(kept, batch), gradients(recomputed, batch)
+    assert {name: counted.count(name) for name in watched} == dict.fromkeys(watched, 2)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-14)
+
+
+def test_transformer_blocks_are_compiled_and_keep_their_names(build: Build):
+    stage = build("sd", compile_backend="eager")
+    names = set(stage.state_dict())
+    stage.compile_blocks()
+    for network in (stage.promptnet, stage.frozen["unet"]):
+        blocks = [module for module in network.modules() if type(module).__name__ == "BasicTransformerBlock"]
+        assert blocks
+        assert all(block._compiled_call_impl is not None for block in blocks)
+    assert set(stage.state_dict()) == names
+
+
+def test_mixed_precision_keeps_the_encoder_in_float32(build: Build):
+    stage, batch = build("sdxl"), batch_of()
+    expected = gradients(stage, batch)
+    place_frozen(stage.frozen, frozen_dtype("bf16-mixed"), torch.device("cpu"))
+    assert {name: part.dtype for name, part in stage.frozen.items()} == {
+        "vae": torch.float32,
+        **dict.fromkeys(("unet", "text_encoder", "text_encoder_2", "image_encoder"), torch.bfloat16),
+    }
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(stage, batch)
+    assert {value.dtype for value in found.values()} == {torch.float32}
+    left, right = (torch.cat([grads[name].flatten() for name in expected]) for grads in (expected, found))
+    assert F.cosine_similarity(left, right, dim=0) > 0.95
+    with pytest.raises(ValueError, match="bf16-true"):
+        frozen_dtype("bf16-true")
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_min_snr_weights_are_those_of_the_error_in_x0(kind: str):
+    a = torch.tensor([0.001, 0.1, 0.5, 0.9, 0.999], dtype=torch.float64)
+    clean, noise = torch.randn(2, 5, 1, 1, 1, dtype=torch.float64)
+    x, target = noised(clean, noise, a), denoising_target(clean, noise, a, kind)
+    output, root, rest = target + 0.1, a.sqrt().view(-1, 1, 1, 1), (1 - a).sqrt().view(-1, 1, 1, 1)
+    recovered = (x - rest * output) / root if kind == "epsilon" else root * x - rest * output
+    of_x0 = torch.minimum(a / (1 - a), torch.tensor(5.0)) * (recovered - clean).square().flatten()
+    weighted = min_snr_weights(a, 5.0, kind) * (output - target).square().flatten()
+    torch.testing.assert_close(weighted, of_x0)
+
+
+@pytest.mark.parametrize(("kind", "at_noise"), [("epsilon", 1.0), ("v_prediction", 0.0)])
+def test_min_snr_is_finite_at_both_ends(kind: str, at_noise: float):
+    ends = torch.tensor([0.0, 1.0], requires_grad=False)
+    assert min_snr_weights(ends, 5.0, kind).tolist() == [at_noise, 0.0]
+
+
+@pytest.mark.parametrize("family", ["sd", "sd-v"])
+def test_min_snr_weighs_training_and_leaves_validation_alone(family: str, build: Build):
+    plain, weighted, batch = build(family), build(family, min_snr_gamma=1e-3), batch_of()
+    without_bound = build(family, min_snr_gamma=1e30)
+    if family == "sd":  # min(SNR, inf) / SNR = 1
+        torch.testing.assert_close(without_bound._loss(batch, "train"), plain._loss(batch, "train"))
+    assert float(weighted._loss(batch, "train").detach()) < float(plain._loss(batch, "train").detach())
+    assert torch.equal(weighted.eval()._loss(batch, "validation"), plain.eval()._loss(batch, "validation"))
+    with pytest.raises(ValueError, match="min_snr_gamma=0"):
+        build(family, min_snr_gamma=0.0)
+
+
+def test_vision_input_is_clips_own_preprocessing():
+    from PIL import Image
+
+    from promptnet.images.framing import to_pixels
+
+    generator = torch.Generator().manual_seed(0)
+    small = torch.randint(0, 256, (6, 6, 3), generator=generator, dtype=torch.uint8)
+    image = Image.fromarray(small.numpy()).resize((64, 64), Image.Resampling.BICUBIC)
+    side = {"height": 16, "width": 16}
+    processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=side)
+    expected = processor(images=image, return_tensors="pt").pixel_values
+    tower = type("Tower", (), {"config": type("Config", (), {"image_size": 16})})
+    found = VisionInput.of(processor, tower)(to_pixels(image)[None])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # the processor rounds to 8 bits in between
+    untouched = torch.rand(1, 3, 16, 16)
+    assert VisionInput(16)(untouched) is untouched
+
+
+def test_a_base_without_a_vision_tower_asks_for_one(bases: dict[str, Path]):
+    with pytest.raises(ValueError, match="vision_id"):
+        load_base(str(bases["sd"]))

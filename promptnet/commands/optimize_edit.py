@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from promptnet.commands.files import check_output
 from promptnet.commands.loading import EMBEDDED, find_base, pick_device, quiet
 from promptnet.commands.progress import status
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 
 def optimize_edit(
@@ -19,6 +16,7 @@ def optimize_edit(
     to: str,
     out: Path,
     image: list[Path] | None = None,
+    subject: list[Path] | None = None,
     num_seeds: int = 8,
     batch_size: int = 4,
     steps: int = 25,
@@ -38,7 +36,8 @@ def optimize_edit(
         from_: the prompt without the attribute, for example "a portrait of a person"
         to: the same prompt with it, for example "a happy portrait of a person"
         out: the edit card to write (.safetensors)
-        image: learn on these pictures, of the base model's size, in place of seeds
+        image: learn on these pictures (their central squares), in place of seeds
+        subject: learn on the pictures that subject files of `promptnet customize` keep, in place of seeds
         num_seeds: how many seeds it is learned on
         batch_size: of those at once; memory grows with it
         steps: denoising steps, and weights
@@ -55,6 +54,8 @@ def optimize_edit(
     check_output(out, (".safetensors",))
     if iterations < 1:
         raise ValueError(f"iterations={iterations} must be at least 1")
+    if image and subject:
+        raise ValueError("give either --image or --subject: what to learn on")
     found, place = find_base(base), pick_device(device)
     quiet()
     with status("loading the base model"):
@@ -73,42 +74,23 @@ def optimize_edit(
             learning_rate=learning_rate,
             parts=[VisionPerceptual(preserve, clip), DirectionalClip(clip_dir=clip)],
             pictures=[str(path) for path in image or []],
+            subjects=[str(path) for path in subject or []],
             picture_every=0,
             seed=seed,
         )
-    count = len(image) if image else num_seeds
+    count = len(image or subject or []) or num_seeds
     start_s = time.perf_counter()
     fit(stage, SeedDataModule(count, min(batch_size, count), seed), place, iterations)
     print(f"{out}: learned in {time.perf_counter() - start_s:.1f} s")
 
 
 def fit(stage: Any, data: Any, device: str, iterations: int) -> None:
-    """Run the stage with a bar on stderr, and nothing on the disk but the card."""
-    import logging
-
-    from lightning.pytorch import Trainer
+    """Learn, with a bar on stderr."""
     from rich.console import Console
     from rich.progress import Progress
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    accelerator = "gpu" if device.startswith("cuda") else device.split(":")[0]
+    from promptnet.training.disentangle_learning import learn_card
+
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        Trainer(
-            max_steps=iterations,
-            accelerator=accelerator,
-            devices=1,
-            logger=False,
-            callbacks=[bar_callback(progress, iterations)],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            use_distributed_sampler=False,
-        ).fit(stage, datamodule=data)
-
-
-def bar_callback(progress: Progress, iterations: int) -> Any:
-    """A Lightning callback that moves a bar."""
-    from lightning.pytorch.callbacks import LambdaCallback
-
-    task = progress.add_task("learning the edit", total=iterations)
-    return LambdaCallback(on_train_batch_end=lambda *_: progress.advance(task))
+        task = progress.add_task("learning the edit", total=iterations)
+        learn_card(stage, data, iterations=iterations, device=device, on_step=lambda: progress.advance(task))

@@ -5,6 +5,7 @@ noise comes back only roughly; the difference at each step, w_k, is kept as a co
 corrections gives the picture's latents back to rounding, and with an edit in it, the edited picture.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from promptnet.inference.schedule import Step, check_scheduler, plan
 
 # Deterministic solvers whose levels the plan knows.
 INVERTIBLE_SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+_RESCALING = "rescale_betas_zero_snr"
+_NO_SIGNAL = 1e-4  # some schedulers keep a little of it, to divide by
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
@@ -29,10 +32,26 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """
     if name not in INVERTIBLE_SCHEDULERS:
         raise ValueError(f"scheduler={name!r} must be one of {', '.join(INVERTIBLE_SCHEDULERS)}.")
-    options = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
-    scheduler = getattr(diffusers, name).from_config(config, **options)
+    kind, options = getattr(diffusers, name), {}
+    if name == "PNDMScheduler":
+        options["skip_prk_steps"] = True
+    if config.get(_RESCALING) and _RESCALING not in inspect.signature(kind.__init__).parameters:
+        options |= _rescaled(config)
+        config = {key: value for key, value in config.items() if key != _RESCALING}
+    scheduler = kind.from_config(config, **options)
     check_scheduler(scheduler)
     return scheduler
+
+
+def _rescaled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Noise levels of zero terminal signal (Lin et al., arXiv 2305.08891) for PNDM, which does not know of them.
+
+    The levels are handed on as betas. The last one, without signal, cannot be stepped from: PLMS averages predictions
+    of the noise over steps, from which x_0 follows by a division by sqrt(a). Leading timesteps leave it out; their
+    offset is the one that diffusers' own pipelines insist on.
+    """
+    betas = diffusers.DDIMScheduler.from_config(config).betas
+    return {"trained_betas": betas.tolist(), "timestep_spacing": "leading", "steps_offset": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +176,7 @@ def check_invertible(scheduler: Any) -> None:
     """Refuse schedulers that cannot be replayed.
 
     Raises:
-        ValueError: names those that can.
+        ValueError: names those that can, or the setting that the scheduler ignores.
     """
     name = type(scheduler).__name__
     noisy = str(scheduler.config.get("algorithm_type", "")).startswith("sde")
@@ -166,6 +185,11 @@ def check_invertible(scheduler: Any) -> None:
         raise ValueError(
             f"{what} cannot replay a picture: use one of {', '.join(INVERTIBLE_SCHEDULERS)}, for instance "
             "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)."
+        )
+    if scheduler.config.get(_RESCALING) and float(scheduler.alphas_cumprod[-1]) > _NO_SIGNAL:
+        raise ValueError(
+            f"{name} ignores {_RESCALING}, so its noise levels are not those that the base model was trained with: "
+            f"use pipe.scheduler = promptnet.inference.inversion.make_scheduler({name!r}, pipe.scheduler.config)."
         )
 
 

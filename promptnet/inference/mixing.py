@@ -11,7 +11,7 @@ difference: c_i = c + sum_j (1 - w_ij) (c1_j - c0_j).
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from promptnet.inference.conditions import Networks
 from promptnet.inference.fingerprint import hash_weights
+from promptnet.inference.mixing_schedule import differing_settings, is_schedule, schedule_settings
 from promptnet.inference.sampling import Rule, Term, UNetInputs
 from promptnet.inference.schedule import Step
 from promptnet.inference.subject import base_name
@@ -56,6 +57,7 @@ class MixingWeights:
         guidance_scale: of that drawing.
         fingerprint: component -> hash of the weights of the model they were learned in.
         base: what that model was called, for messages only.
+        schedule: that scheduler's `mixing_schedule.schedule_settings`; what is not there is not checked.
 
     Raises:
         MixingError: values are not as above.
@@ -68,6 +70,7 @@ class MixingWeights:
     guidance_scale: float
     fingerprint: Mapping[str, str]
     base: str = ""
+    schedule: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_values(self)
@@ -79,7 +82,8 @@ class MixingWeights:
     def texts(self) -> dict[str, Any]:
         """Everything that is not a tensor."""
         names = ("neutral", "styled", "scheduler", "guidance_scale", "base")
-        return {name: getattr(self, name) for name in names} | {"fingerprint": dict(self.fingerprint)}
+        own = {name: getattr(self, name) for name in names}
+        return {**own, "fingerprint": dict(self.fingerprint), "schedule": dict(self.schedule)}
 
     def at_steps(self, num_steps: int) -> Self:
         """The same edit in another number of steps.
@@ -114,7 +118,7 @@ class MixingWeights:
             num_steps: of the drawing, if it is known.
 
         Raises:
-            MixingError: base model, scheduler or number of steps differ.
+            MixingError: base model, scheduler, its settings or number of steps differ.
         """
         found = edit_fingerprint(pipe)
         differing = [name for name in {**self.fingerprint, **found} if self.fingerprint.get(name) != found.get(name)]
@@ -129,8 +133,9 @@ class MixingWeights:
         if name != self.scheduler:
             raise MixingError(
                 f"The edit {self.styled!r} was learned with the scheduler {self.scheduler}, but the pipeline has "
-                f"{name}: set pipe.scheduler = {self.scheduler}.from_config(pipe.scheduler.config)."
+                f"{name}: set pipe.scheduler = {_how_to_make(self.scheduler)}."
             )
+        _check_schedule(self, schedule_settings(pipe.scheduler))
         if num_steps is not None and num_steps != self.num_steps:
             raise MixingError(
                 f"The edit {self.styled!r} has {self.num_steps} weights, but the drawing {num_steps} steps: "
@@ -163,6 +168,20 @@ class MixingWeights:
             f"MixingWeights({self.neutral!r} -> {self.styled!r}, {self.num_steps} steps of {self.scheduler}, "
             f"base={self.base!r})"
         )
+
+
+def _check_schedule(card: MixingWeights, found: Mapping[str, Any]) -> None:
+    """Weights belong to noise levels, and so to whatever decides these."""
+    for name in differing_settings(card.schedule, found):
+        raise MixingError(
+            f"The edit {card.styled!r} was learned with a {card.scheduler} of {name}={card.schedule[name]!r}, but the "
+            f"pipeline's has {name}={found[name]!r}: take the base model's own scheduler settings, "
+            f"pipe.scheduler = {_how_to_make(card.scheduler)}."
+        )
+
+
+def _how_to_make(scheduler: str) -> str:
+    return f"promptnet.inference.inversion.make_scheduler({scheduler!r}, pipe.scheduler.config)"
 
 
 def edit_fingerprint(pipe: Any) -> dict[str, str]:
@@ -311,6 +330,11 @@ def _check_same_kind(first: MixingWeights, other: MixingWeights) -> None:
             f"The edits {first.styled!r} and {other.styled!r} were learned with different schedulers, "
             f"{first.scheduler} and {other.scheduler}: learn one of them again with the other's."
         )
+    for name in differing_settings(first.schedule, other.schedule):
+        raise MixingError(
+            f"The edits {first.styled!r} and {other.styled!r} were learned with different settings of the scheduler, "
+            f"{name}={first.schedule[name]!r} and {other.schedule[name]!r}: learn one of them again with the other's."
+        )
     if first.num_steps != other.num_steps:
         raise MixingError(
             f"The edits {first.styled!r} and {other.styled!r} have {first.num_steps} and {other.num_steps} weights: "
@@ -346,6 +370,8 @@ def _check_values(card: MixingWeights) -> None:
     scale = card.guidance_scale
     if not isinstance(scale, (int, float)) or not math.isfinite(scale):
         raise MixingError(f"guidance_scale={scale!r} must be a finite number.")
+    if not is_schedule(card.schedule):
+        raise MixingError(f"schedule={card.schedule!r} must be settings of a scheduler.")
     pairs = card.fingerprint.items() if isinstance(card.fingerprint, Mapping) else ((None, None),)
     if not all(isinstance(text, str) for pair in pairs for text in pair):
         raise MixingError("The fingerprint must hold a hash for each component's name.")

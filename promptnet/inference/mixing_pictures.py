@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from promptnet.images.framing import square, to_pixels
 from promptnet.images.opening import Source, open_image
 from promptnet.inference.arguments import check_output_type
 from promptnet.inference.conditions import Networks
-from promptnet.inference.inversion import KeptOutside, check_invertible, invert
+from promptnet.inference.defaults import SamplingDefaults
+from promptnet.inference.inversion import Inversion, KeptOutside, check_invertible, invert
 from promptnet.inference.mixing import MixingError, MixingWeights, joined_weights, mixing_rule
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.recipe import build_rules
@@ -63,26 +64,74 @@ def edit_picture(
     for card in cards:
         card.check(pipe)
     check_invertible(pipe.scheduler)
-    device = pipe._execution_device
     subject = picture if isinstance(picture, Subject) else None
     if subject is not None:
         subject.check(pipe)
     text = prompt if prompt is not None else default_prompt(cards[0], subject)
-    rows = moved(make_rows(text, subject), device)
     latents = picture_latents(pipe, picture, crop=crop)
-    networks = Networks(pipe.tokenizer, pipe.text_encoder, pipe.promptnet, device, pipe.unet.dtype)
-    edits = mixing_rule(cards, networks)
-
-    upward, drawing = (_guidance(pipe, rows, networks, scale) for scale in (1.0, cards[0].guidance_scale))
-    inversion = invert(pipe.unet, pipe.scheduler, latents, drawing, num_steps=num_steps, inversion_rules=upward)
-    rules = [*drawing, edits, inversion.rule(until=correct_until, as_published=as_published)]
-    if mask is not None:
-        rules.append(KeptOutside(inversion.levels, mask_of(mask, latents)))
-    pipe.scheduler.set_timesteps(num_steps, device=device)
-    edited = sample(pipe.unet, pipe.scheduler, inversion.start, rules, steps=plan(pipe.scheduler))
+    inverted = invert_pictures(
+        pipe, latents, make_rows(text, subject), num_steps=num_steps, guidance_scale=cards[0].guidance_scale
+    )
+    where = None if mask is None else mask_of(mask, latents)
+    edited = redrawn(pipe, inverted, cards, correct_until=correct_until, as_published=as_published, mask=where)
     if output_type == "latent":
         return edited
     return pipe.image_processor.postprocess(decode_latents(pipe.vae, edited), output_type=output_type)
+
+
+@dataclass(frozen=True, eq=False)
+class InvertedPictures:
+    """Pictures as noise and corrections, with the rules of their unedited drawing."""
+
+    inversion: Inversion
+    rules: Sequence[Rule]
+    networks: Networks
+
+
+@torch.no_grad()
+def invert_pictures(
+    pipe: Any, latents: Tensor, rows: Sequence[Row], *, num_steps: int, guidance_scale: float
+) -> InvertedPictures:
+    """Invert pictures once, to be edited as often as wanted.
+
+    Args:
+        pipe: a PromptNetPipeline with the edits' scheduler.
+        latents: (B, C, h, w), scaled VAE latents of the pictures.
+        rows: B, what the pictures show.
+        num_steps: of the drawing.
+        guidance_scale: of the drawing.
+
+    Raises:
+        ValueError: the scheduler cannot replay pictures.
+    """
+    device = pipe._execution_device
+    networks = Networks(pipe.tokenizer, pipe.text_encoder, pipe.promptnet, device, pipe.unet.dtype)
+    rows, kind = moved(rows, device), prediction_type(pipe.scheduler)
+    upward, drawing = (
+        picture_guidance(rows, pipe.sampling_defaults, networks, kind, scale) for scale in (1.0, guidance_scale)
+    )
+    inversion = invert(pipe.unet, pipe.scheduler, latents, drawing, num_steps=num_steps, inversion_rules=upward)
+    return InvertedPictures(inversion, drawing, networks)
+
+
+@torch.no_grad()
+def redrawn(
+    pipe: Any,
+    inverted: InvertedPictures,
+    cards: Sequence[MixingWeights],
+    *,
+    correct_until: float = 1.0,
+    as_published: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Latents (B, C, h, w) of inverted pictures drawn again with edits; `mask` is as `KeptOutside` wants it."""
+    inversion = inverted.inversion
+    rules = [*inverted.rules, mixing_rule(cards, inverted.networks)]
+    rules.append(inversion.rule(until=correct_until, as_published=as_published))
+    if mask is not None:
+        rules.append(KeptOutside(inversion.levels, mask))
+    pipe.scheduler.set_timesteps(cards[0].num_steps, device=inversion.start.device)
+    return sample(pipe.unet, pipe.scheduler, inversion.start, rules, steps=plan(pipe.scheduler))
 
 
 def default_prompt(card: MixingWeights, subject: Subject | None) -> str:
@@ -130,9 +179,19 @@ def mask_of(mask: Source, latents: Tensor) -> Tensor:
     return F.interpolate(found, size=latents.shape[2:], mode="area").to(latents)
 
 
-def _guidance(pipe: Any, rows: Sequence[Row], networks: Networks, scale: float) -> list[Rule]:
-    """Guidance without fusion, which re-noises, and without rescaling, which no edit was learned with."""
-    knobs = replace(pipe.sampling_defaults, guidance_scale=scale, fusion_steps=0, guidance_rescale=0.0)
+def picture_guidance(
+    rows: Sequence[Row], defaults: SamplingDefaults, networks: Networks, prediction: str, scale: float
+) -> list[Rule]:
+    """Guidance without fusion, which re-noises, and without rescaling, which no edit was learned with.
+
+    Args:
+        rows: what the pictures show; subjects on the networks' device.
+        defaults: whose knobs rows with a subject are drawn with.
+        networks: what makes conditions.
+        prediction: what the U-Net predicts.
+        scale: of the guidance; at 1 there is none, for rows with a subject neither.
+    """
+    knobs = replace(defaults, guidance_scale=scale, fusion_steps=0, guidance_rescale=0.0)
     if scale == 1:
         knobs = replace(knobs, subject_scale=1.0, class_scale=0.0)
-    return build_rules(rows, knobs, networks, prediction=prediction_type(pipe.scheduler))
+    return build_rules(rows, knobs, networks, prediction=prediction)

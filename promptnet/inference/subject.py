@@ -5,8 +5,6 @@ It holds the face as plainly as the photographs do: treat the file like one. It 
 made with, which it knows by its weights.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from promptnet.inference.checked_file import hash_content
 from promptnet.inference.deltas import LowRankDelta, summed
 from promptnet.inference.fingerprint import fingerprint as fingerprint_of
 
@@ -171,15 +170,6 @@ class Subject:
             f"Subject({self.class_word!r}, references={self.num_references}, "
             f"deltas={len(self.deltas)}, base={self.base!r}, device='{self.reference_latents.device}')"
         )
-
-
-def hash_content(texts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the texts as canonical JSON, and each tensor's name, dtype, shape and bytes."""
-    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check_tensors(subject: Subject) -> None:

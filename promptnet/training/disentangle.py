@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import lightning as L
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from promptnet.datasets.stream import sample_noise
 from promptnet.images.framing import square, to_pixels
@@ -26,9 +24,14 @@ from promptnet.inference.fingerprint import hash_weights
 from promptnet.inference.guidance import ClassifierFreeGuidance
 from promptnet.inference.inversion import Corrections, Inversion, invert, make_scheduler
 from promptnet.inference.mixing import COMPONENTS, Mixing, MixingWeights, start_weights, text_directions
+from promptnet.inference.mixing_pictures import default_prompt, picture_guidance
+from promptnet.inference.mixing_schedule import schedule_settings
+from promptnet.inference.prediction import prediction_type
 from promptnet.inference.recomputing import recomputed
 from promptnet.inference.references import decode_latents, encode_pixels
+from promptnet.inference.rows import make_rows, moved
 from promptnet.inference.sampling import Rule, sample
+from promptnet.training.disentangle_base import load_frozen, load_subjects, sampling_defaults, scheduler_config
 from promptnet.training.disentangle_parts import DirectionalClip, Edit, LossPart, VisionPerceptual
 
 
@@ -68,6 +71,7 @@ class DisentangleStage(L.LightningModule):
         learning_rate: of Adam (published 0.05).
         parts: of the loss; default as published, with the embedded model's vision tower for VGG16.
         pictures: files of pictures to learn on, in place of seeds; the data module's `num_seeds` must be their number.
+        subjects: files of subjects whose pictures to learn on, in place of seeds; their number likewise.
         correct_until: the share of the steps, from the noisiest on, that hold on to those pictures.
         picture_every: steps between pictures in TensorBoard; 0 for none.
         seed: of the starting noise.
@@ -86,6 +90,7 @@ class DisentangleStage(L.LightningModule):
         learning_rate: float = 0.05,
         parts: list[LossPart] | None = None,
         pictures: list[str] | None = None,
+        subjects: list[str] | None = None,
         correct_until: float = 1.0,
         picture_every: int = 5,
         seed: int = 0,
@@ -98,34 +103,41 @@ class DisentangleStage(L.LightningModule):
         self.weights = nn.Parameter(start_weights(num_steps, start_share))
         self.neutral, self.styled, self.out, self.base_dir = neutral, styled, Path(out), Path(base_dir)
         self.num_steps, self.guidance_scale, self.learning_rate = num_steps, guidance_scale, learning_rate
+        if pictures and subjects:
+            raise ValueError("give either pictures or subjects to learn on")
         self.pictures, self.correct_until = list(pictures or []), correct_until
         self.picture_every, self.seed = picture_every, seed
         self.parts = [VisionPerceptual(), DirectionalClip()] if parts is None else list(parts)
-        self.scheduler = make_scheduler(scheduler, _scheduler_config(self.base_dir))
+        self.scheduler = make_scheduler(scheduler, scheduler_config(self.base_dir))
         # Kept in a dictionary: neither optimiser nor checkpoint should hold what does not train.
-        self.frozen = _load_frozen(self.base_dir)
+        self.frozen = load_frozen(self.base_dir, with_encoder=bool(subjects))
+        self.subjects = load_subjects(subjects or [], self.frozen, self.base_dir)
         self.tokenizer = CLIPTokenizer.from_pretrained(self.base_dir / "tokenizer")
         self._originals: dict[int, torch.Tensor] = {}
         self._inversion: Inversion | None = None
 
     def on_fit_start(self) -> None:
         """Prepare, now that this module is on its device; refuse a data module that does not fit the pictures."""
-        num_seeds = getattr(getattr(self.trainer, "datamodule", None), "num_seeds", len(self.pictures))
-        if self.pictures and num_seeds != len(self.pictures):
-            raise ValueError(f"num_seeds={num_seeds} must be the number of pictures, {len(self.pictures)}.")
+        given = self.pictures or self.subjects
+        num_seeds = getattr(getattr(self.trainer, "datamodule", None), "num_seeds", len(given))
+        if given and num_seeds != len(given):
+            what = "pictures" if self.pictures else "subjects"
+            raise ValueError(f"num_seeds={num_seeds} must be the number of {what}, {len(given)}.")
         self.prepare()
 
     def prepare(self) -> None:
         """Move the frozen parts to this one's device; encode the prompts; invert the pictures."""
         for part in self.frozen.values():
             part.to(self.device)
-        self.networks = Networks(
-            self.tokenizer, self.frozen["text_encoder"], None, self.device, self.frozen["unet"].dtype
-        )
+        text_encoder, encoder = self.frozen["text_encoder"], self.frozen.get("promptnet")
+        self.networks = Networks(self.tokenizer, text_encoder, encoder, self.device, self.frozen["unet"].dtype)
         with torch.no_grad():
             self.prompts = PlainPrompts(self.networks, ["", self.neutral])
             self.directions = text_directions([self.card()], self.networks)
-            if self.pictures:
+            card = self.card()
+            texts = [default_prompt(card, subject) for subject in self.subjects]
+            self._rows = moved(make_rows(texts, self.subjects), self.device) if self.subjects else []
+            if self.pictures or self.subjects:
                 self._inversion = self._invert()
         edit = Edit(self.base_dir, self.neutral, self.styled, self.device)
         for part in self.parts:
@@ -150,7 +162,7 @@ class DisentangleStage(L.LightningModule):
     def draw(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, H, W) of the seeds or pictures (B,) with these weights (N,)."""
         self.scheduler.set_timesteps(self.num_steps, device=self.device)
-        rules = [self._guidance(len(index)), Mixing(weights[None], self.directions)]
+        rules = [*self._guidance(index), Mixing(weights[None], self.directions)]
         if self._inversion is not None:
             corrections = self._inversion.corrections[:, index.to(self.device)]
             rules.append(Corrections(corrections, self.correct_until))
@@ -175,6 +187,7 @@ class DisentangleStage(L.LightningModule):
             self.guidance_scale,
             hashes,
             self.base_dir.name,
+            schedule_settings(self.scheduler),
         )
 
     def on_train_end(self) -> None:
@@ -182,10 +195,14 @@ class DisentangleStage(L.LightningModule):
         if self.trainer.is_global_zero:
             self.card().save(self.out)
 
-    def _guidance(self, num_rows: int, scale: float | None = None) -> Rule:
-        rows = torch.arange(num_rows, device=self.device)
-        uncond, prompt = (self.prompts.condition([text] * num_rows, rows) for text in ("", self.neutral))
-        return ClassifierFreeGuidance(uncond, prompt, self.guidance_scale if scale is None else scale)
+    def _guidance(self, index: torch.Tensor, scale: float | None = None) -> list[Rule]:
+        scale = self.guidance_scale if scale is None else scale
+        if self._rows:
+            rows, kind = [self._rows[place] for place in index.tolist()], prediction_type(self.scheduler)
+            return picture_guidance(rows, sampling_defaults(self.base_dir), self.networks, kind, scale)
+        places = torch.arange(len(index), device=self.device)
+        uncond, prompt = (self.prompts.condition([text] * len(index), places) for text in ("", self.neutral))
+        return [ClassifierFreeGuidance(uncond, prompt, scale)]
 
     def _start(self, index: torch.Tensor) -> torch.Tensor:
         if self._inversion is not None:
@@ -196,12 +213,20 @@ class DisentangleStage(L.LightningModule):
         return noise * self.scheduler.init_noise_sigma
 
     def _invert(self) -> Inversion:
+        latents = self._picture_latents()
+        index = torch.arange(len(latents))
+        up, down = self._guidance(index, 1.0), self._guidance(index)
+        unet = self.frozen["unet"]
+        return invert(unet, self.scheduler, latents, down, num_steps=self.num_steps, inversion_rules=up)
+
+    def _picture_latents(self) -> torch.Tensor:
+        """(B, C, h, w) of the pictures, or of the subjects' first reference pictures."""
         vae, unet = self.frozen["vae"], self.frozen["unet"]
+        if self.subjects:
+            return torch.cat([subject.reference_latents[:1] for subject in self.subjects]).to(self.device, unet.dtype)
         size_px = unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
         pixels = torch.stack([to_pixels(square(open_image(path), size_px)) for path in self.pictures])
-        latents = encode_pixels(vae, pixels.to(self.device))
-        up, down = self._guidance(len(latents), 1.0), self._guidance(len(latents))
-        return invert(unet, self.scheduler, latents, [down], num_steps=self.num_steps, inversion_rules=[up])
+        return encode_pixels(vae, pixels.to(self.device))
 
     def _show(self, original: torch.Tensor, image: torch.Tensor) -> None:
         """Originals above edited pictures, and the weights' curve, in TensorBoard."""
@@ -220,18 +245,3 @@ def weights_picture(weights: torch.Tensor, height_px: int = 96, column_px: int =
     bars = (levels > weights).float()  # (height, N), white above the bar
     lines = (torch.minimum(levels.abs(), (levels - 1).abs()) < 1 / height_px).expand_as(bars)
     return torch.where(lines, torch.full_like(bars, 0.5), bars).repeat_interleave(column_px, 1)[None]
-
-
-def _scheduler_config(base_dir: Path) -> dict[str, Any]:
-    config: Any = diffusers.DDIMScheduler.load_config(base_dir / "scheduler")
-    return config
-
-
-def _load_frozen(base_dir: Path) -> dict[str, Any]:
-    """The base model's parts in float32, for evaluation."""
-    parts: dict[str, Any] = {
-        "vae": AutoencoderKL.from_pretrained(base_dir / "vae"),
-        "unet": UNet2DConditionModel.from_pretrained(base_dir / "unet"),
-        "text_encoder": CLIPTextModel.from_pretrained(base_dir / "text_encoder"),
-    }
-    return {name: part.float().requires_grad_(False).eval() for name, part in parts.items()}

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from promptnet.inference.conditions import Networks, PlainPrompts
 from promptnet.inference.guidance import ClassifierFreeGuidance
-from promptnet.inference.inversion import Inversion, KeptOutside, check_invertible, climb, invert
+from promptnet.inference.inversion import (
+    Inversion,
+    KeptOutside,
+    check_invertible,
+    climb,
+    invert,
+    make_scheduler,
+)
 from promptnet.inference.mixing import MixingWeights, edit_fingerprint, mixing_rule
 from promptnet.inference.sampling import Rule, sample
 from promptnet.inference.schedule import plan
@@ -21,7 +28,7 @@ NUM_STEPS = 20
 
 def use_scheduler(pipe: Any, name: str, **options: Any) -> None:
     settings = {"skip_prk_steps": True, "rescale_betas_zero_snr": False, "prediction_type": "epsilon", **options}
-    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **settings)
+    pipe.scheduler = getattr(diffusers, name).from_config({**pipe.scheduler.config, **settings})
 
 
 def guidance(pipe: Any, num_rows: int, scale: float) -> Rule:
@@ -81,12 +88,26 @@ def test_the_published_replay_is_off_by_one_and_does_not(pipe: Any, name: str):
     assert torch.equal(moved, inversion.corrections[2])
 
 
-def test_from_pure_noise_with_v_prediction(pipe: Any):
-    latents = torch.randn(1, 4, 8, 8)  # the fixture's scheduler starts at a = 0
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_from_pure_noise_with_v_prediction(pipe: Any, name: str):
+    trained = pipe.scheduler.alphas_cumprod
+    pipe.scheduler = make_scheduler(name, pipe.scheduler.config)  # the fixture's starts at a = 0
+    torch.testing.assert_close(pipe.scheduler.alphas_cumprod[:-1], trained[:-1], rtol=1e-4, atol=1e-7)
+    latents = torch.randn(1, 4, 8, 8)
     inversion = inverted(pipe, latents)
     assert inversion.start.isfinite().all()
     again = replayed(pipe, inversion, [guidance(pipe, 1, 3.0), inversion.rule()])
     torch.testing.assert_close(again, latents, rtol=0, atol=1e-4)
+
+
+def test_zero_terminal_signal_is_not_lost_on_the_way_to_pndm(pipe: Any):
+    ignoring = diffusers.PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
+    with pytest.raises(ValueError, match="PNDMScheduler ignores rescale_betas_zero_snr"):
+        check_invertible(ignoring)
+    scheduler = make_scheduler("PNDMScheduler", pipe.scheduler.config)
+    check_invertible(scheduler)
+    scheduler.set_timesteps(NUM_STEPS)
+    assert min(step.alpha for step in plan(scheduler)) > 0
 
 
 def test_only_the_noisier_steps_may_be_corrected(pipe: Any):

@@ -27,6 +27,7 @@ from promptnet.inference.mixing import (
     start_weights,
     weight_place,
 )
+from promptnet.inference.mixing_schedule import schedule_settings
 from promptnet.inference.mixing_stock import stock_arguments
 from promptnet.inference.sampling import Step, Term, UNetInputs, sample
 from promptnet.inference.subject import hash_content
@@ -109,6 +110,8 @@ def test_the_first_two_calls_of_plms_share_a_weight():
         ({"neutral": 3}, "neutral=3"),
         ({"fingerprint": {"unet": 1}}, "fingerprint"),
         ({"fingerprint": "x"}, "fingerprint"),
+        ({"schedule": ["leading"]}, "schedule="),
+        ({"schedule": {"alphas": "0.5"}}, "schedule="),
     ],
 )
 def test_values_that_cannot_be_are_refused(change: dict[str, Any], message: str):
@@ -120,7 +123,8 @@ def test_values_that_cannot_be_are_refused(change: dict[str, Any], message: str)
 
 
 def test_a_card_comes_back_as_it_was(tmp_path: Path):
-    card, path = make_card(weights=torch.randn(50)), tmp_path / "smile.safetensors"
+    schedule = schedule_settings(diffusers.DDIMScheduler())
+    card, path = make_card(weights=torch.randn(50), schedule=schedule), tmp_path / "smile.safetensors"
     card.save(path)
     found = MixingWeights.load(path)
     assert torch.equal(found.weights, card.weights)
@@ -184,6 +188,32 @@ def test_another_base_scheduler_or_number_of_steps_is_refused(pipe: Any):
     use_scheduler(pipe, "EulerDiscreteScheduler")
     with pytest.raises(MixingError, match="learned with the scheduler DDIMScheduler, but the pipeline has Euler"):
         card.check(pipe)
+
+
+def test_another_setting_of_the_scheduler_is_refused(pipe: Any):
+    card = make_card(fingerprint=edit_fingerprint(pipe), schedule=schedule_settings(pipe.scheduler))
+    card.check(pipe)
+    config = pipe.scheduler.config
+    for change, message in (
+        ({"timestep_spacing": "leading"}, "timestep_spacing='trailing', but the pipeline's has .*'leading'"),
+        ({"rescale_betas_zero_snr": False}, r"alphas=\["),
+        ({"beta_end": 0.02}, r"alphas=\["),
+    ):
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(config, **change)
+        with pytest.raises(MixingError, match=message):
+            card.check(pipe)
+        replace(card, schedule={}).check(pipe)  # as older cards have it
+        other = replace(card, schedule=schedule_settings(pipe.scheduler))
+        with pytest.raises(MixingError, match="different settings of the scheduler"):
+            joined_weights([card, other])
+
+
+def test_settings_are_those_that_the_class_knows(pipe: Any):
+    found = schedule_settings(diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config))
+    assert found["timestep_spacing"] == "trailing"
+    assert "use_karras_sigmas" in found
+    assert "skip_prk_steps" not in found
+    assert found["alphas"][-1] == pytest.approx(0, abs=1e-6)
 
 
 def test_edits_that_do_not_belong_together_are_refused():

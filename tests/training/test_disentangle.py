@@ -1,5 +1,6 @@
 """Learning mixing weights: exact gradients, what trains, the parts of the loss, resuming, pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +9,14 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPVisionModel
 
+from promptnet import PromptNetPipeline, Subject
 from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.inversion import make_scheduler
 from promptnet.inference.mixing import Directions, Mixing, MixingWeights
+from promptnet.inference.mixing_pictures import edit_picture
+from promptnet.inference.references import decode_latents
 from promptnet.inference.sampling import UNetInputs
-from promptnet.models.tiny import (
-    build_clip,
-    build_image_processor,
-    build_scheduler,
-    build_unet,
-    build_vae,
-    copy_tower,
-    save_projections,
-    train_tokenizer,
-)
 from promptnet.training.disentangle import DisentangleStage, draw_pixels, weights_picture
 from promptnet.training.disentangle_data import SeedDataModule
 from promptnet.training.disentangle_parts import (
@@ -37,6 +30,7 @@ from promptnet.training.disentangle_parts import (
     soft_cosine,
 )
 from tests.inference.conftest import build_unet as build_small_unet
+from tests.training.edit_base import build_edit_base
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 NUM_STEPS = 5
@@ -140,22 +134,8 @@ def num_nodes(tensor: Tensor) -> int:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Diffusers folder of an untrained embedded model with a narrower U-Net, and CLIP's projections."""
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(["a portrait of a person, happy"])
-    tokenizer.save_pretrained(folder / "tokenizer")
-    clip: Any = build_clip(tokenizer)
-    for name, kind in (("text", CLIPTextModel), ("vision", CLIPVisionModel)):
-        tower = kind(getattr(clip.config, f"{name}_config"))
-        copy_tower(getattr(clip, f"{name}_model"), tower)
-        tower.save_pretrained(folder / {"text": "text_encoder", "vision": "image_encoder"}[name])
-    save_projections(clip, folder)
-    build_image_processor().save_pretrained(folder / "feature_extractor")
-    build_vae().save_pretrained(folder / "vae")
-    build_unet((32, 32, 64)).save_pretrained(folder / "unet")
-    build_scheduler().save_pretrained(folder / "scheduler")
-    return folder
+    """Diffusers folder of an untrained embedded model with a narrower U-Net."""
+    return build_edit_base(tmp_path_factory.mktemp("base"))
 
 
 def make_stage(base: Path, out: Path, **more: Any) -> DisentangleStage:
@@ -234,6 +214,58 @@ def test_pictures_in_place_of_seeds_come_back_with_weight_one(base: Path, tmp_pa
     torch.testing.assert_close(stage.originals(index), expected, rtol=0, atol=1e-3)
     fit(stage, tmp_path, 1, num_seeds=2)
     assert MixingWeights.load(tmp_path / "card.safetensors").weights.isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def somebody(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A subject's file."""
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("subject") / "me.safetensors"
+    pipe = PromptNetPipeline.from_pretrained(base)
+    pipe.encode(Image.new("RGB", (64, 64), (200, 90, 30)), class_word="a person").save(path)
+    return path
+
+
+def test_a_subjects_picture_in_place_of_seeds(base: Path, somebody: Path, tmp_path: Path):
+    stage = make_stage(base, tmp_path / "card.safetensors", subjects=[str(somebody)])
+    stage.prepare()
+    with torch.no_grad():
+        expected = decode_latents(stage.frozen["vae"], Subject.load(somebody).reference_latents)
+    torch.testing.assert_close(stage.originals(torch.tensor([0])), expected, rtol=0, atol=1e-3)
+    before = stage.weights.detach().clone()
+    fit(stage, tmp_path, 1, num_seeds=1, batch_size=1)
+    card = MixingWeights.load(tmp_path / "card.safetensors")
+    assert (card.weights - before).abs().max() > 1e-3
+    assert list(stage.state_dict()) == ["weights"]
+
+
+def test_a_card_learned_without_a_subject_edits_that_subject(base: Path, somebody: Path, tmp_path: Path):
+    fit(make_stage(base, tmp_path / "card.safetensors"), tmp_path, 1)
+    card, subject = MixingWeights.load(tmp_path / "card.safetensors"), Subject.load(somebody)
+    pipe = PromptNetPipeline.from_pretrained(base)
+    pipe.set_progress_bar_config(disable=True)
+
+    def drawn(strength: float | None) -> Tensor:
+        edits = [] if strength is None else [card.scaled(strength)]
+        how: dict[str, Any] = {"num_inference_steps": 3, "fusion_steps": 0, "output_type": "latent"}
+        generator = torch.Generator().manual_seed(0)
+        return pipe("a portrait of S*", subject=subject, edits=edits, generator=generator, **how).images
+
+    torch.testing.assert_close(drawn(0), drawn(None))
+    assert (drawn(1) - drawn(0)).abs().max() > 1e-4
+    back = edit_picture(pipe, subject, card.scaled(0), output_type="latent")
+    torch.testing.assert_close(back, subject.reference_latents, rtol=0, atol=1e-4)
+
+
+def test_what_cannot_be_learned_on_is_refused(base: Path, somebody: Path, tmp_path: Path):
+    out = tmp_path / "card.safetensors"
+    with pytest.raises(ValueError, match="either pictures or subjects"):
+        make_stage(base, out, subjects=[str(somebody)], pictures=["a.png"])
+    stranger = replace(Subject.load(somebody), fingerprint={"unet": "0"})
+    stranger.save(tmp_path / "stranger.safetensors")
+    with pytest.raises(ValueError, match="another base model"):
+        make_stage(base, out, subjects=[str(tmp_path / "stranger.safetensors")])
 
 
 def test_more_seeds_than_pictures_are_refused(base: Path, tmp_path: Path):

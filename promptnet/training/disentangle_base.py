@@ -1,0 +1,59 @@
+"""The base model that an edit is learned in, and the subjects that it may be learned on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPVisionModel
+
+from promptnet.inference.defaults import SamplingDefaults
+from promptnet.inference.pipeline import PromptNetPipeline
+from promptnet.inference.subject import Subject
+from promptnet.models.promptnet import PromptNetModel
+
+
+def scheduler_config(base_dir: Path) -> dict[str, Any]:
+    """The base model's own."""
+    config: Any = diffusers.DDIMScheduler.load_config(base_dir / "scheduler")
+    return config
+
+
+def sampling_defaults(base_dir: Path) -> SamplingDefaults:
+    """The knobs that the base model draws subjects with."""
+    config: Any = PromptNetPipeline.load_config(base_dir)
+    return SamplingDefaults().replaced(config.get("sampling") or {})
+
+
+def load_frozen(base_dir: Path, *, with_encoder: bool = False) -> dict[str, Any]:
+    """The base model's parts in float32, for evaluation.
+
+    Args:
+        base_dir: diffusers folder.
+        with_encoder: also PromptNet and the vision tower, which subjects need.
+    """
+    parts: dict[str, Any] = {
+        "vae": AutoencoderKL.from_pretrained(base_dir / "vae"),
+        "unet": UNet2DConditionModel.from_pretrained(base_dir / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(base_dir / "text_encoder"),
+    }
+    if with_encoder:
+        parts["promptnet"] = PromptNetModel.from_pretrained(base_dir / "promptnet")
+        parts["image_encoder"] = CLIPVisionModel.from_pretrained(base_dir / "image_encoder")
+    return {name: part.float().requires_grad_(False).eval() for name, part in parts.items()}
+
+
+def load_subjects(paths: Sequence[str], frozen: Mapping[str, Any], base_dir: Path) -> list[Subject]:
+    """Subjects made with this base model.
+
+    Raises:
+        ValueError: a file cannot be used, or its subject was made with another base model.
+    """
+    subjects = [Subject.load(path) for path in paths]
+    for subject in subjects:
+        subject.check(SimpleNamespace(**frozen, name_or_path=base_dir.name))
+    return subjects

@@ -29,7 +29,6 @@ class SaveState(Checkpoint):
         self.dirpath, self.every_n_train_steps, self.keep = Path(dirpath), every_n_train_steps, keep
         self._stop = StopSignals()
         self._step = self._saved_step = 0
-        self._loops: dict[str, Any] = {}
         self._in_validation = False
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -54,7 +53,7 @@ class SaveState(Checkpoint):
         """Save if it is time to, or if the run is to stop; never between two batches of one optimiser step."""
         if trainer.global_step == self._step:
             return
-        self._step, self._loops = trainer.global_step, trainer.fit_loop.state_dict()
+        self._step = trainer.global_step
         stopping = self._stop.agreed(trainer)
         if stopping or self._step % self.every_n_train_steps == 0 or self._step == trainer.max_steps:
             self._save(trainer)
@@ -75,9 +74,14 @@ class SaveState(Checkpoint):
         raise RunInterrupted(exit_code(trainer))
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """In a validation, the loops' state is to be that of the step's end, before the validation."""
+        """A validation that is under way, or about to begin, is to be done (again) by whoever goes on from here."""
+        loops, loop = checkpoint["loops"]["fit_loop"], trainer.fit_loop
         if self._in_validation:
-            checkpoint["loops"]["fit_loop"] = self._loops
+            _begin_validation_anew(loops)
+        elif trainer.training and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            _begin_validation_anew(loops)
+            # Lightning counts the step at the end of its batch, and once more behind its validation.
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give the signals back."""
@@ -96,3 +100,14 @@ class SaveState(Checkpoint):
             # What it did not write, or cannot read, it does not remove.
             for path in [path for path in newest_first(self.dirpath) if number_of(path)][self.keep :]:
                 remove(path)
+
+
+def _begin_validation_anew(loops: dict[str, Any]) -> None:
+    """Say in the loops' state what Lightning takes for a validation interrupted in its first batch.
+
+    Without that, it takes a validation that was due when the checkpoint was written for done.
+    """
+    progress = loops["epoch_loop.val_loop.batch_progress"]
+    before = progress["total"]["completed"] - progress["current"]["completed"]  # batches of earlier validations
+    progress["total"] |= {"ready": before + 1, "started": before + 1, "processed": before, "completed": before}
+    progress["current"] |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}

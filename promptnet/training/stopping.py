@@ -12,7 +12,6 @@ EXIT_INTERRUPTED = 75
 """Exit status of a run that was asked to stop and has saved: repeat the command (EX_TEMPFAIL of sysexits.h)."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_WORKER_GRACE_S = 5
 
 
 class RunInterrupted(SystemExit):
@@ -25,10 +24,12 @@ class RunInterrupted(SystemExit):
 class StopSignals:
     """Takes the signals while it is installed, and remembers that one came. Further ones change nothing.
 
-    Processes forked in the meantime, the data loader's workers, inherit the handlers: a scheduler signals every
-    process of a job, and the workers are needed until the step is done. They leave when their parent tells them to, or
-    `_WORKER_GRACE_S` after a SIGTERM at the latest.
+    A scheduler signals every process of a job. The data loader's workers, forked in the meantime, are needed until the
+    step is done: they heed their parent alone.
     """
+
+    _installed = 0  # how many, in this process
+    _hooked = False
 
     def __init__(self) -> None:
         self.requested = False
@@ -40,19 +41,22 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread() and not self._previous:
             self._pid = os.getpid()
             self._previous = {which: signal.signal(which, self._note) for which in SIGNALS}
+            StopSignals._installed += 1
+            if not StopSignals._hooked and hasattr(signal, "sigwaitinfo"):
+                os.register_at_fork(after_in_child=_heed_parent_alone)
+                StopSignals._hooked = True
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""
+        if not self._previous:
+            return
         for which, handler in self._previous.items():
             signal.signal(which, handler)
         self._previous = {}
+        StopSignals._installed -= 1
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            if number == signal.SIGTERM:
-                signal.alarm(_WORKER_GRACE_S)
-            return
-        if not self.requested:
+        if os.getpid() == self._pid and not self.requested:
             # Not print: the signal may have come in the middle of one.
             os.write(2, f"\n{signal.Signals(number).name}: saving at the end of this step, then stopping\n".encode())
         self.requested = True
@@ -62,6 +66,25 @@ class StopSignals:
         if trainer.world_size == 1:
             return self.requested
         return trainer.strategy.reduce_boolean_decision(self.requested, all=False)
+
+
+def _heed_parent_alone() -> None:
+    """In a forked process: leave at a SIGTERM from the parent, and at no other.
+
+    torch's workers set a handler of their own when they start, which leaves at any; so the signal is blocked, and a
+    thread waits for it.
+    """
+    if not StopSignals._installed:
+        return
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True, name="heeds the parent").start()
 
 
 class NoSignalConnector:

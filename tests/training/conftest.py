@@ -1,8 +1,6 @@
-"""A complete base model with random weights on disk, and a way to run train.py on it for a few steps."""
+"""A complete base model with random weights on disk, and ways to run train.py for a few steps."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,10 @@ from promptnet.models.tiny import (
     build_vae,
     train_tokenizer,
 )
+from tests.training.forked import Runs
 
 ROOT = Path(__file__).parents[2]
+FORTY = ("--trainer.max_steps=40",)  # of the tiny run; it saves every 10 and validates every 25
 
 
 @pytest.fixture(scope="session")
@@ -45,14 +45,27 @@ def picture_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pictures")
 
 
-def train(config: str, run_dir: Path, cache: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py fit` on 48 pictures with batches of 4, in a process of its own."""
-    command = [
-        *(sys.executable, "train.py", "fit", "--config", f"configs/{config}.yaml", "--run_dir", str(run_dir)),
-        *("--threads", "1", "--trainer.devices", "1", "--trainer.strategy", "auto", "--trainer.accelerator", "cpu"),
-        *("--data.init_args.num_pictures", "48", "--data.init_args.num_validation", "8"),
-        *("--data.init_args.batch_size", "4", "--data.init_args.cache_dir", str(cache)),
-        *("--trainer.enable_progress_bar", "false", *options),
+@pytest.fixture(scope="session")
+def runs() -> Iterator[Runs]:
+    """Starts runs of train.py in processes of their own."""
+    with Runs() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def whole_run(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run of 40 steps that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert runs.wait(runs.start_tiny(folder, *FORTY)) == 0, (folder / "log").read_text()[-2000:]
+    return folder
+
+
+def options_of(config: str, run_dir: Path, cache: Path) -> list[str]:
+    """What a stage's configuration needs to run on 48 pictures with batches of 4, in one process."""
+    return [
+        *(f"--config={ROOT / 'configs' / config}.yaml", f"--run_dir={run_dir}"),
+        *("--threads=1", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.accelerator=cpu"),
+        *("--data.init_args.num_pictures=48", "--data.init_args.num_validation=8"),
+        *("--data.init_args.batch_size=4", f"--data.init_args.cache_dir={cache}"),
+        "--trainer.enable_progress_bar=false",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)

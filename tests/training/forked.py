@@ -10,6 +10,7 @@ import atexit
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -68,7 +69,7 @@ class Runs:
             self._running.discard(pid)
         return code
 
-    def wait(self, pid: int, timeout_s: float = 150) -> int:
+    def wait(self, pid: int, timeout_s: float = 500) -> int:
         """Exit status.
 
         Raises:
@@ -82,7 +83,7 @@ class Runs:
             time.sleep(0.01)
         return code
 
-    def wait_for(self, condition: Callable[[], bool], pid: int, timeout_s: float = 150) -> None:
+    def wait_for(self, condition: Callable[[], bool], pid: int, timeout_s: float = 500) -> None:
         """Wait until something is so.
 
         Raises:
@@ -159,7 +160,11 @@ def _enter(log: Path, environment: dict[str, str]) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.environ.update(environment)
+    if "MAX_FILE_BYTES" in environment:  # a disk that is full after so much of one file
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(environment["MAX_FILE_BYTES"]), resource.RLIM_INFINITY))
 
 
 def _train(arguments: list[str]) -> int:

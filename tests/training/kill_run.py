@@ -153,12 +153,15 @@ def differences(expected: Any, found: Any, where: str = "") -> list[str]:
 COMPARED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
 
 
-def compare(whole: Path, killed: Path) -> None:
+def state_at(run_dir: Path, step: int) -> dict[str, Any]:
+    """What the checkpoint of a step holds."""
+    return torch.load(run_dir / f"checkpoints/step={step}.ckpt/state.ckpt", weights_only=True)
+
+
+def compare(whole: Path, killed: Path, step: int = 200) -> None:
     """Assert that both runs ended with the same state, had the same losses and saw the same pictures."""
-    ends = [
-        torch.load(folder / "checkpoints/step=200.ckpt/state.ckpt", weights_only=True) for folder in (whole, killed)
-    ]
-    wrong = [line for part in COMPARED for line in differences(ends[0][part], ends[1][part], part)]
+    expected, found = state_at(whole, step), state_at(killed, step)
+    wrong = [line for part in COMPARED for line in differences(expected[part], found[part], part)]
     assert not wrong, wrong
     ledgers = [read_ledger(folder / "ledger/rank-0.jsonl") for folder in (whole, killed)]
     assert ledgers[0] == ledgers[1]

@@ -79,6 +79,11 @@ class TinyStage(Stage):
             time.sleep(self.slow_validation_s)
         self.log("val/loss", self._loss(batch))
 
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            loss = float(self.trainer.callback_metrics["val/loss"])
+            print(f"validated at step {self.trainer.global_step}: {loss.hex()}", flush=True)
+
 
 class LossLedger(SampleLedger):
     """Notes the loss too, to the last bit."""

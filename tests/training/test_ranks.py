@@ -1,0 +1,119 @@
+"""Several processes do what one does with accumulation, and share checkpoints with it."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from promptnet.training.ledger import read_ledger
+from promptnet.training.stopping import EXIT_INTERRUPTED
+from tests.training.conftest import ROOT
+from tests.training.forked import Runs, torchrun_rank
+from tests.training.kill_run import newest_step, state_at, step_reached
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def start_ranks(runs: Runs, run_dir: Path, start, *options: str) -> list[int]:
+    """Two processes as torchrun starts them."""
+    port, ddp = free_port(), f"--config={ROOT / 'configs/trainer/ddp.yaml'}"
+    two = (ddp, "--trainer.accelerator=cpu", "--trainer.devices=2")
+    return [start(run_dir, *two, *options, environment=torchrun_rank(rank, 2, port)) for rank in range(2)]
+
+
+def pretraining(runs: Runs, base: Path, cache: Path):
+    """Starts 4 steps of pretraining a random encoder, 4 samples a step and process."""
+
+    def start(run_dir: Path, *options: str, environment: dict[str, str] | None = None) -> int:
+        run_dir.mkdir(exist_ok=True)
+        given = [f"--config={ROOT / 'configs/pretrain/tiny.yaml'}", f"--run_dir={run_dir}", "--threads=1"]
+        given += [f"--model.init_args.base_dir={base}", f"--model.init_args.export_dir={run_dir / 'encoder'}"]
+        given += ["--model.init_args.warmup_steps=1", f"--data.init_args.cache_dir={cache}"]
+        given += ["--data.init_args.num_pictures=48", "--data.init_args.num_validation=4"]
+        given += ["--data.init_args.batch_size=4", "--trainer.max_steps=4", "--checkpoint.every_n_train_steps=2"]
+        given += ["--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=0", "--trainer.accelerator=cpu"]
+        given += [f"--trainer.callbacks={CALLBACKS.replace('FOLDER', str(run_dir / 'ledger'))}"]
+        return runs.start(run_dir / "log", "fit", *given, *options, environment=environment)
+
+    return start
+
+
+CALLBACKS = """[
+ {class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}},
+ {class_path: promptnet.training.ledger.SampleLedger, init_args: {folder: FOLDER}}]"""
+
+
+def farthest(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> float:
+    """Largest difference of any weight."""
+    assert expected.keys() == found.keys()
+    return max(float((expected[name] - found[name]).abs().max()) for name in expected)
+
+
+def assert_alike(one: Path, other: Path, step: int) -> None:
+    expected, found = state_at(one, step), state_at(other, step)
+    for part in ("state_dict", "current_model_state"):
+        assert farthest(expected[part], found[part]) < 1e-6, part
+    moments = [state["optimizer_states"][0]["state"] for state in (expected, found)]
+    assert farthest(*[{str(k): value["exp_avg"] for k, value in moment.items()} for moment in moments]) < 1e-6
+
+
+def test_two_ranks_equal_accumulation_and_go_on_as_one(
+    runs: Runs, random_base: Path, picture_cache: Path, tmp_path: Path
+):
+    start = pretraining(runs, random_base, picture_cache)
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = ("--trainer.accumulate_grad_batches=2", "--trainer.devices=1")
+    assert runs.wait(start(one, *alone)) == 0, (one / "log").read_text()[-3000:]
+
+    kill = ["--trainer.callbacks+=tests.training.killer.KillAt", "--trainer.callbacks.step=3"]
+    ranks = start_ranks(runs, two, start, *kill)
+    codes = [runs.wait(pid) for pid in ranks]
+    assert -signal.SIGKILL in codes, (two / "log").read_text()[-3000:]
+    assert newest_step(two) == 2
+    assert_alike(one, two, step=2)
+    first = state_at(two, 2)
+    assert farthest(first["state_dict"], first["current_model_state"]) > 1e-5  # the average lags
+
+    assert runs.wait(start(two, *alone)) == 0, (two / "log").read_text()[-3000:]
+    assert_alike(one, two, step=4)
+    seen = [entry["sample"] for entry in read_ledger(one / "ledger/rank-0.jsonl")]
+    assert [number for batch in seen for number in batch] == list(range(32))
+
+
+def test_every_rank_stops_where_one_is_asked_to(runs: Runs, tmp_path: Path):
+    ranks = start_ranks(runs, tmp_path, runs.start_tiny, "--trainer.max_steps=400")
+    for pid in ranks:
+        runs.wait_for(lambda: step_reached(tmp_path) >= 5, pid)
+    os.kill(ranks[1], signal.SIGTERM)
+    assert [runs.wait(pid) for pid in ranks] == [EXIT_INTERRUPTED] * 2, (tmp_path / "log").read_text()[-3000:]
+    ledgers = [read_ledger(tmp_path / f"ledger/rank-{rank}.jsonl") for rank in range(2)]
+    assert len(ledgers[0]) == len(ledgers[1]) == newest_step(tmp_path)
+    seen = sorted(number for ledger in ledgers for entry in ledger for number in entry["sample"])
+    assert seen == list(range(8 * newest_step(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_zero2"])
+def test_the_overlays_strategies_build_as_far_as_this_machine_lets_them(name: str):
+    import yaml
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    given = yaml.safe_load((ROOT / f"configs/trainer/{name}.yaml").read_text())["trainer"]["strategy"]
+    kind = __import__("lightning.pytorch.strategies", fromlist=["x"]).__dict__[given["class_path"].rpartition(".")[2]]
+    if name == "deepspeed_zero2" and not __import__("importlib.util").util.find_spec("deepspeed"):
+        with pytest.raises(MisconfigurationException, match="you must have DeepSpeed installed"):
+            kind(**given["init_args"])
+        return
+    strategy = kind(**given["init_args"])
+    if name == "ddp":
+        assert Trainer(strategy=strategy, accelerator="cpu", devices=2, logger=False).world_size == 2
+    elif not torch.cuda.is_available():
+        with pytest.raises((ValueError, RuntimeError, MisconfigurationException), match=r"(?i)cuda|gpu"):
+            Trainer(strategy=strategy, accelerator="cpu", devices=1, logger=False)

@@ -157,3 +157,120 @@ def tune(
         device=place,
         workers=workers,
     )
+
+
+def resolution(
+    people: int = 96,
+    steps: int = 20,
+    sizes: list[str] | None = None,
+    rows: list[str] | None = None,
+    subjects: int = 0,
+    guidance_scale: float | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Compare ways of drawing at sizes the base model was not trained for: distance to real renders, fields, heads.
+
+    Args:
+        people: how many validation people, one full caption each
+        steps: denoising steps a picture
+        sizes: WIDTHxHEIGHT, or WIDTHxHEIGHT:PICTURES for fewer (null: 32x32 96x96 128x128 160x96 192x192:16 256x256:4)
+        rows: direct, attention, redilation, +dispersion, +damping, auto (null: these); published:NAME, a YAML file
+        subjects: how many customised people to draw at the trained size and at twice that
+        guidance_scale: of the captions (null: that of the row prompt-only)
+        out: an existing folder for results.json and a sheet a size; repeat the command to go on where it stopped
+        seed: makes the outcome reproducible
+        workers: processes that draw (null: decided by the device)
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    if out is not None:
+        check_folder(out)
+    found, place = find_base(base), pick_device(device)
+    quiet()
+    from promptnet.evaluation.resolution import evaluate_resolution
+
+    evaluate_resolution(
+        found,
+        people=people,
+        steps=steps,
+        sizes=sizes,
+        rows=rows,
+        subjects=subjects,
+        guidance_scale=guidance_scale,
+        out=out,
+        seed=seed,
+        device=place,
+        workers=workers,
+    )
+
+
+def edits(
+    edits: list[str] | None = None,
+    rows: list[str] | None = None,
+    seeds: int = 64,
+    renders: int = 32,
+    subjects: int = 0,
+    learned_on: int = 8,
+    steps: int = 25,
+    iterations: int = 20,
+    learning_rate: float = 0.05,
+    preserve: float = 0.05,
+    guidance_scale: float = 3.0,
+    correct_until: float = 1.0,
+    split: Literal["validation", "test"] = "test",
+    out: Path | None = None,
+    cards: Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Learn edits and judge them on other seeds, on real renders, and on subjects: does it appear, does the rest stay.
+
+    Args:
+        edits: which edits (null: all)
+        rows: which ways to compare (null: all)
+        seeds: pictures drawn from seeds that nothing was learned on
+        renders: real portraits, edited through inversion
+        subjects: customised people, edited by cards learned without them
+        learned_on: seeds that an edit is learned on
+        steps: denoising steps
+        iterations: of the optimisation
+        learning_rate: of the optimisation
+        preserve: weight of staying like the original, against changing as the prompt does
+        guidance_scale: of the drawing
+        correct_until: share of the steps, from the noisy end, that hold on to a real picture
+        split: test for figures to report; validation for choosing settings
+        out: an existing folder for results.json and sheet.png; repeat the command to go on where it stopped
+        cards: an existing folder that gets the cards learned on several seeds, by the edits' names
+        seed: makes the outcome reproducible
+        workers: processes (null: decided by the device)
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    for folder in (out, cards):
+        if folder is not None:
+            check_folder(folder)
+    found, place = find_base(base), pick_device(device)
+    quiet()
+    from promptnet.evaluation.edits import Pictures, evaluate_edits
+    from promptnet.evaluation.edits_cards import Learning
+
+    evaluate_edits(
+        found,
+        edits=edits,
+        rows=rows,
+        pictures=Pictures(seeds, renders, subjects, learned_on),
+        how=Learning(steps, iterations, guidance_scale, learning_rate, preserve, seed=seed),
+        correct_until=correct_until,
+        split=split,
+        out=out,
+        cards=cards,
+        seed=seed,
+        device=place,
+        workers=workers,
+    )

@@ -5,12 +5,14 @@ and one seed gives every row the same resamples: differences and ratios of two r
 B. Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7(1), 1979.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Values = npt.ArrayLike
+Statistic = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,22 @@ def ratio(values: Values, others: Values, *, resamples: int = 10_000, level: flo
     if second.mean() <= 0 or (below <= 0).any():
         raise ValueError(f"a ratio needs positive means below the line, got {second.mean():.3f}: take more people")
     return _percentiles(float(first.mean() / second.mean()), first[chosen].mean(axis=1) / below, level)
+
+
+def of_statistic(
+    statistic: Statistic, num_people: int, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Estimate anything that is made of people, or of pictures, whole.
+
+    Args:
+        statistic: (R, P) places of people, as often as drawn -> (R,), finite.
+        num_people: P.
+        resamples: how many values the percentiles are taken of.
+        level: the share of them inside the interval, in (0, 1).
+        seed: decides who is resampled; the same for whatever is to be compared.
+    """
+    mean = float(statistic(np.arange(num_people)[None])[0])
+    return _percentiles(mean, statistic(_resampled(num_people, resamples, seed)), level)
 
 
 def _column(values: Values) -> npt.NDArray[np.float64]:

@@ -15,11 +15,14 @@ from promptnet.evaluation.tasks import CLASS_PHRASE, PLACEHOLDER, Person
 if TYPE_CHECKING:
     from promptnet import PromptNetPipeline, Subject
 
+EDIT_CARDS = "edits"
+"""The folder of edit cards in a base model's, which changes nothing about the base model."""
+
 
 class Draw(Protocol):
     """Draws one person's asks the way a row says."""
 
-    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
+    def __call__(self, person: Any, row: Any, /) -> list[Image.Image]:
         """One picture an ask."""
         ...
 
@@ -68,14 +71,14 @@ class Studio:
         pipe, reference = self._pipe(row.encoder), person.reference_image(self.size_px)
         if not row.tuned:
             return pipe.encode(reference, class_word=CLASS_PHRASE)
-        quiet = {"generator": _generator(person.seed), "progress_bar": False}
+        quiet = {"generator": generator(person.seed), "progress_bar": False}
         return pipe.customize(reference, class_word=CLASS_PHRASE, **quiet, **row.customize)
 
     def _sampled(
         self, person: Person, encoder: Encoder, prompts: list[str], knobs: Mapping[str, Any], **subject: Any
     ) -> list[Image.Image]:
         # A generator a picture: its noise does not depend on its neighbours, and every row starts from the same noise.
-        generators = [_generator(ask.seed) for ask in person.asks]
+        generators = [generator(ask.seed) for ask in person.asks]
         run = {"num_inference_steps": self.steps, "generator": generators, "output_type": "pil", "return_dict": False}
         (pictures,) = self._pipe(encoder)(prompts, **run, **knobs, **subject)
         return pictures
@@ -90,7 +93,7 @@ class Studio:
         from promptnet import PromptNetModel, PromptNetPipeline
 
         if self.threads is not None:
-            _settle_process(self.threads)
+            settle_process(self.threads)
         if encoder == OURS:
             return PromptNetPipeline.from_pretrained(self.base, use_safetensors=True).to(self.device)
         ours = self._pipe(OURS)
@@ -99,7 +102,8 @@ class Studio:
         return pipe.to(self.device)
 
 
-def _settle_process(threads: int) -> None:
+def settle_process(threads: int) -> None:
+    """For a process of its own: what torch may use there, and no loading bars."""
     import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -142,7 +146,7 @@ def weight_hashes(base: str | Path, rows: Iterable[Row]) -> dict[str, str]:
     """Hashes of what these rows draw with: the base model under "base", and each encoder under its name."""
     folder = Path(base)
     encoders = {row.encoder: encoder_folder(folder, row.encoder) for row in rows if row.source == "subject"}
-    apart = {folder / OURS, folder / PUBLISHED, *encoders.values()}
+    apart = {folder / OURS, folder / PUBLISHED, folder / EDIT_CARDS, *encoders.values()}
     whole = [path for path in folder.rglob("*") if not apart & set(path.parents)]
     hashes = {name: _hash_files(place, place.rglob("*")) for name, place in encoders.items()}
     return {"base": _hash_files(folder, whole), **hashes}
@@ -157,7 +161,8 @@ def _hash_files(folder: Path, paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _generator(seed: int) -> Any:
+def generator(seed: int) -> Any:
+    """Torch's, on the CPU."""
     import torch
 
     return torch.Generator().manual_seed(seed)

@@ -9,13 +9,53 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 from promptnet.evaluation.files import write_whole
-from promptnet.evaluation.rows import Row
-from promptnet.evaluation.tasks import Person
+
+
+class Unit(Protocol):
+    """What is drawn together and kept as one strip: a person with asks, a group of pictures to edit."""
+
+    @property
+    def index(self) -> int:
+        """Its place among its kind."""
+        ...
+
+    @property
+    def asks(self) -> Sequence[Any]:
+        """What is asked, a picture each."""
+        ...
+
+
+class Drawing(Protocol):
+    """How it is drawn: a row of a comparison."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where pictures come from: "subject" where an encoder of its own is needed."""
+        ...
+
+    @property
+    def encoder(self) -> str:
+        """Which."""
+        ...
+
+    @property
+    def knobs(self) -> Mapping[str, Any]:
+        """Of the drawing: "width" and "height", where pictures have another size than the gallery's."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """All that decides the pictures."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,22 +77,22 @@ class Gallery:
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
 
-    def path(self, person: Person, row: Row) -> Path:
+    def path(self, person: Unit, row: Drawing) -> Path:
         """Where the strip of this person and row lies, or will."""
         weights = [self.weights["base"], self.weights[row.encoder] if row.source == "subject" else None]
         content: list[Any] = [weights, self.steps, self.size_px, row.record(), repr(person)]
         name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
         return self.folder / f"{name}.png"
 
-    def has(self, person: Person, row: Row) -> bool:
+    def has(self, person: Unit, row: Drawing) -> bool:
         """Whether it is drawn."""
         return self.path(person, row).is_file()
 
-    def size(self, row: Row) -> tuple[int, int]:
+    def size(self, row: Drawing) -> tuple[int, int]:
         """Width and height of a row's pictures, in pixels."""
         return int(row.knobs.get("width", self.size_px)), int(row.knobs.get("height", self.size_px))
 
-    def put(self, person: Person, row: Row, pictures: Sequence[Image.Image]) -> None:
+    def put(self, person: Unit, row: Drawing, pictures: Sequence[Image.Image]) -> None:
         """Keep a person's pictures.
 
         Raises:
@@ -69,7 +109,7 @@ class Gallery:
             strip.paste(picture.convert("RGB"), (place * width, 0))
         write_whole(self.path(person, row), strip.save)
 
-    def get(self, person: Person, row: Row) -> list[Image.Image]:
+    def get(self, person: Unit, row: Drawing) -> list[Image.Image]:
         """A person's pictures, ask by ask."""
         with Image.open(self.path(person, row)) as strip:
             whole = strip.convert("RGB")

@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -22,18 +22,27 @@ HEADINGS = {"harmonic": "harmonic mean", "distance": "distance to truth", "pixel
 
 def print_results(results: Results, console: "Console | None" = None) -> None:
     """The rows, their fields and the claims as tables."""
-    from rich.console import Console
-
-    # Where nobody's terminal says how wide (a pipe, a log), wide enough for every figure.
-    console = console or (Console() if sys.stdout.isatty() else Console(width=160))
+    console = console or wide_console()
     console.print(rows_table(results))
     console.print(fields_table(results))
-    for claim in results["claims"].values():
+    print_claims(results["claims"], console)
+
+
+def wide_console() -> "Console":
+    """Where nobody's terminal says how wide (a pipe, a log), wide enough for every figure."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def print_claims(claims: Mapping[str, Any], console: "Console") -> None:
+    """Every claim with whether it holds, and its figures."""
+    for claim in claims.values():
         console.print(
             f"[{'green' if claim['holds'] else 'red'}]{'yes' if claim['holds'] else 'no ':3}[/] {claim['statement']}"
         )
         for name, figure in claim["figures"].items():
-            console.print(f"      {name}: {_figure(figure)}", highlight=False)
+            console.print(f"      {name}: {figure_text(figure)}", highlight=False)
 
 
 def rows_table(results: Results) -> "Table":
@@ -47,7 +56,7 @@ def rows_table(results: Results) -> "Table":
     for metric in METRICS:
         table.add_column(HEADINGS.get(metric, metric), justify="right")
     for name, row in results["rows"].items():
-        table.add_row(name, *(_figure(row[metric]) for metric in METRICS))
+        table.add_row(name, *(figure_text(row[metric]) for metric in METRICS))
     return table
 
 
@@ -65,7 +74,8 @@ def fields_table(results: Results) -> "Table":
     return table
 
 
-def _figure(figure: Mapping[str, float]) -> str:
+def figure_text(figure: Mapping[str, float]) -> str:
+    """A mean and its interval."""
     return f"{figure['mean']:.3f} [dim]({figure['low']:.3f}, {figure['high']:.3f})[/]"
 
 
@@ -96,11 +106,11 @@ def save_sheet(
         ask = index % len(person.asks)
         tiles = [references[index], *(pictures[index][ask] for pictures in columns.values()), truths[index][ask]]
         lines.append((person.asks[ask].prompt, tiles))
-    sheet = _sheet(["reference", *columns, "truth"], lines)
-    write_whole(path, sheet.save)
+    write_whole(path, contact_sheet(["reference", *columns, "truth"], lines).save)
 
 
-def _sheet(headings: Sequence[str], lines: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
+def contact_sheet(headings: Sequence[str], lines: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
+    """Lines of pictures, each under its text, in columns under their headings."""
     pitch, height = TILE_PX + GAP_PX, TILE_PX + TEXT_PX + GAP_PX
     top = 2 * TEXT_PX + GAP_PX
     sheet = Image.new("RGB", (pitch * len(headings) + GAP_PX, top + height * len(lines)), "white")

@@ -5,17 +5,18 @@ operations are short. A person always goes to the same process, which keeps the 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
-from promptnet.evaluation.drawing import Draw, Studio
-from promptnet.evaluation.gallery import Gallery
-from promptnet.evaluation.rows import Row
-from promptnet.evaluation.tasks import Person
+from promptnet.evaluation.drawing import Draw, Studio, picture_size, settle_process
+from promptnet.evaluation.gallery import Drawing, Gallery, Unit
+
+Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,12 @@ class StudioSpec:
     threads: int | None = None
     """For a process of its own: what torch may use there."""
 
-    def build(self) -> Studio:
+    @property
+    def size_px(self) -> int:
+        """Side of the pictures."""
+        return picture_size(self.base)
+
+    def build(self) -> Draw:
         """The studio."""
         return Studio(self.base, steps=self.steps, device=self.device, keep=self.keep, threads=self.threads)
 
@@ -62,38 +68,42 @@ class Crew:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
-    def draw(self, people: Sequence[Person], rows: Sequence[Row], gallery: Gallery, about: str = "") -> None:
+    def draw(
+        self,
+        people: Sequence[Unit],
+        rows: Sequence[Drawing],
+        gallery: Gallery,
+        about: str = "",
+        counting: str = "people",
+    ) -> None:
         """Draw what the gallery does not hold yet, with a progress bar.
 
         Args:
-            people: whom.
+            people: whom, or what else is drawn together.
             rows: how.
             gallery: where the pictures are kept.
             about: what the progress bar says.
+            counting: what it counts.
         """
         waiting = [person for person in people if any(not gallery.has(person, row) for row in rows)]
         done = (self._here if self.workers == 1 else self._in_processes)(waiting, rows, gallery)
         already = len(people) - len(waiting)
-        for _ in _with_progress(done, total=len(people), already=already, about=about or f"drawing {len(rows)} rows"):
+        about = about or f"drawing {len(rows)} rows"
+        for _ in with_progress(done, total=len(people), already=already, about=about, counting=counting):
             pass
 
-    def _here(self, people: Sequence[Person], rows: Sequence[Row], gallery: Gallery) -> Iterator[None]:
+    def _here(self, people: Sequence[Unit], rows: Sequence[Drawing], gallery: Gallery) -> Iterator[None]:
         for person in people:
             yield draw_missing(self._studio, person, rows, gallery)
 
-    def _in_processes(self, people: Sequence[Person], rows: Sequence[Row], gallery: Gallery) -> Iterator[None]:
+    def _in_processes(self, people: Sequence[Unit], rows: Sequence[Drawing], gallery: Gallery) -> Iterator[None]:
         if not people:
             return
         tasks = [
             self._processes[person.index % self.workers].submit(_draw_in_process, person, rows, gallery)
             for person in people
         ]
-        try:
-            for task in as_completed(tasks):
-                yield task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
+        yield from _as_done(tasks)
 
     @cached_property
     def _studio(self) -> Draw:
@@ -109,14 +119,37 @@ class Crew:
         return [self._open.enter_context(ProcessPoolExecutor(1, **start)) for _ in range(self.workers)]
 
 
-def draw_missing(draw: Draw, person: Person, rows: Iterable[Row], gallery: Gallery) -> None:
+def each_in_processes(work: Callable[[Task], None], tasks: Sequence[Task], workers: int) -> Iterator[None]:
+    """Do tasks in this process or in several, whichever is free; yields as each is done."""
+    if workers == 1 or not tasks:
+        for task in tasks:
+            yield work(task)
+        return
+    import torch
+
+    threads = max(1, torch.get_num_threads() // workers)
+    start = {"mp_context": get_context("spawn"), "initializer": settle_process, "initargs": (threads,)}
+    with ProcessPoolExecutor(workers, **start) as pool:
+        yield from _as_done([pool.submit(work, task) for task in tasks])
+
+
+def _as_done(tasks: Sequence[Future[None]]) -> Iterator[None]:
+    try:
+        for task in as_completed(tasks):
+            yield task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def draw_missing(draw: Draw, person: Unit, rows: Iterable[Drawing], gallery: Gallery) -> None:
     """Draw one person's missing rows."""
     for row in rows:
         if not gallery.has(person, row):
             gallery.put(person, row, draw(person, row))
 
 
-_process_studio: Studio | None = None
+_process_studio: Draw | None = None
 
 
 def _start_process(spec: StudioSpec) -> None:
@@ -124,12 +157,15 @@ def _start_process(spec: StudioSpec) -> None:
     _process_studio = spec.build()
 
 
-def _draw_in_process(person: Person, rows: Sequence[Row], gallery: Gallery) -> None:
+def _draw_in_process(person: Unit, rows: Sequence[Drawing], gallery: Gallery) -> None:
     assert _process_studio is not None
     draw_missing(_process_studio, person, rows, gallery)
 
 
-def _with_progress(done: Iterable[None], *, total: int, already: int, about: str) -> Iterator[None]:
+def with_progress(
+    done: Iterable[None], *, total: int, already: int, about: str, counting: str = "people"
+) -> Iterator[None]:
+    """Hand on what is done, with a bar that moves with it."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -139,7 +175,7 @@ def _with_progress(done: Iterable[None], *, total: int, already: int, about: str
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("people"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(counting))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(about, total=total, completed=already)
         for each in done:

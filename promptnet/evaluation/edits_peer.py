@@ -1,0 +1,50 @@
+"""LEDITS++ (Brack et al., arXiv 2311.16711) as diffusers ships it, on the same base model."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+
+@torch.no_grad()
+def edited_by_ledits(
+    pipe: Any,
+    pictures: Sequence[Image.Image],
+    neutral: str,
+    styled: str,
+    num_steps: int,
+    generator: torch.Generator,
+    source_guidance_scale: float,
+) -> list[Image.Image]:
+    """Pictures edited by diffusers' pipeline with its own settings, the number of steps and the guidance apart.
+
+    Its scheduler is SDE-DPM-Solver++, as it recommends: its DDIM takes every model for one that predicts noise.
+    """
+    from diffusers import DPMSolverMultistepScheduler, LEditsPPPipelineStableDiffusion
+
+    scheduler = DPMSolverMultistepScheduler.from_config(
+        pipe.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2, timestep_spacing="leading"
+    )
+    parts: dict[str, Any] = {"vae": pipe.vae, "text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer}
+    peer: Any = LEditsPPPipelineStableDiffusion(
+        **parts,
+        unet=copy.deepcopy(pipe.unet),  # it changes the attention's processors
+        scheduler=scheduler,
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    peer.set_progress_bar_config(disable=True)
+    size_px = pictures[0].size[0]
+    peer.invert(
+        list(pictures),
+        source_prompt=neutral,
+        source_guidance_scale=source_guidance_scale,
+        num_inversion_steps=num_steps,
+        generator=generator,
+        height=size_px,
+        width=size_px,
+    )
+    return peer(editing_prompt=[styled], generator=generator).images

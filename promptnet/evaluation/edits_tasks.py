@@ -1,0 +1,109 @@
+"""What the evaluation of edits asks: which edits, of which pictures.
+
+Pictures come from seeds (the base model draws them from the neutral prompt), are real renders of held-out people, or
+show subjects made of such renders. They come in groups that are drawn in one batch.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from promptnet.datasets.avatars import Attributes, Portrait, Split, identities, sample_attributes
+
+Source = Literal["seeds", "renders", "subjects"]
+
+NEUTRAL = "a portrait of a person"
+NEUTRAL_SUBJECT = "a portrait of S*"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One attribute to change."""
+
+    name: str
+    styled: str
+    """The neutral prompt with the attribute."""
+    field: str
+    value: str
+
+    def applied(self, portrait: Portrait) -> Portrait:
+        """The same person with only that attribute changed: the true answer."""
+        changed = Attributes(**{**portrait.attributes.record(), self.field: self.value})
+        return Portrait(portrait.identity, changed)
+
+
+EDITS: dict[str, Edit] = {
+    edit.name: edit
+    for edit in (
+        Edit("happy", "a happy portrait of a person", "expression", "happy"),
+        Edit("sad", "a sad portrait of a person", "expression", "sad"),
+        Edit("surprised", "a surprised portrait of a person", "expression", "surprised"),
+        Edit("glasses", f"{NEUTRAL}, wearing glasses", "glasses", "glasses"),
+        Edit("sunglasses", f"{NEUTRAL}, wearing sunglasses", "glasses", "sunglasses"),
+        Edit("pink-background", f"{NEUTRAL}, on a pink background", "background", "pink"),
+        Edit("navy-background", f"{NEUTRAL}, on a navy background", "background", "navy"),
+        Edit("t-shirt", f"{NEUTRAL}, wearing a t-shirt", "clothes", "t-shirt"),
+        Edit("red-clothes", f"{NEUTRAL}, wearing red clothes", "clothes_color", "red"),
+    )
+}
+
+
+def chosen_edits(names: list[str] | None) -> list[Edit]:
+    """The edits of these names; None is all.
+
+    Raises:
+        ValueError: there is no such edit.
+    """
+    for name in names or []:
+        if name not in EDITS:
+            raise ValueError(f"there is no edit {name!r}: choose from {', '.join(EDITS)}")
+    return [EDITS[name] for name in names or EDITS]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One picture to edit."""
+
+    seed: int
+    """Of its noise."""
+    portrait: Portrait | None = None
+    """What a real render, or a subject's reference picture, shows."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures that are drawn in one batch."""
+
+    index: int
+    source: Source
+    asks: tuple[Ask, ...]
+
+    def portraits(self) -> list[Portrait]:
+        """Of renders and subjects."""
+        return [ask.portrait for ask in self.asks if ask.portrait is not None]
+
+
+def make_groups(source: Source, split: Split, count: int, seed: int = 0, size: int = 8) -> list[Group]:
+    """`count` pictures in groups; fewer are a prefix of more.
+
+    Args:
+        source: where pictures come from.
+        split: of the people in them.
+        count: how many.
+        seed: decides people, attributes and noise.
+        size: of a group.
+
+    Raises:
+        ValueError: more people than the split has, or fewer pictures than none.
+    """
+    people = list(identities(split))
+    if not 0 <= count <= (len(people) if source != "seeds" else 10_000):
+        raise ValueError(f"{source}={count}: the {split} split has 0 to {len(people)}")
+    random.Random(f"edited people {seed}").shuffle(people)
+    asks = []
+    for index in range(count):
+        rng = random.Random(f"edited {source} {seed} {split} {index}")
+        portrait = None if source == "seeds" else Portrait(people[index], sample_attributes(rng))
+        asks.append(Ask(rng.getrandbits(63), portrait))
+    starts = range(0, count, size)
+    return [Group(place, source, tuple(asks[start : start + size])) for place, start in enumerate(starts)]

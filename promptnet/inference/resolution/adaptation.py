@@ -15,8 +15,8 @@ from promptnet.inference.resolution.dispersion import DispersedKernels
 from promptnet.inference.resolution.layers import (
     Layer,
     num_depths,
-    spatial_attentions,
     spatial_convolutions,
+    spatial_layers,
     uncompiled,
 )
 from promptnet.inference.resolution.settings import Factors, ResolutionSettings, factor_at
@@ -162,8 +162,9 @@ class ResolutionMode:
         """
         network = uncompiled(network)
         with ExitStack() as stack:
-            redilations = self._redilate(network, share, stack)
-            scalings = self._scale_attention(network, stack)
+            convolutions, attentions = spatial_layers(network)
+            redilations = self._redilate(convolutions, share, stack)
+            scalings = self._scale_attention(attentions, stack)
             yield
         silent = [name for name, redilation in redilations.items() if not redilation.ran]
         if silent:
@@ -196,13 +197,12 @@ class ResolutionMode:
         steps = self.adaptation.settings.dispersed_steps
         return bool(steps) and (share is None or _position(share, self.adaptation.settings) < steps)
 
-    def _redilate(self, network: nn.Module, share: float | None, stack: ExitStack) -> "dict[str, _Redilation]":
+    def _redilate(self, layers: Mapping[str, Layer], share: float | None, stack: ExitStack) -> "dict[str, _Redilation]":
         factors = self.factors_at(share)
         if not factors:
             return {}
         dispersed = self.adaptation.dispersed if self.disperses(share) else frozenset()
         entered = {}
-        layers = spatial_convolutions(network)
         for name in factors.keys() & layers.keys():  # a ControlNet has no up blocks
             for module in layers[name].modules:
                 redilation = self._redilation(module, factors[name], disperse=name in dispersed)
@@ -221,13 +221,13 @@ class ResolutionMode:
         redilation.ran = False
         return redilation
 
-    def _scale_attention(self, network: nn.Module, stack: ExitStack) -> dict[str, QueryScaling]:
+    def _scale_attention(self, layers: Mapping[str, Layer], stack: ExitStack) -> dict[str, QueryScaling]:
         ratio = self.adaptation.area_ratio
         if not self.adaptation.settings.attention or ratio == 1:
             return {}
         return {
             name: stack.enter_context(scaled_queries(layer.modules[0], _ScaleAt(ratio)))
-            for name, layer in spatial_attentions(network).items()
+            for name, layer in layers.items()
         }
 
 

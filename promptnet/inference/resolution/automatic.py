@@ -1,20 +1,31 @@
 """Settings derived from the network, its trained size, the asked size and the number of steps.
 
-What the published settings have in common, as a few lines: deeper blocks take larger factors, up to the ratio of the
-sides; larger pictures need them for longer; four-fold ones need them progressively and with noise damping. Unlike
-those, height and width have factors of their own, and self-attention is scaled.
+What the published settings have in common, as a few lines: the deeper a layer computes, and the fewer places its maps
+had at the trained size, the larger its factor, up to the ratio of the sides; the outermost depth stays plain; larger
+pictures need factors for longer; four-fold ones need them progressively and with noise damping.
+
+Unlike those, self-attention is scaled; an upsampler counts as a layer of the depth that it computes at, as behind a
+nearest-neighbour enlargement by two, and dilated by two, it would see nothing finer than it was given; and height and
+width have factors of their own, the longer side's halfway between its ratio and the other's, so that what is drawn is
+neither repeated along it nor stretched all over it.
 """
 
 import math
+from collections.abc import Iterator
 
-from promptnet.inference.resolution.settings import ResolutionSettings
+from promptnet.inference.resolution.settings import Factors, ResolutionSettings
 
 # A side this much longer or shorter is far from the trained one; nearer sizes are drawn well as they are.
 FAR_RATIO = 1.25
 # From this ratio on, the published settings are progressive and damped.
 DAMPED_RATIO = 3.0
-# Up to this ratio, the published settings for three blocks (SDXL) leave all but the deepest plain.
-DEEPEST_ONLY_RATIO = 2.5
+# Up to this ratio, the published settings leave layers plain whose maps have more places a side at the trained size:
+# Stable Diffusion's from depth 1 on have 32 and fewer, SDXL's from depth 2 on.
+LARGEST_MAP, LARGEST_MAP_RATIO = 32, 2.5
+# Networks trained on this few latents a side see the whole picture from their outermost depth, and compose it anew in
+# any plain step: in the embedded model (16), the last of 20 alone draws a second head. For those, the whole ratio acts
+# at every depth but the outermost, and to the end.
+FEW_LATENTS = 32
 
 
 def automatic_settings(
@@ -22,6 +33,8 @@ def automatic_settings(
     trained_size_px: tuple[float, float],
     size_px: tuple[int, int],
     num_inference_steps: int | None = None,
+    *,
+    trained_latents: int = 64,
 ) -> ResolutionSettings:
     """Settings for a size, plain if it is near the trained one.
 
@@ -30,6 +43,7 @@ def automatic_settings(
         trained_size_px: height and width of the pictures that it was trained on.
         size_px: height and width wanted.
         num_inference_steps: length of the drawing.
+        trained_latents: the longer side of the latents that it was trained on.
     """
     vertical, horizontal = (size / trained for size, trained in zip(size_px, trained_size_px, strict=True))
     num_steps = num_inference_steps or 50
@@ -39,14 +53,16 @@ def automatic_settings(
     largest = max(vertical, horizontal)
     if not largest >= FAR_RATIO:
         return ResolutionSettings(name, attention=True, num_steps=num_steps)  # smaller: Attn-SF alone
-    active_steps = round(active_share(largest) * num_steps)
-    damped = largest >= DAMPED_RATIO
+    active_steps = round(active_share(largest, trained_latents) * num_steps)
+    damped = largest >= DAMPED_RATIO and trained_latents > FEW_LATENTS
+    ratios = in_proportion((vertical, horizontal))
+    factors = redilation(num_blocks, ratios, trained_latents)
     return ResolutionSettings(
         name,
-        factors=_by_block(num_blocks, (vertical, horizontal)),
+        factors=factors,
         active_steps=active_steps,
         progressive="capped" if damped else "no",
-        damped_factors=_damped_by_block(num_blocks, (vertical, horizontal)) if damped else {},
+        damped_factors=_damped(num_blocks, ratios, factors) if damped else {},
         damped_steps=active_steps if damped else 0,
         attention=True,
         num_steps=num_steps,
@@ -58,40 +74,84 @@ def is_far(ratio: float) -> bool:
     return ratio >= FAR_RATIO or ratio <= 1 / FAR_RATIO
 
 
-def active_share(ratio: float) -> float:
+def in_proportion(ratios: tuple[float, float]) -> tuple[float, float]:
+    """The ratios, of which the larger becomes the root of the area's ratio, in halves."""
+    shorter, longer = sorted(ratios)
+    if shorter == longer:
+        return ratios
+    shorter = max(shorter, 1.0)
+    middle = max(shorter, round(2 * math.sqrt(shorter * longer)) / 2)
+    vertical, horizontal = (middle if ratio == longer else ratio for ratio in ratios)
+    return vertical, horizontal
+
+
+def active_share(ratio: float, trained_latents: int = 64) -> float:
     """The share of the steps in which factors act: 0.4 at the trained size, 0.6 at twice, 0.72 at four times."""
+    if trained_latents <= FEW_LATENTS:
+        return 1.0
     if ratio <= 2:
         return 0.4 + 0.2 * (max(ratio, 1) - 1)
     return 0.6 + 0.12 * min((ratio - 2) / 2, 1)
 
 
-def depth_factor(depth: int, num_blocks: int, ratio: float) -> float:
-    """min(r, ceil(1 + depth (r-1) / deepest)), and 1 at the outermost depth and for sides not longer than trained."""
+def depth_factor(depth: int, num_blocks: int, ratio: float, trained_latents: int = 64) -> float:
+    """min(r, ceil(1 + depth (r-1) / deepest)), and 1 at the outermost depth and for sides not longer than trained.
+
+    For few latents, r in the deepest blocks, which lay the picture out, and the nearest whole number in the others,
+    where resizing would cost detail.
+    """
     deepest = num_blocks - 1
-    shallowest = 2 if num_blocks == 3 and ratio <= DEEPEST_ONLY_RATIO else min(1, deepest)
-    if ratio < FAR_RATIO or depth < shallowest:
+    if ratio < FAR_RATIO or depth < _shallowest(deepest, ratio, trained_latents):
         return 1.0
-    return ratio if deepest == 0 else min(ratio, math.ceil(1 + depth * (ratio - 1) / deepest))
+    if depth == deepest:
+        return ratio
+    if trained_latents <= FEW_LATENTS:
+        return max(1.0, math.floor(ratio + 0.5))
+    return min(ratio, math.ceil(1 + depth * (ratio - 1) / deepest))
 
 
-def _by_block(num_blocks: int, ratios: tuple[float, float]) -> dict[str, tuple[float, float]]:
-    deepest = num_blocks - 1
-    depths = {f"down_blocks.{index}": index for index in range(num_blocks)}
-    depths |= {"mid_block": deepest}
-    depths |= {f"up_blocks.{index}": deepest - index for index in range(num_blocks)}
-    factors = {name: _pair(depth, num_blocks, ratios) for name, depth in depths.items()}
-    return {name: pair for name, pair in factors.items() if pair != (1.0, 1.0)}
+def _shallowest(deepest: int, ratio: float, trained_latents: int) -> int:
+    """The depth from which layers are re-dilated."""
+    if ratio > LARGEST_MAP_RATIO:
+        return min(1, deepest)
+    halvings = math.ceil(math.log2(max(1.0, trained_latents / LARGEST_MAP)))
+    return min(max(1, halvings), deepest)
 
 
-def _pair(depth: int, num_blocks: int, ratios: tuple[float, float]) -> tuple[float, float]:
-    return depth_factor(depth, num_blocks, ratios[0]), depth_factor(depth, num_blocks, ratios[1])
+def redilation(num_blocks: int, ratios: tuple[float, float], trained_latents: int = 64) -> Factors:
+    """Factors by block, and by upsampler where that computes at another depth than its block.
+
+    Args:
+        num_blocks: how many down blocks the network has.
+        ratios: height and width over the trained ones.
+        trained_latents: as above.
+    """
+    pairs = [
+        (
+            depth_factor(depth, num_blocks, ratios[0], trained_latents),
+            depth_factor(depth, num_blocks, ratios[1], trained_latents),
+        )
+        for depth in range(num_blocks)
+    ]
+    factors = {name: pairs[depth] for name, depth in _block_depths(num_blocks)}
+    for index in range(num_blocks - 1):
+        inner, outer = pairs[num_blocks - 1 - index], pairs[num_blocks - 2 - index]
+        if inner != outer:
+            factors[f"up_blocks.{index}.upsamplers"] = outer
+    return {name: pair for name, pair in factors.items() if pair != (1.0, 1.0) or "upsamplers" in name}
 
 
-def _damped_by_block(num_blocks: int, ratios: tuple[float, float]) -> dict[str, tuple[float, float]]:
+def _block_depths(num_blocks: int) -> Iterator[tuple[str, int]]:
+    yield from ((f"down_blocks.{index}", index) for index in range(num_blocks))
+    yield "mid_block", num_blocks - 1
+    yield from ((f"up_blocks.{index}", num_blocks - 1 - index) for index in range(num_blocks))
+
+
+def _damped(num_blocks: int, ratios: tuple[float, float], factors: Factors) -> Factors:
     """The same in the blocks of depth 2 and more; with three blocks or fewer, half of it in the deepest."""
-    deepest = num_blocks - 1
+    depths = dict(_block_depths(num_blocks))
     if num_blocks > 3:
-        shallow = {"down_blocks.1", *(f"up_blocks.{index}" for index in range(num_blocks) if deepest - index < 2)}
-        return {name: pair for name, pair in _by_block(num_blocks, ratios).items() if name not in shallow}
+        return {name: pair for name, pair in factors.items() if depths[name.removesuffix(".upsamplers")] >= 2}
+    deepest = num_blocks - 1
     vertical, horizontal = (max(1.0, ratio / 2) for ratio in ratios)
-    return dict.fromkeys((f"down_blocks.{deepest}", "mid_block", "up_blocks.0"), (vertical, horizontal))
+    return {name: (vertical, horizontal) for name, depth in depths.items() if depth == deepest}

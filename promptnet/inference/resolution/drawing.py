@@ -9,7 +9,7 @@ from torch import nn
 from promptnet.inference.resolution.automatic import automatic_settings
 from promptnet.inference.resolution.damping import resolution_rules
 from promptnet.inference.resolution.handle import active_handle
-from promptnet.inference.resolution.layers import num_depths, uncompiled
+from promptnet.inference.resolution.layers import num_depths, trained_latents, uncompiled
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
 from promptnet.inference.sampling import Rule
 
@@ -46,7 +46,13 @@ def rules_for_size(
             "The U-Net is adapted by adapt_resolution already: remove() that handle, or draw with resolution='auto'."
         )
     if by_name == "auto":
-        settings = automatic_settings(num_depths(uncompiled(unet)), trained_size_px, size_px, num_inference_steps)
+        settings = automatic_settings(
+            num_depths(uncompiled(unet)),
+            trained_size_px,
+            size_px,
+            num_inference_steps,
+            trained_latents=trained_latents(unet),
+        )
     else:
         settings = load_settings(resolution)
     return list(resolution_rules(unet, settings, trained_size_px=trained_size_px, size_px=size_px))

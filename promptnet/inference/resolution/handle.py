@@ -70,7 +70,13 @@ def adapt_resolution(
     if num_inference_steps is not None and num_inference_steps < 1:
         raise ValueError(f"num_inference_steps={num_inference_steps} must be at least 1, or None.")
     chosen = (
-        automatic_settings(num_depths(uncompiled(unet)), trained_px, size_px, num_inference_steps)
+        automatic_settings(
+            num_depths(uncompiled(unet)),
+            trained_px,
+            size_px,
+            num_inference_steps,
+            trained_latents=round(max(trained_px) / scale),
+        )
         if isinstance(settings, str) and settings == "auto"
         else load_settings(settings)
     )

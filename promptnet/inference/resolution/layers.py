@@ -5,7 +5,6 @@ a layer, its parts answer to that layer's name.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from promptnet.inference.resolution.attention import is_self_attention
 # Inside these, tokens or kernels run over time and not over the picture.
 _TEMPORAL = {"TransformerTemporalModel", "AnimateDiffTransformer3D", "MotionModules", "TemporalConvLayer"}
 _PEFT_PART = re.compile(r"\.(base_layer|lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.[^.]+)?)(?=\.|$)")
+_ROOTS = ("down_blocks", "mid_block", "up_blocks")
 _BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.|mid_block\.")
 
 
@@ -53,24 +53,39 @@ def num_depths(network: nn.Module) -> int:
     return len(blocks)
 
 
+def trained_latents(network: nn.Module) -> int:
+    """The longer side of the latents that a U-Net's config says it was trained on; 64 where it says nothing."""
+    config: Any = getattr(uncompiled(network), "config", {})
+    size = config.get("sample_size") or 64
+    return size if isinstance(size, int) else max(size)
+
+
 def spatial_convolutions(network: nn.Module) -> dict[str, Layer]:
     """The 3x3 convolutions of all blocks, by name: resnets' two, and those of down- and upsamplers."""
-    num = num_depths(network)
-    found: dict[str, list[nn.Module]] = {}
-    for name, module in _spatial_modules(network):
-        if isinstance(module, nn.Conv2d) and _is_plain_3x3(module):
-            found.setdefault(plain_name(name), []).append(module)
-    return {name: Layer(name, _depth(name, num), tuple(modules)) for name, modules in found.items()}
+    return spatial_layers(network)[0]
 
 
 def spatial_attentions(network: nn.Module) -> dict[str, Layer]:
     """The self-attention layers over the picture, by name."""
+    return spatial_layers(network)[1]
+
+
+def spatial_layers(network: nn.Module) -> tuple[dict[str, Layer], dict[str, Layer]]:
+    """The convolutions and the attentions, in one walk: it is done in every adapted call."""
     num = num_depths(network)
-    return {
-        name: Layer(name, _depth(name, num), (module,))
-        for name, module in _spatial_modules(network)
-        if is_self_attention(module)
-    }
+    convolutions: dict[str, list[nn.Module]] = {}
+    attentions: dict[str, list[nn.Module]] = {}
+    for name, module in _spatial_modules(network):
+        if isinstance(module, nn.Conv2d):
+            if _is_plain_3x3(module):
+                convolutions.setdefault(plain_name(name), []).append(module)
+        elif is_self_attention(module):
+            attentions[name] = [module]
+    first, second = (
+        {name: Layer(name, _depth(name, num), tuple(modules)) for name, modules in found.items()}
+        for found in (convolutions, attentions)
+    )
+    return first, second
 
 
 def plain_name(name: str) -> str:
@@ -78,15 +93,23 @@ def plain_name(name: str) -> str:
     return _PEFT_PART.sub("", name)
 
 
-def _spatial_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _spatial_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Modules within blocks, in the order of the network, leaving out those that run over time."""
-    for name, child in module.named_children():
-        path = f"{prefix}{name}"
-        if type(child).__name__ in _TEMPORAL:
+    found: list[tuple[str, nn.Module]] = []
+    for root in _ROOTS:
+        blocks = network._modules.get(root)
+        if blocks is not None:
+            _walk(blocks, f"{root}.", found)
+    return found
+
+
+def _walk(module: nn.Module, prefix: str, found: list[tuple[str, nn.Module]]) -> None:
+    for name, child in module._modules.items():
+        if child is None or type(child).__name__ in _TEMPORAL:
             continue
-        if _BLOCK.match(path):
-            yield path, child
-        yield from _spatial_modules(child, f"{path}.")
+        found.append((prefix + name, child))
+        if child._modules:
+            _walk(child, f"{prefix}{name}.", found)
 
 
 def _is_plain_3x3(module: nn.Conv2d) -> bool:

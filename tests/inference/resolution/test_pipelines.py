@@ -178,7 +178,8 @@ def test_the_controlnet_is_adapted_with_its_unet(make_unet: Any) -> None:
     seen: list[bool] = []
     conv = pipe.controlnet.mid_block.resnets[0].conv1
     hook = conv.register_forward_hook(lambda module, *_: seen.append("_conv_forward" in vars(module)))
-    with adapt_resolution(pipe, HEIGHT_PX, WIDTH_PX, num_inference_steps=2):
+    settings = {"factors": {"mid_block": 2}, "active_steps": 30}
+    with adapt_resolution(pipe, HEIGHT_PX, WIDTH_PX, settings=settings, num_inference_steps=2):
         draw(pipe)
     draw(pipe)
     hook.remove()

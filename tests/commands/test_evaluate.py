@@ -9,9 +9,15 @@ import pytest
 from promptnet.commands import evaluate as commands
 from promptnet.evaluation.avatars import evaluate_avatars
 from promptnet.evaluation.base import evaluate_base
+from promptnet.evaluation.resolution import evaluate_resolution
 from promptnet.evaluation.tuning import tune_settings
 
-PAIRS = [(commands.avatars, evaluate_avatars), (commands.base_model, evaluate_base), (commands.tune, tune_settings)]
+PAIRS = [
+    (commands.avatars, evaluate_avatars),
+    (commands.base_model, evaluate_base),
+    (commands.resolution, evaluate_resolution),
+    (commands.tune, tune_settings),
+]
 # The command line says these in its own way.
 OTHERWISE = {"base", "device", "customize", "keep_customize", "judge"}
 

@@ -1,0 +1,222 @@
+"""How many heads a picture shows: where the validation judge's features look as they do in the middle of a head.
+
+A picture drawn larger than trained fails by repetition, and the judge, which reads one portrait a picture, cannot say
+so. Its convolutions can look anywhere, though. A linear map on them is fitted by least squares to scenes put together
+from real portraits of training people, whose heads' places and sizes are known: 1 in the middle of a head of the
+judge's size, 0 elsewhere, on smaller and on larger heads. A picture is searched at several sizes; of responses nearer
+to each other than heads can be, the strongest counts.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from promptnet.datasets.avatars import BACKGROUND, sample_portrait
+from promptnet.evaluation.judging import JUDGE_SIZE_PX, to_pixels
+
+CELL_PX = 8
+"""One place of the features, after three of the judge's halvings."""
+NUM_LAYERS = 18
+"""The judge's first six convolutions, each with its norm and activation: a place sees 43 px, about a head."""
+HEAD_CENTRE = (0.5, 0.45)
+"""Of a portrait, in shares of its side."""
+SEARCHED_PER_DOUBLING = 2
+NEAREST = 0.4
+"""Heads nearer to each other than this share of the larger portrait's side are one."""
+THRESHOLD = 0.5
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head found: its centre, and the side of the portrait it would belong to, in pixels; how sure."""
+
+    x_px: float
+    y_px: float
+    side_px: float
+    score: float
+
+    def is_same(self, other: "Head") -> bool:
+        """Whether two heads could not both be there."""
+        apart = math.hypot(self.x_px - other.x_px, self.y_px - other.y_px)
+        return apart < NEAREST * max(self.side_px, other.side_px)
+
+
+@dataclass(frozen=True)
+class HeadFinder:
+    """Counts heads.
+
+    Args:
+        trunk: (B, 3, H, W) in [-1, 1] to features (B, C, H / 8, W / 8).
+        weight: (1, C, 3, 3), from features to responses.
+        bias: (1,).
+    """
+
+    trunk: nn.Module
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, judge: Any, *, num_scenes: int = 200, seed: int = 0) -> "HeadFinder":
+        """Fit to a judge's features on scenes of training people, then again with what was taken for a head there.
+
+        Args:
+            judge: an `AvatarJudge`.
+            num_scenes: pictures of 128 px.
+            seed: of the scenes.
+        """
+        trunk = judge.trunk[:NUM_LAYERS]
+        places: list[Tensor] = []
+        answers: list[Tensor] = []
+        finder: HeadFinder | None = None
+        for index, scene in enumerate(scenes(num_scenes, seed)):
+            features = _features(trunk, scene.picture)  # (1, C, h, w)
+            around = F.unfold(features, 3, padding=1)[0].T  # (h w, 9 C)
+            wanted = scene.answers(features.shape[2:]).flatten()  # (h w,)
+            likeness = np.random.default_rng(index).random(len(wanted)) if finder is None else finder._respond(features)
+            kept = chosen_places(wanted, likeness.flatten())
+            places.append(around[kept].double())
+            answers.append(torch.from_numpy(wanted[kept]))
+            if (index + 1) % (num_scenes // ROUNDS) == 0:
+                weight, bias = _least_squares(torch.cat(places), torch.cat(answers))
+                finder = cls(trunk, weight.reshape(1, -1, 3, 3).float(), bias.reshape(1).float())
+        assert finder is not None
+        return finder
+
+    def find(self, picture: Image.Image) -> list[Head]:
+        """The heads in a picture, the surest first."""
+        found: list[Head] = []
+        for side_px in searched_sides(picture.size):
+            found += self._at(picture, side_px)
+        heads: list[Head] = []
+        for head in sorted(found, key=lambda head: -head.score):
+            if not any(head.is_same(other) for other in heads):
+                heads.append(head)
+        return heads
+
+    def count(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """How many heads each picture shows, (N,)."""
+        return np.asarray([len(self.find(picture)) for picture in pictures])
+
+    def _at(self, picture: Image.Image, side_px: float) -> Iterator[Head]:
+        """Heads of portraits of one size: local maxima above the threshold."""
+        scale = JUDGE_SIZE_PX / side_px
+        sized = picture.resize([max(CELL_PX, round(n * scale)) for n in picture.size], Image.Resampling.LANCZOS)
+        responses = self._respond(_features(self.trunk, sized))  # (h, w)
+        highest = F.max_pool2d(torch.from_numpy(responses)[None], 3, 1, 1)[0].numpy()
+        for y, x in np.argwhere((responses == highest) & (responses > THRESHOLD)):
+            centre = [float(place + 0.5) * CELL_PX / scale for place in (x, y)]
+            yield Head(*centre, side_px, float(responses[y, x]))
+
+    def _respond(self, features: Tensor) -> np.ndarray:
+        """(1, C, h, w) to (h, w): about 1 in the middle of a head of the judge's size, about 0 elsewhere."""
+        return F.conv2d(features, self.weight, self.bias, padding=1)[0, 0].numpy()
+
+
+@torch.no_grad()
+def _features(trunk: nn.Module, picture: Image.Image) -> Tensor:
+    parameter = next(trunk.parameters())
+    return trunk(to_pixels([picture]).to(parameter.device)).cpu()
+
+
+def searched_sides(size: tuple[int, int]) -> list[float]:
+    """Sides of portraits to look for: from somewhat smaller than trained up to somewhat larger than the picture."""
+    smallest = min(JUDGE_SIZE_PX, *size) / math.sqrt(2)
+    steps = SEARCHED_PER_DOUBLING * math.log2(min(size) * math.sqrt(2) / smallest)
+    return [smallest * 2 ** (step / SEARCHED_PER_DOUBLING) for step in range(math.floor(steps + 1e-6) + 1)]
+
+
+def _least_squares(places: Tensor, answers: Tensor, ridge: float = 1e-2) -> tuple[Tensor, Tensor]:
+    """w, b that minimise sum_i a_i (w.f_i + b - y_i)^2 + ridge |w|^2, heads weighing as much as all else."""
+    y = answers.double()
+    share = torch.where(y > 0, 0.5 / (y > 0).sum(), 0.5 / (y <= 0).sum())
+    mean, spread = places.mean(0), places.std(0) + 1e-6
+    f = torch.cat([(places - mean) / spread, torch.ones(len(places), 1, dtype=torch.float64)], dim=1)
+    penalty = ridge * torch.eye(f.shape[1], dtype=torch.float64)
+    penalty[-1, -1] = 0
+    solution = torch.linalg.solve((f * share[:, None]).T @ f + penalty, (f * share[:, None]).T @ y)
+    weight = solution[:-1] / spread
+    return weight, solution[-1] - weight @ mean
+
+
+def chosen_places(wanted: np.ndarray, likeness: np.ndarray, others: int = 32) -> np.ndarray:
+    """Every middle of a head, and of the other places those that are most like one."""
+    heads, rest = (np.flatnonzero(wanted == value) for value in (1, 0))
+    return np.concatenate([heads, rest[np.argsort(-likeness[rest])][:others]])
+
+
+# --- scenes -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Portraits put side by side, and where their heads are."""
+
+    picture: Image.Image
+    heads: tuple[Head, ...]
+
+    def answers(self, shape: Sequence[int]) -> np.ndarray:
+        """By place (h, w): 1 in the middle of a head of the judge's size, 0 elsewhere, -1 where it may be either."""
+        y, x = ((np.arange(n) + 0.5) * CELL_PX for n in shape)
+        wanted = np.zeros((len(y), len(x)))
+        for head in self.heads:
+            apart = np.hypot(x[None, :] - head.x_px, y[:, None] - head.y_px)
+            size = abs(math.log2(head.side_px / JUDGE_SIZE_PX))
+            if size < 0.7:
+                wanted[apart < 2 * CELL_PX] = -1
+            if size < 0.35:
+                wanted[apart <= CELL_PX * 0.75] = 1
+        return wanted
+
+
+def compose(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures of one size in rows of so many."""
+    width, height = pictures[0].size
+    rows = math.ceil(len(pictures) / columns)
+    whole = Image.new("RGB", (width * columns, height * rows), "white")
+    for picture, (row, column) in zip(pictures, itertools.product(range(rows), range(columns)), strict=False):
+        whole.paste(picture, (column * width, row * height))
+    return whole
+
+
+def scenes(count: int, seed: int, side_px: int = 128) -> Iterator[Scene]:
+    """Up to five portraits of 37 to 194 px in random places on one colour, the later ones over the earlier ones."""
+    rng = random.Random(f"scenes {seed}")
+    for index in range(count):
+        picture = Image.new("RGB", (side_px, side_px), rng.choice(list(BACKGROUND.values())))
+        heads: list[Head] = []
+        for part in range(rng.choice((1, 2, 3, 4, 5))):
+            size_px = round(
+                JUDGE_SIZE_PX
+                * 2 ** rng.choice((-0.8, *[rng.uniform(-0.3, 0.3)] * 3, rng.uniform(0.7, 1.6), rng.uniform(0.7, 1.6)))
+            )
+            portrait = sample_portrait(seed, 10 * index + part).render(size_px)
+            ends = sorted((-size_px // 8, side_px - size_px * 7 // 8))  # larger than the picture: as much of it as fits
+            left, top = (rng.randint(*ends) for _ in range(2))
+            centre = (left + HEAD_CENTRE[0] * size_px, top + HEAD_CENTRE[1] * size_px)
+            box = (left, top, left + size_px, top + size_px)
+            heads = [head for head in heads if not _hides(box, head)]
+            picture.paste(portrait, (left, top))
+            heads.append(Head(*centre, size_px, 1.0))
+        yield Scene(picture, tuple(heads))
+
+
+def _hides(box: tuple[int, int, int, int], head: Head) -> bool:
+    """Whether something pasted there covers the middle of a head."""
+    left, top, right, bottom = box
+    reach = 0.3 * head.side_px
+    return (
+        left < head.x_px + reach
+        and right > head.x_px - reach
+        and top < head.y_px + reach
+        and bottom > head.y_px - reach
+    )

@@ -1,0 +1,137 @@
+"""Ways of drawing at another size, as rows that the evaluation's studio draws."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptnet.evaluation.drawing import picture_size
+from promptnet.evaluation.rows import PROMPT_KNOBS, Row
+from promptnet.inference.resolution.automatic import automatic_settings, is_far
+from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
+
+LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "auto")
+"""The plain network; Attn-SF alone; ScaleCrafter's re-dilation alone, with dispersed kernels, with damped guidance
+(each added to re-dilation alone); what `auto` makes of all."""
+
+SIZES = ("32x32", "96x96", "128x128", "160x96", "192x192:16", "256x256:4")
+TRAINED = "trained"
+"""The row of the model's own pictures at the trained size."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size to draw, and how many pictures of it; None is as many as there are people."""
+
+    width: int
+    height: int
+    count: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Size":
+        """From WIDTHxHEIGHT or WIDTHxHEIGHT:PICTURES.
+
+        Raises:
+            ValueError: it reads otherwise.
+        """
+        found = re.fullmatch(r"(\d+)x(\d+)(?::(\d+))?", text)
+        if not found:
+            raise ValueError(f"size {text!r} is not WIDTHxHEIGHT in pixels, or WIDTHxHEIGHT:PICTURES")
+        width, height, count = (int(part) if part else None for part in found.groups())
+        if count == 0:
+            raise ValueError(f"size {text!r} asks for no pictures")
+        return cls(width or 0, height or 0, count)
+
+    @property
+    def name(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What settings are derived from."""
+
+    num_blocks: int
+    trained_px: int
+    trained_latents: int
+
+    @classmethod
+    def of(cls, base: str | Path) -> "Shape":
+        """Read from a base model's folder.
+
+        Raises:
+            ValueError: `base` is not the folder of a base model.
+        """
+        trained_px = picture_size(base)
+        unet = json.loads((Path(base) / "unet" / "config.json").read_text("utf-8"))
+        return cls(len(unet["block_out_channels"]), trained_px, unet["sample_size"])
+
+
+def make_rows(names: Sequence[str] | None, size: Size, shape: Shape, steps: int, knobs: Mapping[str, Any]) -> list[Row]:
+    """The rows of one size; a name that is not in `LADDER` is settings: "published:..." or a YAML file.
+
+    Raises:
+        ValueError: no names, or there are no such settings.
+    """
+    chosen = LADDER if names is None else tuple(dict.fromkeys(names))
+    if not chosen:
+        raise ValueError(f"rows is empty: choose from {', '.join(LADDER)}, or give settings")
+    return [row_at(name, resolution_of(name, size, shape, steps), size, knobs) for name in chosen]
+
+
+def row_at(name: str, resolution: str | dict[str, Any], size: Size, knobs: Mapping[str, Any]) -> Row:
+    """A row of plain prompts at a size."""
+    drawing: dict[str, Any] = {**PROMPT_KNOBS, **knobs}
+    return Row(name, "prompt", knobs={**drawing, "width": size.width, "height": size.height, "resolution": resolution})
+
+
+def resolution_of(name: str, size: Size, shape: Shape, steps: int) -> str | dict[str, Any]:
+    """What a row gives the pipeline: "off", or settings as a mapping, which also says which pictures are the same."""
+    if name in ("direct", TRAINED):
+        return "off"
+    settings = ladder_settings(size, shape, steps)[name] if name in LADDER else load_settings(name)
+    record = dataclasses.asdict(settings)
+    del record["name"]
+    return record
+
+
+def ladder_settings(size: Size, shape: Shape, steps: int) -> dict[str, ResolutionSettings]:
+    """The settings of the ladder's rows at one size.
+
+    Re-dilation's factors are those of `auto` where it has some; a picture smaller than trained gets the ratio of the
+    sides in its deepest blocks.
+    """
+    auto = automatic_settings(
+        shape.num_blocks,
+        (shape.trained_px, shape.trained_px),
+        (size.height, size.width),
+        steps,
+        trained_latents=shape.trained_latents,
+    )
+    factors = dict(auto.factors) or _smaller(size, shape)
+    plain = ResolutionSettings(num_steps=steps, attention=False)
+    alone = dataclasses.replace(plain, factors=factors, active_steps=auto.active_steps or steps)
+    acting = alone.active_steps
+    return {
+        "attention": dataclasses.replace(plain, attention=True),
+        "redilation": alone,
+        "+dispersion": dataclasses.replace(alone, dispersed=tuple(factors), dispersed_steps=acting),
+        "+damping": dataclasses.replace(alone, damped_factors=_deepest(factors, shape), damped_steps=acting),
+        "auto": auto,
+    }
+
+
+def _deepest(factors: Mapping[str, tuple[float, float]], shape: Shape) -> dict[str, tuple[float, float]]:
+    """The damped pass's smaller map: the deepest blocks alone."""
+    names = {f"down_blocks.{shape.num_blocks - 1}", "mid_block", "up_blocks.0"}
+    return {name: factor for name, factor in factors.items() if name in names}
+
+
+def _smaller(size: Size, shape: Shape) -> dict[str, tuple[float, float]]:
+    ratios = (size.height / shape.trained_px, size.width / shape.trained_px)
+    if not any(is_far(ratio) for ratio in ratios):
+        return {}
+    return {f"down_blocks.{shape.num_blocks - 1}": ratios, "mid_block": ratios, "up_blocks.0": ratios}

@@ -397,6 +397,25 @@ def test_the_curve_is_a_picture_of_the_losses():
     assert smoothed([2.0] * 30) == pytest.approx([2.0] * 30)  # no pull towards zero at the start
 
 
+def test_wandb_joins_the_other_loggers_once(monkeypatch: pytest.MonkeyPatch):
+    import lightning.pytorch.loggers as loggers
+
+    class Recorded:
+        def __init__(self, **options: Any) -> None:
+            self.options = options
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace())
+    monkeypatch.setattr(loggers, "WandbLogger", Recorded)
+    trainer: Any = SimpleNamespace(loggers=["tensorboard"], default_root_dir="run")
+    callback = LogToWandb("faces", {"offline": True})
+    for _ in range(2):
+        callback.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    assert trainer.loggers[0] == "tensorboard"
+    assert [logger.options for logger in trainer.loggers[1:]] == [
+        {"project": "faces", "save_dir": "run", "offline": True}
+    ]
+
+
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     from promptnet.training.measures.curve import check_matplotlib
 

@@ -3,6 +3,7 @@
 import copy
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from PIL import Image
 
 from promptnet.datasets.avatars import FIELDS
@@ -52,14 +54,16 @@ def stage_of(base: Path, folder: Path) -> PretrainStage:
     )
 
 
-def fit(base: Path, cache: Path, folder: Path, *callbacks: Callback, **options: Any) -> tuple[L.Trainer, PretrainStage]:
+def fit(
+    base: Path, cache: Path, folder: Path, *callbacks: Callback, resume: Path | None = None, **options: Any
+) -> tuple[L.Trainer, PretrainStage]:
     stage = stage_of(base, folder)
     data = PairDataModule(num_pictures=48, num_validation=8, batch_size=2, cache_dir=str(cache))
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     chosen = {"max_steps": 3, "log_every_n_steps": 1, "logger": False, "gradient_clip_val": 1.0, **quiet, **options}
     chosen = {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 1, **chosen}
     trainer = L.Trainer(default_root_dir=folder, accelerator="cpu", devices=1, callbacks=list(callbacks), **chosen)
-    trainer.fit(stage, datamodule=data)
+    trainer.fit(stage, datamodule=data, ckpt_path=resume, weights_only=True)
     return trainer, stage
 
 
@@ -114,6 +118,29 @@ def test_weights_randomness_and_modes_are_bit_for_bit_those_of_a_run_without(run
     assert before.drawn == after.drawn
     assert before.modes == after.modes
     assert any(before.modes)
+
+
+def test_a_resumed_run_ends_with_the_same_weights_and_the_same_file(
+    run: Any, random_base: Path, picture_cache: Path, judge: Path, tmp_path: Path
+):
+    class Save(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            if trainer.global_step == 1:
+                trainer.save_checkpoint(tmp_path / "one.ckpt")
+
+    average = EMAWeightAveraging(decay=0.5)
+    fit(random_base, picture_cache, tmp_path, average, *everything(judge), Save(), max_steps=2)
+    folder, _, whole, _ = run[1]
+    _, resumed = fit(
+        *(random_base, picture_cache, tmp_path, EMAWeightAveraging(decay=0.5)),
+        *everything(judge),
+        resume=tmp_path / "one.ckpt",
+    )
+    for (name, one), two in zip(whole.promptnet.named_parameters(), resumed.promptnet.parameters(), strict=True):
+        assert torch.equal(one, two), name
+    for name in ("train/loss", "gradients/norm", "val/loss", "val/identity", "val/copy_paste"):
+        first, second = (values_of(read_metrics(place / "metrics.jsonl"), name) for place in (folder, tmp_path))
+        assert first == second, name
 
 
 def test_what_a_run_logs(run: Any):
@@ -187,6 +214,27 @@ def test_the_validated_weights_are_the_averaged_ones(random_base: Path, picture_
     assert torch.equal(seen[1], final)
     assert torch.equal(stage.promptnet.region_prompt_output.weight, final.half())
     assert not torch.equal(seen[0], seen[1])
+
+
+def test_pictures_are_drawn_under_mixed_precision(random_base: Path, picture_cache: Path, tmp_path: Path):
+    _, stage = fit(
+        random_base, picture_cache, tmp_path, ValidationPictures(**TINY), MetricsFile(), precision="bf16-mixed"
+    )
+    assert values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")
+    assert stage.trainer.precision == "bf16-mixed"
+
+
+def test_sharded_weights_and_a_second_text_tower_are_said_before_the_training(random_base: Path, tmp_path: Path):
+    stage, callback = stage_of(random_base, tmp_path), ValidationPictures(**TINY)
+    sharded: Any = SimpleNamespace(
+        strategy=FSDPStrategy(), callbacks=[callback], datamodule=SimpleNamespace(held_out_people=lambda *_: ["one"])
+    )
+    with pytest.warns(UserWarning, match="no validation pictures"):
+        callback.setup(sharded, stage, "fit")
+    assert callback.drawn(sharded, stage) is None
+    stage.frozen["text_encoder_2"] = stage.frozen["text_encoder"]
+    with pytest.raises(ValueError, match="draws with one text tower"):
+        callback.setup(sharded, stage, "fit")
 
 
 def test_drawing_uses_the_stages_own_weights(random_base: Path, tmp_path: Path):

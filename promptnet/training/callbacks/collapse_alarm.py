@@ -24,7 +24,7 @@ class CollapseAlarm(Callback):
             logs. Higher must be better.
         window: validations over which the best is taken.
         patience: validations in a row below the threshold before the alarm sounds.
-        stop: end the run when it sounds.
+        stop: end the run when it sounds; it then ends as any run does, with its encoder exported.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor
@@ -28,12 +29,8 @@ def drawing_pipeline(stage: Any) -> PromptNetPipeline:
     """
     if hasattr(stage, "drawing_pipeline"):
         return stage.drawing_pipeline()
+    check_drawable(stage)
     parts = {name: stage.frozen[name] for name in ("vae", "unet", "text_encoder", "image_encoder")}
-    if "text_encoder_2" in stage.frozen:
-        raise ValueError(
-            "PromptNetPipeline draws with one text tower, and this base model has two: leave ValidationPictures and "
-            "ValidationMeasures out of trainer.callbacks"
-        )
     pipe = PromptNetPipeline(
         **parts,
         tokenizer=stage.tokenizer,
@@ -45,9 +42,35 @@ def drawing_pipeline(stage: Any) -> PromptNetPipeline:
     return pipe
 
 
+def check_drawable(stage: Any) -> None:
+    """Refuse, before a long training, what `drawing_pipeline` will not be able to draw with.
+
+    Raises:
+        ValueError: the stage's base model has two text towers.
+    """
+    if "text_encoder_2" in stage.frozen and not hasattr(stage, "drawing_pipeline"):
+        raise ValueError(
+            "PromptNetPipeline draws with one text tower, and this base model has two: leave ValidationPictures and "
+            "ValidationMeasures out of trainer.callbacks"
+        )
+
+
+def is_sharded(trainer: Any) -> bool:
+    """Whether the strategy cuts weights into parts (FSDP): the encoder then runs inside a training step alone."""
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+
+
 def feature_extractor_of(stage: Any) -> Any:
-    """The preprocessing of the stage's vision tower, from its base model's folder."""
-    return CLIPImageProcessor.from_pretrained(Path(stage.hparams["base_dir"]) / "feature_extractor")
+    """The preprocessing of the stage's vision tower: its own, that in its base model's folder, or values in [-1, 1]."""
+    if getattr(stage, "image_processor", None) is not None:
+        return stage.image_processor
+    folder = Path(stage.hparams["base_dir"]) / "feature_extractor"
+    if folder.is_dir():
+        return CLIPImageProcessor.from_pretrained(folder)
+    side_px = stage.frozen["image_encoder"].config.image_size
+    square = {"height": side_px, "width": side_px}
+    half = [0.5, 0.5, 0.5]
+    return CLIPImageProcessor(size={"shortest_edge": side_px}, crop_size=square, image_mean=half, image_std=half)
 
 
 def draw(pipe: PromptNetPipeline, person: HeldOutPerson, num_steps: int, guidance: float) -> list[Image.Image]:

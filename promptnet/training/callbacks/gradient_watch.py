@@ -112,6 +112,8 @@ def _is_clipped(trainer: Trainer, stage: LightningModule, norm: float) -> bool:
 
 def _over_shards(trainer: Trainer, norm: torch.Tensor) -> torch.Tensor:
     """The whole norm where every rank holds a share of each gradient (FSDP): its squares add up."""
+    if hasattr(norm, "full_tensor"):  # a distributed tensor knows the others' shares
+        return norm.full_tensor()  # type: ignore[operator]
     from lightning.pytorch.strategies import FSDPStrategy
 
     if not isinstance(trainer.strategy, FSDPStrategy):

@@ -9,9 +9,17 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from PIL import Image
 
-from promptnet.training.callbacks.drawing import draw, drawing_pipeline, is_stopping, undisturbed
+from promptnet.training.callbacks.drawing import (
+    check_drawable,
+    draw,
+    drawing_pipeline,
+    is_sharded,
+    is_stopping,
+    undisturbed,
+)
 from promptnet.training.callbacks.logs import check_after_averaging, log_picture, log_scalars, log_text
 from promptnet.training.measures.contact_sheet import contact_sheet
 from promptnet.training.measures.people import HeldOutPerson, held_out_people
@@ -38,7 +46,7 @@ class ValidationPictures(Callback):
     """Draws held-out people with the weights that are validated (the averaged ones, where there are any).
 
     Logs the picture `val/people`, one row a person: reference | drawn | true answers where the data knows them; and the
-    scalar `val/pictures_seconds`. Every rank draws the same, so sharded weights are gathered by all at once.
+    scalar `val/pictures_seconds`. Every rank draws the same, so all agree on the figures without asking each other.
 
     Args:
         num_people: of the validation data.
@@ -78,7 +86,12 @@ class ValidationPictures(Callback):
         """
         if stage == "fit":
             check_after_averaging(trainer, self)
+            check_drawable(pl_module)
             self.find_people(trainer)
+            if is_sharded(trainer):
+                rank_zero_warn(
+                    "no validation pictures and no figures on them: FSDP holds the encoder in parts (use ddp)"
+                )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count validations."""
@@ -118,14 +131,17 @@ class ValidationPictures(Callback):
         return is_real and (self._num_validations - 1) % self.every_n_validations == 0
 
     def drawn(self, trainer: Trainer, stage: Any) -> Drawn | None:
-        """This step's pictures, drawn at the first call; None where the run was asked to stop meanwhile."""
+        """This step's pictures, drawn at the first call; None under FSDP, and where the run was asked to stop."""
+        if is_sharded(trainer):
+            return None
         if self._last is None or self._last.step != trainer.global_step:
             self._last = self._draw(trainer, stage)
         return self._last
 
     def _draw(self, trainer: Trainer, stage: Any) -> Drawn | None:
         start_s, pictures = time.perf_counter(), []
-        with undisturbed([stage, *stage.frozen.values()]), trainer.precision_plugin.val_step_context():
+        # No autocast: the pipeline hands every network what its own weights are in, also where these differ.
+        with undisturbed([stage, *stage.frozen.values()]):
             pipe = drawing_pipeline(stage)
             for person in self.people:
                 if is_stopping(trainer):

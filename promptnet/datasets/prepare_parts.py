@@ -114,7 +114,7 @@ def parquet(rows: Any) -> bytes:
 
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=schema())
     file = BytesIO()
-    pq.write_table(table, file, row_group_size=_ROWS_A_GROUP, compression="none", use_dictionary=["identity"])
+    pq.write_table(table, file, row_group_size=_ROWS_A_GROUP, compression="none", use_dictionary=False)
     return file.getvalue()
 
 

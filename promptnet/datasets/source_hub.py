@@ -109,7 +109,7 @@ def _loaded(name: str, split: str) -> Dataset:
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
             raise ValueError(
-                f"data set '{printable(name)}' has no split '{split}': choose of {', '.join(data)} (--split)"
+                f"data set '{printable(name)}' has no split '{split}': choose of {', '.join(map(str, data))} (--split)"
             )
         data = data[split]
     return data

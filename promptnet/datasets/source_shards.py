@@ -152,7 +152,6 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
     with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
         while member := archive.next():
             yield member
-            archive.members = []  # or the list grows with the shard
         file.seek(archive.offset)
         if file.read(_BLOCK).strip(b"\0"):
             raise Refused("damaged shard", f"no header at byte {archive.offset}")

@@ -11,9 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from promptnet.images import opening
 from promptnet.images.opening import ImageError
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+# Why an entry is refused, beside what can be wrong with any picture (promptnet.images.opening.REASONS).
+REASONS = (
+    "no face",
+    "several faces",
+    "face too small",
+    "cut off",
+    "blurred",
+    "detector failed",
+    "duplicate",
+    "pickle",
+    "several pictures",
+    "damaged shard",
+)
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -21,6 +35,7 @@ class Refused(ImageError):
     """An entry that cannot become a picture of the data set; `reason` in a word or two, `problem` in a sentence."""
 
     def __init__(self, reason: str, problem: str) -> None:
+        assert reason in (*REASONS, *opening.REASONS), reason
         super().__init__(problem, reason, problem)
 
     def __reduce__(self) -> tuple[Any, ...]:

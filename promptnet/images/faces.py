@@ -18,7 +18,6 @@ Point = tuple[float, float]
 
 _CANDIDATE_SCORES = [0.6, 0.7, 0.7]  # each network's threshold, as published; stricter ones are the caller's
 _PYRAMID_STEP = 0.709
-_TEMPLATE_PX = 12  # the first network sees squares of this side
 _SMALLEST_PX = 20  # faces are sought down to this side in the picture that is searched
 _SEARCHED_PX = 1280  # longer side of the picture that is searched, where the faces sought allow it
 
@@ -86,10 +85,10 @@ class FaceDetector:
         import torch
         from facenet_pytorch.models.utils.detect_face import detect_face
 
+        pnet, rnet, onet = self._networks
+        device = torch.device("cpu")
         with torch.inference_mode():
-            boxes, points = detect_face(
-                pixels, sought_px, *self._networks, _CANDIDATE_SCORES, _PYRAMID_STEP, torch.device("cpu")
-            )
+            boxes, points = detect_face(pixels, sought_px, pnet, rnet, onet, _CANDIDATE_SCORES, _PYRAMID_STEP, device)
         return np.asarray(boxes[0], np.float64).reshape(-1, 5), np.asarray(points[0], np.float64).reshape(-1, 5, 2)
 
 

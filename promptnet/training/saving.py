@@ -64,14 +64,16 @@ class SaveState(Checkpoint):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Stop in the middle of a validation; the repeated command begins it anew."""
-        if trainer.sanity_checking or trainer.world_size > 1 or not self._stop.requested:
-            return
-        for callback in trainer.callbacks:  # the average stands in the model's place while it is validated
-            if isinstance(callback, WeightAveraging):
-                callback.on_validation_epoch_end(trainer, pl_module)
-        self._in_validation = True
-        self._save(trainer)
-        raise RunInterrupted(exit_code(trainer))
+        if self._is_to_leave_validation(trainer):
+            for callback in trainer.callbacks:  # the average stands in the model's place while it is validated
+                if isinstance(callback, WeightAveraging):
+                    callback.on_validation_epoch_end(trainer, pl_module)
+            self._leave_validation(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Stop behind a validation that other callbacks (pictures take long) may have cut short."""
+        if self._is_to_leave_validation(trainer):
+            self._leave_validation(trainer)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """A validation that is under way, or about to begin, is to be done (again) by whoever goes on from here."""
@@ -90,6 +92,14 @@ class SaveState(Checkpoint):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the signals back."""
         self._stop.restore()
+
+    def _is_to_leave_validation(self, trainer: Any) -> bool:
+        return self._stop.requested and trainer.world_size == 1 and not trainer.sanity_checking
+
+    def _leave_validation(self, trainer: Any) -> None:
+        self._in_validation = True
+        self._save(trainer)
+        raise RunInterrupted(exit_code(trainer))
 
     def _save(self, trainer: Any) -> None:
         if self._step == self._saved_step:

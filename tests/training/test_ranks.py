@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from promptnet.training.cli import main
 from promptnet.training.ledger import read_ledger
 from promptnet.training.stopping import EXIT_INTERRUPTED
 from tests.training.conftest import ROOT
@@ -97,6 +98,20 @@ def test_every_rank_stops_where_one_is_asked_to(runs: Runs, tmp_path: Path):
     assert len(ledgers[0]) == len(ledgers[1]) == newest_step(tmp_path)
     seen = sorted(number for ledger in ledgers for entry in ledger for number in entry["sample"])
     assert seen == list(range(8 * newest_step(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed_zero2"])
+def test_what_shards_does_without_averaged_weights(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    given = [f"--config={ROOT / place}.yaml" for place in ("configs/pretrain/tiny", f"configs/trainer/{name}")]
+    monkeypatch.setattr("sys.argv", ["train.py", "fit", *given, "--print_config"])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code in (0, None)
+    printed = capsys.readouterr().out
+    assert "EMAWeightAveraging" not in printed
+    assert "promptnet.training.callbacks.MetricsFile" in printed
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_zero2"])

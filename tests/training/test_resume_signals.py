@@ -17,7 +17,8 @@ LIMIT_S = 10
 
 
 def validations(run_dir: Path) -> list[str]:
-    return re.findall(r"validated at step \d+: \S+", (run_dir / "log").read_text())
+    log = run_dir / "log"
+    return re.findall(r"validated at step \d+: \S+", log.read_text() if log.exists() else "")
 
 
 def stop(runs: Runs, pid: int, *signals: signal.Signals) -> None:
@@ -72,4 +73,14 @@ def test_a_validation_cut_short_is_begun_anew_with_the_right_weights(
     assert validations(tmp_path) == []
     assert runs.wait(runs.start_tiny(tmp_path, *FORTY)) == 0
     assert validations(tmp_path) == validations(whole_run) != []
+    compare(whole_run, tmp_path, step=40)
+
+
+def test_a_validation_that_takes_long_to_end_is_left_too(runs: Runs, whole_run: Path, tmp_path: Path):
+    pid = runs.start_tiny(tmp_path, *FORTY, "--model.init_args.slow_end_s=3")
+    runs.wait_for(lambda: validations(tmp_path) != [], pid)
+    stop(runs, pid, signal.SIGTERM)
+    assert newest_step(tmp_path) == 25
+    assert runs.wait(runs.start_tiny(tmp_path, *FORTY)) == 0
+    assert validations(tmp_path) == 2 * validations(whole_run)
     compare(whole_run, tmp_path, step=40)

@@ -58,9 +58,16 @@ class TinyData(L.LightningDataModule):
 class TinyStage(Stage):
     """Takes noise that the sample numbers determine out of pictures again."""
 
-    def __init__(self, width: int = 768, pause_s: float = 0.01, slow_validation_s: float = 0.0, **stage: Any) -> None:
+    def __init__(
+        self,
+        width: int = 768,
+        pause_s: float = 0.01,
+        slow_validation_s: float = 0.0,
+        slow_end_s: float = 0.0,
+        **stage: Any,
+    ) -> None:
         super().__init__(**stage)
-        self.pause_s, self.slow_validation_s = pause_s, slow_validation_s
+        self.pause_s, self.slow_validation_s, self.slow_end_s = pause_s, slow_validation_s, slow_end_s
         with torch.random.fork_rng():
             torch.manual_seed(7)
             self.layers = nn.Sequential(nn.Linear(192, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, 192))
@@ -83,6 +90,7 @@ class TinyStage(Stage):
         if not self.trainer.sanity_checking:
             loss = float(self.trainer.callback_metrics["val/loss"])
             print(f"validated at step {self.trainer.global_step}: {loss.hex()}", flush=True)
+            time.sleep(self.slow_end_s)
 
 
 class LossLedger(SampleLedger):

@@ -31,7 +31,7 @@ from promptnet.training.callbacks.drawing import drawing_pipeline, undisturbed
 from promptnet.training.measures.metrics_file import read_metrics, values_of
 from promptnet.training.pretrain import PretrainStage
 
-TINY = {"num_people": 2, "num_prompts": 2, "num_steps": 2}
+TINY: dict[str, Any] = {"num_people": 2, "num_prompts": 2, "num_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ class Global(Callback):
 
 def everything(judge: Path, **card: Any) -> list[Callback]:
     owner = {"data": "portraits", "data_licence": "CC BY 4.0", "base_licence": "apache-2.0", "licence": "apache-2.0"}
-    return [
+    callbacks: list[Callback] = [
         ValidationPictures(**TINY),
         ValidationMeasures(judge=str(judge)),
         CollapseAlarm(),
@@ -91,6 +91,7 @@ def everything(judge: Path, **card: Any) -> list[Callback]:
         MetricsFile(),
         WriteModelCard(**{**owner, **card}),
     ]
+    return callbacks
 
 
 @pytest.fixture(scope="module")

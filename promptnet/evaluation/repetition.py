@@ -32,7 +32,7 @@ HEAD_CENTRE = (0.5, 0.45)
 SEARCHED_PER_DOUBLING = 2
 NEAREST = 0.4
 """Heads nearer to each other than this share of the larger portrait's side are one."""
-THRESHOLD = 0.5
+THRESHOLD = 0.6
 ROUNDS = 4
 
 

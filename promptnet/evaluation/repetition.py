@@ -114,8 +114,8 @@ class HeadFinder:
         responses = self._respond(_features(self.trunk, sized))  # (h, w)
         highest = F.max_pool2d(torch.from_numpy(responses)[None], 3, 1, 1)[0].numpy()
         for y, x in np.argwhere((responses == highest) & (responses > THRESHOLD)):
-            centre = [float(place + 0.5) * CELL_PX / scale for place in (x, y)]
-            yield Head(*centre, side_px, float(responses[y, x]))
+            x_px, y_px = (float(place + 0.5) * CELL_PX / scale for place in (x, y))
+            yield Head(x_px, y_px, side_px, float(responses[y, x]))
 
     def _respond(self, features: Tensor) -> np.ndarray:
         """(1, C, h, w) to (h, w): about 1 in the middle of a head of the judge's size, about 0 elsewhere."""

@@ -100,7 +100,7 @@ class SizeMarker:
 
     def _scaled(self, reading: Reading) -> Array:
         """Features in units of those of real renders, or the kernel's third power would see lengths alone."""
-        return reading.features / np.sqrt(np.mean(self.real.features**2))
+        return reading.features / float(np.sqrt(np.mean(self.real.features**2)))
 
 
 def brought(pictures: Sequence[Image.Image]) -> list[Image.Image]:

@@ -85,7 +85,8 @@ def make_rows(names: Sequence[str] | None, size: Size, shape: Shape, steps: int,
 def row_at(name: str, resolution: str | dict[str, Any], size: Size, knobs: Mapping[str, Any]) -> Row:
     """A row of plain prompts at a size."""
     drawing: dict[str, Any] = {**PROMPT_KNOBS, **knobs}
-    return Row(name, "prompt", knobs={**drawing, "width": size.width, "height": size.height, "resolution": resolution})
+    drawing |= {"width": size.width, "height": size.height, "resolution": resolution}
+    return Row(name, "prompt", knobs=drawing)
 
 
 def resolution_of(name: str, size: Size, shape: Shape, steps: int) -> str | dict[str, Any]:

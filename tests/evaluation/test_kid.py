@@ -12,7 +12,7 @@ def test_it_is_the_sum_over_pairs() -> None:
     x, y = normal(0, 5), normal(1, 5)
 
     def k(a: np.ndarray, b: np.ndarray) -> float:
-        return (a @ b / 6 + 1) ** 3
+        return float((a @ b / 6 + 1) ** 3)
 
     pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
     by_hand = sum(k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i]) for i, j in pairs) / 20

@@ -62,7 +62,7 @@ class FakeFinder:
     def count(self, pictures: list[Image.Image]) -> np.ndarray:
         """Four where both halves are the same."""
         halves = [np.split(np.asarray(picture), 2, axis=1) for picture in pictures]
-        return np.asarray([4 if np.array_equal(*pair) else 1 for pair in halves])
+        return np.asarray([4 if np.array_equal(left, right) else 1 for left, right in halves])
 
 
 @pytest.fixture

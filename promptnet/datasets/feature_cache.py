@@ -25,7 +25,7 @@ from promptnet.datasets.latents import weights_hash
 from promptnet.datasets.shards import ShardStore
 
 ROWS_PER_FILE = 256
-_MAX_HANDLES = 64
+_MAX_HANDLES = 256
 
 
 def network_hash(network: torch.nn.Module) -> str:

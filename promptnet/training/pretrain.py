@@ -274,29 +274,25 @@ class PretrainStage(DiffusionStage):
 
     def on_train_end(self) -> None:
         """Write the encoder; if its place is in the base model's folder, that folder is a PromptNetPipeline now."""
-        encoder = self._whole_encoder()  # every rank has its part in this
+        state = self._encoder_state()  # every rank has its part in this
         if not self.trainer.is_global_zero:
             return
+        encoder: Any = PromptNetModel.from_config(self.promptnet.config)  # a copy: this one may be saved or go on
+        encoder.load_state_dict(state)
         save_half(encoder, self.export_dir)
         folder = Path(self.hparams["base_dir"])
         if self.export_dir == folder / "promptnet":
             write_index(folder, self.hparams["sampling"], self.hparams["tuning"])
 
-    def _whole_encoder(self) -> PromptNetModel:
-        """The encoder; where its weights lie in parts on several devices (FSDP), a copy of the whole on the first."""
+    def _encoder_state(self) -> dict[str, Any]:
+        """The encoder's weights, on the first rank, also where they lie in parts on several devices (FSDP)."""
         strategy = self.trainer.strategy
         if not isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
-            return self.promptnet
+            return self.promptnet.state_dict()
         assert strategy.model is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = get_model_state_dict(strategy.model, options=options)
-        if not self.trainer.is_global_zero:
-            return self.promptnet
-        whole: Any = PromptNetModel.from_config(self.promptnet.config)
-        prefix = "promptnet."
-        named = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        whole.load_state_dict(named)
-        return whole
+        state, prefix = get_model_state_dict(strategy.model, options=options), "promptnet."
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def write_index(folder: Path, sampling: dict[str, Any] | None, tuning: dict[str, Any] | None) -> None:

@@ -332,13 +332,13 @@ def data_set() -> Any:
 def test_saved_data_sets(saved: str, data_set: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "set"
     folder.mkdir()
     if saved == "arrow":
         data_set.save_to_disk(str(folder))
     elif saved == "splits":
-        datasets.DatasetDict(train=data_set).save_to_disk(str(folder))
+        datasets.DatasetDict({"train": data_set}).save_to_disk(str(folder))
     else:
         data_set.to_parquet(str(folder / "train.parquet"))
     source = only(folder, image="photo", identity="who", caption="text")

@@ -302,8 +302,6 @@ def test_the_plain_loop_draws_what_diffusers_draws(
     unet: UNet2DConditionModel, name: str, prediction: str, config: dict[str, Any]
 ):
     def scheduler() -> Any:
-        if name == "LMSDiscreteScheduler":
-            pytest.importorskip("scipy")
         return getattr(diffusers, name)(**BETAS, prediction_type=prediction, **config)
 
     generator = torch.Generator().manual_seed(3)
@@ -358,8 +356,6 @@ def test_schedulers_that_would_draw_wrong_pictures_are_refused_by_name(scheduler
 
 @pytest.mark.parametrize("name", schedule.OTHER_SCHEDULERS)
 def test_solvers_with_history_are_refused_where_latents_are_renoised(name: str):
-    if name == "LMSDiscreteScheduler":
-        pytest.importorskip("scipy")
     scheduler = getattr(diffusers, name)()
     schedule.check_scheduler(scheduler)
     with pytest.raises(ValueError, match=f"{name}.*fusion_steps=0"):

@@ -36,6 +36,19 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(SaveState, "checkpoint")
         parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda run_dir: f"{run_dir}/{FOLDER}")
         parser.add_argument("--threads", type=int, default=0, help="torch threads a process; 0 leaves torch's choice")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="print the resolved config and what the run will need, and stop"
+        )
+
+    def instantiate_classes(self) -> None:
+        """Build everything; in a dry run, say what it will need and stop."""
+        config = self.config.get(str(self.subcommand), self.config)
+        if config["dry_run"]:
+            from promptnet.training.dry_run import dry_run
+
+            dry_run(config, self._parser(self.subcommand).dump(config, skip_none=False))
+            sys.exit(0)
+        super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, its files in the run's folder."""

@@ -1,0 +1,309 @@
+"""What a pretraining run will need, before anything is loaded: parameters, memory of each device, operations of a step.
+
+The stage is built on the meta device, where tensors have shapes and no data, and one step is taken there: forward,
+backward, recomputation. So activations are not estimated from a formula of layers but counted: the most bytes of
+tensors that are alive at one time. The rest is arithmetic on the number of parameters:
+
+    encoder's weights           4 bytes a parameter (float32)
+    their low-precision copies  2, under mixed precision: autocast keeps them for the step
+    gradients                   4, and 4 more for the buckets of DDP
+    optimiser                   8 (two moments), 2 with 8 bits
+    weight average (EMA)        4
+    frozen networks             2 or 4, by the precision; the VAE 4
+
+FSDP divides weights, gradients and optimiser by the number of devices, ZeRO-2 gradients and optimiser. What the count
+leaves out: the allocator's waste, the workspaces of libraries, and the CUDA context, together often 1 to 3 GB; and that
+autocast keeps norms in float32.
+"""
+
+from __future__ import annotations
+
+import importlib
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from promptnet.training.families import shapes_only
+from promptnet.training.precision import frozen_dtype, place_frozen
+from promptnet.training.pretrain import PretrainStage
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a run is set up, as far as memory and work depend on it.
+
+    Attributes:
+        batch_size: a device and step.
+        resolution_px: side of the pictures.
+        features: what the data module precomputes, of "latents" and "vision".
+        precision: Lightning's.
+        num_devices: over all machines.
+        strategy: "auto", "ddp", "fsdp" or "deepspeed"; a longer name that holds one of these does as well. With
+            "bucket_view" in it, DDP's buckets are the gradients themselves.
+        accumulate: batches a step.
+        averaged: whether a weight average is kept.
+        max_steps: of the run; -1 where that is open.
+    """
+
+    batch_size: int = 8
+    resolution_px: int = 512
+    features: tuple[str, ...] = ()
+    precision: str = "bf16-mixed"
+    num_devices: int = 1
+    strategy: str = "auto"
+    accumulate: int = 1
+    averaged: bool = False
+    max_steps: int = -1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs.
+
+    Attributes:
+        parameters: by network; the encoder is `promptnet`.
+        memory_bytes: on each device, by what it is for.
+        step_flops: floating-point operations of one optimiser step on each device.
+        setting: of the run.
+    """
+
+    parameters: dict[str, int]
+    memory_bytes: dict[str, int]
+    step_flops: int
+    setting: Setting
+
+    def lines(self) -> list[str]:
+        """For the console."""
+        setting = self.setting
+        frozen = sum(count for name, count in self.parameters.items() if name != "promptnet")
+        images = setting.batch_size * setting.accumulate
+        found = [f"parameters: {self.parameters['promptnet']:,} train (promptnet), {frozen:,} are frozen"]
+        found += [f"  {name:<28}{count:>16,}" for name, count in self.parameters.items()]
+        found.append(f"memory on each of {setting.num_devices} device(s), batch {setting.batch_size}, predicted:")
+        found += [f"  {name:<44}{num_bytes / GIB:>8.2f} GiB" for name, num_bytes in self.memory_bytes.items()]
+        found.append(f"  {'together':<44}{sum(self.memory_bytes.values()) / GIB:>8.2f} GiB, and 1 to 3 for the device")
+        per_image = self.step_flops / images
+        found.append(f"a step: {self.step_flops / 1e12:.2f} TFLOP on each device, {per_image / 1e12:.3f} an image")
+        if setting.max_steps > 0:
+            total = self.step_flops * setting.max_steps * setting.num_devices
+            found.append(f"the run: {setting.max_steps:,} steps, {total / 1e18:.2f} EFLOP on all devices")
+        return found
+
+
+class StepMeter(TorchDispatchMode):
+    """Counts, inside the block, operations and the most bytes that were alive at one time among the tensors made there.
+
+    Attention counts as the fused kernels of GPUs do it, which never hold its weights.
+
+    Args:
+        existing: tensors from before the block, weights above all; they do not count, nor do views of them.
+    """
+
+    def __init__(self, existing: Iterable[torch.Tensor] = ()) -> None:
+        super().__init__()
+        self.flops = self.live_bytes = self.peak_bytes = 0
+        storages = [tensor.untyped_storage() for tensor in existing]
+        self._known: dict[int, Any] = {storage._cdata: storage for storage in storages}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        outputs = func(*args, **kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=outputs)
+        for tensor in tree_leaves(outputs):
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                self._note(tensor.untyped_storage())
+        return outputs
+
+    def _note(self, storage: Any) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        num_bytes = storage.nbytes()
+
+        def gone(_: Any) -> None:
+            self.live_bytes -= num_bytes
+            self._known.pop(key, None)
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.live_bytes += num_bytes
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+    def attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> Any:
+        """Stands in for `scaled_dot_product_attention`."""
+        return _FusedAttention.apply(self, query, key, value)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Attention's shapes and operations, forward and back, without anything of the size of its weights."""
+
+    @staticmethod
+    def forward(ctx: Any, meter: StepMeter, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Any:
+        ctx.meter = meter
+        ctx.save_for_backward(query, key, value)
+        meter.flops += sdpa_flop_count(query.shape, key.shape, value.shape)
+        return query.new_empty(*query.shape[:-1], value.shape[-1])  # (B, heads, T, width)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        query, key, value = ctx.saved_tensors
+        ctx.meter.flops += sdpa_backward_flop_count(gradients[0].shape, query.shape, key.shape, value.shape)
+        return None, torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def build_on_meta(options: Mapping[str, Any]) -> PretrainStage:
+    """A `PretrainStage` of these arguments, true in shape, without a weight."""
+    with shapes_only():
+        stage = PretrainStage(**{**options, "start_from": None})
+    return stage.to("meta")
+
+
+def meta_batch(stage: PretrainStage, setting: Setting) -> dict[str, Any]:
+    """A batch as the data module of this setting would make it, without data."""
+    vae, tower = stage.frozen["vae"].config, stage.frozen["image_encoder"].config
+    count, side_px = setting.batch_size, setting.resolution_px
+    side = side_px // 2 ** (len(vae.block_out_channels) - 1)
+    batch: dict[str, Any] = {
+        "sample": torch.arange(count),
+        "prompt": ["S*"] * count,
+        "size_ids": torch.zeros(count, 6, device="meta"),
+    }
+    for role in ("reference", "target"):
+        if "latents" in setting.features:
+            batch[f"{role}_moments"] = torch.empty(count, 2 * vae.latent_channels, side, side, device="meta")
+        else:
+            batch[f"{role}_pixels"] = torch.empty(count, 3, side_px, side_px, device="meta")
+    if "vision" in setting.features:
+        num_tokens = (tower.image_size // tower.patch_size) ** 2 + 1
+        batch["reference_vision"] = torch.empty(count, num_tokens, tower.hidden_size, device="meta")
+    else:
+        batch["reference_pixels"] = torch.empty(count, 3, side_px, side_px, device="meta")
+    return batch
+
+
+def take_step(stage: PretrainStage, setting: Setting) -> tuple[int, int]:
+    """One batch forward and back on the meta device: operations, and the peak of the activations in bytes."""
+    low = frozen_dtype(setting.precision)
+    place_frozen(stage.frozen, low, torch.device("meta"))
+    nn.Module.to(stage.promptnet, dtype=low)  # the activations' format; the weights are counted by themselves
+    for value in stage.promptnet.parameters():
+        if value.requires_grad:
+            value.register_post_accumulate_grad_hook(_drop_gradient)
+    batch = meta_batch(stage, setting)
+    networks = [stage.promptnet, *stage.frozen.values()]
+    existing = [value for network in networks for value in [*network.parameters(), *network.buffers()]]
+    existing += [value for value in batch.values() if isinstance(value, torch.Tensor)]
+    with StepMeter(existing) as meter, patch.object(F, "scaled_dot_product_attention", meter.attention):
+        stage._loss(batch, "train").backward()
+    return meter.flops, meter.peak_bytes
+
+
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None  # gradients are counted by themselves
+
+
+def make_plan(options: Mapping[str, Any], setting: Setting) -> Plan:
+    """Plan a run of `PretrainStage(**options)` in this setting."""
+    stage = build_on_meta(options)
+    networks = {"promptnet": stage.promptnet, **stage.frozen}
+    parameters = {name: sum(value.numel() for value in network.parameters()) for name, network in networks.items()}
+    trainable = sum(value.numel() for value in stage.promptnet.parameters() if value.requires_grad)
+    flops, activations = take_step(stage, setting)
+    frozen = sum(
+        value.numel() * value.element_size() for network in stage.frozen.values() for value in network.parameters()
+    )
+    memory = _memory(trainable, parameters["promptnet"], setting, stage.optimizer)
+    memory |= {"frozen networks": frozen, "activations, at their peak": activations}
+    return Plan(parameters, memory, flops * setting.accumulate, setting)
+
+
+def _memory(trainable: int, whole: int, setting: Setting, optimizer: str) -> dict[str, int]:
+    """Bytes on each device that depend on the number of parameters."""
+    kind, num_devices = setting.strategy.lower(), setting.num_devices
+    of_weights = num_devices if "fsdp" in kind else 1
+    of_gradients = num_devices if "fsdp" in kind or "deepspeed" in kind else 1
+    has_buckets = num_devices > 1 and of_gradients == 1 and "bucket_view" not in kind
+    found = {
+        "encoder's weights": 4 * whole // of_weights,
+        "gradients": 4 * trainable // of_gradients,
+        f"optimiser ({optimizer})": (2 if optimizer == "adamw8bit" else 8) * trainable // of_gradients,
+    }
+    if "mixed" in setting.precision:
+        found["low-precision copies of the encoder's weights"] = 2 * whole // of_weights
+    if has_buckets:
+        found["buckets of DDP"] = 4 * trainable
+    if setting.averaged:
+        found["weight average"] = 4 * whole // of_weights
+    return found
+
+
+def setting_of(config: Any) -> Setting:
+    """The setting in the resolved configuration of `fit`, as LightningCLI holds it before anything is built."""
+    data, trainer = _arguments(config["data"]), config["trainer"]
+    devices = trainer["devices"]
+    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).lstrip("-").isdigit() else 1
+    callbacks = [str(_get(callback, "class_path")) for callback in trainer["callbacks"] or []]
+    rendered = "size_px" in data  # such data modules keep latents, whatever their options
+    return Setting(
+        batch_size=data["batch_size"],
+        resolution_px=data["size_px"] if rendered else data["resolution_px"],
+        features=("latents",) if rendered else tuple(data.get("features") or ()),
+        precision=_precision(trainer["precision"]),
+        num_devices=max(1, count) * int(trainer["num_nodes"] or 1),
+        strategy=_strategy(trainer["strategy"]),
+        accumulate=int(trainer["accumulate_grad_batches"] or 1),
+        averaged=any("WeightAveraging" in name for name in callbacks),
+        max_steps=int(trainer["max_steps"]),
+    )
+
+
+def _precision(given: Any) -> str:
+    """Lightning's full name of a precision."""
+    known = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+    return known.get(str(given), str(given))
+
+
+def _strategy(given: Any) -> str:
+    if isinstance(given, str):
+        return given
+    options = _get(given, "init_args") or {}
+    has_view = "gradient_as_bucket_view" in options and options["gradient_as_bucket_view"]
+    return f"{_get(given, 'class_path')}{' bucket_view' if has_view else ''}"
+
+
+def _get(value: Any, name: str) -> Any:
+    return value[name] if isinstance(value, Mapping) or hasattr(value, "__getitem__") else getattr(value, name)
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    given = part["init_args"]
+    return dict(given) if isinstance(given, Mapping) else given.as_dict()
+
+
+def dry_run(config: Any, resolved: str) -> None:
+    """Print the resolved configuration of `fit` and the plan of its run.
+
+    Args:
+        config: with `model`, `data` and `trainer`, before anything is built.
+        resolved: the same as YAML.
+
+    Raises:
+        ValueError: the model is not a `PretrainStage`.
+    """
+    module, _, name = str(config["model"]["class_path"]).rpartition(".")
+    if not issubclass(getattr(importlib.import_module(module), name), PretrainStage):
+        raise ValueError(f"A dry run plans pretraining, but the model is {name}: leave out --dry-run.")
+    print(resolved)
+    print("\n".join(make_plan(_arguments(config["model"]), setting_of(config)).lines()))

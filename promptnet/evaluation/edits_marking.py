@@ -108,7 +108,8 @@ class EditMarker:
             [
                 np.mean([read[field] == who[field] for field in IDENTITY_FIELDS])
                 for read, who in zip(records, portraits, strict=True)
-            ]
+            ],
+            dtype=np.float64,
         )
 
 

@@ -24,7 +24,7 @@ def edited_by_ledits(
     """
     from diffusers import DPMSolverMultistepScheduler, LEditsPPPipelineStableDiffusion
 
-    scheduler = DPMSolverMultistepScheduler.from_config(
+    scheduler: Any = DPMSolverMultistepScheduler.from_config(
         pipe.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2, timestep_spacing="leading"
     )
     parts: dict[str, Any] = {"vae": pipe.vae, "text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer}

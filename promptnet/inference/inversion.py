@@ -50,7 +50,8 @@ def _rescaled(config: Mapping[str, Any]) -> dict[str, Any]:
     of the noise over steps, from which x_0 follows by a division by sqrt(a). Leading timesteps leave it out; their
     offset is the one that diffusers' own pipelines insist on.
     """
-    betas = diffusers.DDIMScheduler.from_config(config).betas
+    kind: Any = diffusers.DDIMScheduler
+    betas = kind.from_config(config).betas
     return {"trained_betas": betas.tolist(), "timestep_spacing": "leading", "steps_offset": 1}
 
 

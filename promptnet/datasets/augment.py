@@ -7,6 +7,7 @@ are mirrored each on its own, except where reference and target are the same pic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 from torchvision.transforms import functional as transforms
@@ -63,10 +64,16 @@ def recoloured(image: Image.Image, colours: Colours) -> Image.Image:
     """A picture with brightness, contrast, saturation and hue changed, in this order."""
     if colours == Colours():
         return image
-    changed = transforms.adjust_brightness(image, colours.brightness)
-    changed = transforms.adjust_contrast(changed, colours.contrast)
-    changed = transforms.adjust_saturation(changed, colours.saturation)
-    return transforms.adjust_hue(changed, colours.hue) if colours.hue else changed
+    changed: Any = image  # torchvision types tensors alone, and takes either
+    for adjust, factor in (
+        (transforms.adjust_brightness, colours.brightness),
+        (transforms.adjust_contrast, colours.contrast),
+        (transforms.adjust_saturation, colours.saturation),
+    ):
+        changed = adjust(changed, factor)
+    if colours.hue:
+        changed = transforms.adjust_hue(changed, colours.hue)
+    return changed
 
 
 def fitted(image: Image.Image, width_px: int, height_px: int) -> tuple[Image.Image, tuple[int, int]]:

@@ -242,8 +242,9 @@ class FacePairs(Dataset[dict[str, Any]]):
         image, _ = fitted(open_picture(self.store.row(row, ["image"])["image"]), *size)
         if flipped:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        varied = sample is not None and self.order is not None
-        return recoloured(image, self.augmentation.colours(sample)) if varied else image
+        if sample is None or self.order is None:
+            return image
+        return recoloured(image, self.augmentation.colours(sample))
 
     def _size_ids(self, row: int, size: Size) -> list[int]:
         """Height and width before, crop's top and left, height and width after (SDXL, arXiv 2307.01952, 2.2)."""

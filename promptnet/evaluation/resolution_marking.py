@@ -117,4 +117,5 @@ def right(people: Sequence[Person], reading: Reading, fields: Sequence[str] = tu
     """The share of fields read right in each person's picture, (P,)."""
     truths = [{**person.identity.record(), **person.asks[0].attributes.record()} for person in people]
     pairs = zip(reading.records, truths, strict=True)
-    return np.asarray([np.mean([record[field] == truth[field] for field in fields]) for record, truth in pairs])
+    shares = [np.mean([record[field] == truth[field] for field in fields]) for record, truth in pairs]
+    return np.asarray(shares, dtype=np.float64)

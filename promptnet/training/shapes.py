@@ -7,7 +7,7 @@ their config files, which are small.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -46,7 +46,7 @@ class BaseShape:
     unet: Spec
     texts: tuple[Spec, ...]
     vae: Spec = field(default_factory=dict)
-    prediction: str = "epsilon"
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
 
 
 def _text(width: int, layers: int, heads: int, act: str, **more: Any) -> Spec:
@@ -117,7 +117,7 @@ def base_parts(base: str) -> tuple[dict[str, nn.Module], Any]:
     return parts, _scheduler(shape.prediction)
 
 
-def _scheduler(prediction: str) -> DDIMScheduler:
+def _scheduler(prediction: Literal["epsilon", "v_prediction"]) -> DDIMScheduler:
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -154,7 +154,7 @@ def vision_tower(vision: str, base: str) -> CLIPVisionModel:
 
 def image_processor(tower: CLIPVisionModel) -> CLIPImageProcessor:
     """CLIP's preprocessing at the tower's size."""
-    side_px: int = tower.config.image_size
+    side_px: Any = tower.config.image_size
     return CLIPImageProcessor(size={"shortest_edge": side_px}, crop_size={"height": side_px, "width": side_px})
 
 

@@ -20,8 +20,9 @@ SHAPES = [(40, 40), (30, 48), (48, 30)]
 
 def build(folder: Path, **options: Any) -> FaceDataModule:
     """A module on a small set, set up."""
-    given = {"cache_dir": str(folder.parent / "cache"), "resolution_px": 32, "batch_size": 4, "num_workers": 0}
-    module = FaceDataModule(str(folder), **(given | {"num_validation": 0} | options))
+    given: dict[str, Any] = {"cache_dir": str(folder.parent / "cache"), "resolution_px": 32, "batch_size": 4}
+    given |= {"num_workers": 0, "num_validation": 0, **options}
+    module = FaceDataModule(str(folder), **given)
     module.prepare_data()
     module.setup()
     return module
@@ -83,7 +84,7 @@ def test_held_out_people_are_not_trained_on(prepared: Make):
     first, again = (next(iter(module.val_dataloader())) for _ in range(2))
     assert all(same(first[key], again[key]) for key in first)
     with pytest.raises(ValueError, match="num_validation=24"):
-        build(module.data_dir and Path(module.data_dir), num_validation=24)
+        build(Path(module.data_dir), num_validation=24)
 
 
 class Tower(nn.Module):
@@ -190,8 +191,9 @@ def test_a_networks_hash_follows_weights_settings_and_format():
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(options: dict[str, Any], message: str):
+    given: dict[str, Any] = {"num_validation": 0}
     with pytest.raises(ValueError, match=message):
-        FaceDataModule("nowhere", **({"num_validation": 0} | options))
+        FaceDataModule("nowhere", **(given | options))
 
 
 def test_a_caption_becomes_a_prompt():

@@ -194,11 +194,12 @@ def test_another_setting_of_the_scheduler_is_refused(pipe: Any):
     card = make_card(fingerprint=edit_fingerprint(pipe), schedule=schedule_settings(pipe.scheduler))
     card.check(pipe)
     config = pipe.scheduler.config
-    for change, message in (
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"timestep_spacing": "leading"}, "timestep_spacing='trailing', but the pipeline's has .*'leading'"),
         ({"rescale_betas_zero_snr": False}, r"alphas=\["),
         ({"beta_end": 0.02}, r"alphas=\["),
-    ):
+    )
+    for change, message in changes:
         pipe.scheduler = diffusers.DDIMScheduler.from_config(config, **change)
         with pytest.raises(MixingError, match=message):
             card.check(pipe)
@@ -209,7 +210,7 @@ def test_another_setting_of_the_scheduler_is_refused(pipe: Any):
 
 
 def test_settings_are_those_that_the_class_knows(pipe: Any):
-    found = schedule_settings(diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config))
+    found: Any = schedule_settings(diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config))
     assert found["timestep_spacing"] == "trailing"
     assert "use_karras_sigmas" in found
     assert "skip_prk_steps" not in found

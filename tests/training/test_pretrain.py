@@ -69,9 +69,9 @@ def _write_base(folder: Path, family: str) -> Path:
         **(added if two else {}),
     ).save_pretrained(folder / "unet")
     AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,  # type: ignore[arg-type]
+        up_block_types=("UpDecoderBlock2D",) * 2,  # type: ignore[arg-type]
+        block_out_channels=(8, 8),  # type: ignore[arg-type]
         layers_per_block=1,
         norm_num_groups=4,
         sample_size=32,

@@ -102,7 +102,7 @@ def test_operations_and_attention_are_counted_as_fused_kernels_do_them():
     with StepMeter() as meter:
         out = meter.attention(query, key, value, is_causal=True)
         out.sum().backward()
-        torch.empty(5, 7, device="meta") @ torch.empty(7, 11, device="meta")
+        _ = torch.empty(5, 7, device="meta") @ torch.empty(7, 11, device="meta")
     forward = 2 * 2 * (2 * 3) * 50 * 50 * 8
     assert meter.flops == forward + int(2.5 * forward) + 2 * 5 * 7 * 11
     assert meter.peak_bytes < 4 * 2 * 3 * 50 * 50  # less than its weights

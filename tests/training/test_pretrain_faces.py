@@ -49,13 +49,14 @@ def fit(base: Path, faces: Path, place: Path, num_steps: int, ckpt: Path | None,
         schedule="constant",
         warmup_steps=1,
     )
+    given: dict[str, Any] = {"num_validation": 2}
     data = FaceDataModule(
         str(faces),
         cache_dir=str(place.parent / "cache"),
         resolution_px=32,
         batch_size=2,
         num_workers=0,
-        **({"num_validation": 2} | options),
+        **(given | options),
     )
     watch = Watch()
     trainer = L.Trainer(

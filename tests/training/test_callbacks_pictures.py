@@ -213,7 +213,7 @@ def test_the_validated_weights_are_the_averaged_ones(random_base: Path, picture_
     assert torch.equal(seen[0], averages.at_validation)
     final = averages.average.module.promptnet.region_prompt_output.weight.detach()  # pyright: ignore
     assert torch.equal(seen[1], final)
-    assert torch.equal(stage.promptnet.region_prompt_output.weight, final.half())
+    assert torch.equal(stage.promptnet.region_prompt_output.weight, final)
     assert not torch.equal(seen[0], seen[1])
 
 

@@ -25,7 +25,7 @@ def pipe() -> PromptNetPipeline:
 
 def test_weights_are_safetensors_and_below_60_mb():
     files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
     assert sum(path.stat().st_size for path in files) < 60e6
 
 

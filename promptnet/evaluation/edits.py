@@ -117,11 +117,9 @@ def evaluate_edits(
             table = Table(groups, ways, gallery, how.guidance_scale)
             table.draw(crew)
         scores = table.scores(reader, size_px, device)
-        settings = {"split": split, "seed": seed, "pictures": asdict(pictures), "how": asdict(how)}
-        weights = {
-            f"{row}/{edit}": [round(w, 4) for w in card.weights.tolist()] for (row, edit), card in learned.items()
-        }
-        results = summarise_edits(scores, {**settings, "correct_until": correct_until, "weights": weights})
+        settings: dict[str, Any] = {"split": split, "seed": seed, "pictures": asdict(pictures), "how": asdict(how)}
+        settings |= {"correct_until": correct_until, "weights": weights_record(learned)}
+        results = summarise_edits(scores, settings)
         if folder is not None:
             save_results(results, folder / "results.json")
             save_edit_sheet(folder / "sheet.png", names, table.lines(scores))

@@ -1,7 +1,7 @@
 """The command line of training: LightningCLI, with runs that go on where they stopped when the command is repeated.
 
-One option, `run_dir`, says where everything of a run lives: checkpoints, TensorBoard files, the resolved config, and
-the lock that keeps a second process out.
+One option, `run_dir`, says where everything of a run lives: checkpoints, TensorBoard files, metrics.jsonl, the resolved
+config, and the lock that keeps a second process out.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.checkpoints import FOLDER, CheckpointError, RunCheckpointIO, newest_checkpoint, sweep
 from promptnet.training.run_lock import RunLock, RunTakenError
 from promptnet.training.saving import SaveState
@@ -63,6 +65,7 @@ class TrainingCLI(LightningCLI):
         if SLURMEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))  # its requeueing saves in the middle of a step
         kwargs |= {"default_root_dir": run_dir, "plugins": plugins}
+        kwargs["callbacks"] = _with_metrics_file(self.config_init["fit"]["trainer"]["callbacks"])
         # The data modules share their stream among the ranks themselves (promptnet.datasets.stream).
         return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
 
@@ -84,6 +87,12 @@ class TrainingCLI(LightningCLI):
                 "(start_from)."
             )
         config["weights_only"] = True  # checkpoints are tensors and numbers, never pickled code
+
+
+def _with_metrics_file(named: list[Callback] | Callback | None) -> list[Callback]:
+    """The config's callbacks, and one that writes metrics.jsonl whatever the config names."""
+    callbacks = [named] if isinstance(named, Callback) else list(named or [])
+    return callbacks if any(isinstance(callback, MetricsFile) for callback in callbacks) else [*callbacks, MetricsFile()]
 
 
 def main() -> None:

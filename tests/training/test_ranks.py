@@ -111,7 +111,7 @@ def test_what_shards_does_without_averaged_weights(
     assert leaving.value.code in (0, None)
     printed = capsys.readouterr().out
     assert "EMAWeightAveraging" not in printed
-    assert "promptnet.training.callbacks.MetricsFile" in printed
+    assert "promptnet.training.callbacks.Throughput" in printed
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_zero2"])

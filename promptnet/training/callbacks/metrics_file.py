@@ -58,6 +58,7 @@ class JsonLinesLogger(Logger):
 class MetricsFile(Callback):
     """Keeps `metrics.jsonl` in the run's folder (the trainer's `default_root_dir`): see `measures.metrics_file`.
 
+    train.py adds it to every run; a trainer of one's own is given it.
     When a run is resumed, lines of steps beyond the checkpoint are cut: those steps are done and logged again.
     """
 

@@ -1,0 +1,21 @@
+"""What train.py adds to a run, whatever its config says."""
+
+from pathlib import Path
+
+from promptnet.training.measures.metrics_file import read_metrics, values_of
+from tests.training.forked import TINY, Runs
+
+
+def test_every_run_writes_its_metrics(whole_run: Path):
+    assert "MetricsFile" not in TINY.read_text()
+    losses = values_of(read_metrics(whole_run / "metrics.jsonl"), "val/loss")
+    assert [step for step, _ in losses] == [25]
+
+
+def test_a_config_that_names_the_file_gets_it_once_and_without_any_other_logger(runs: Runs, tmp_path: Path):
+    named = "--trainer.callbacks+=promptnet.training.callbacks.MetricsFile"
+    steps = ("--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.logger=false")
+    assert runs.wait(runs.start_tiny(tmp_path, named, *steps)) == 0, (tmp_path / "log").read_text()[-2000:]
+    entries = read_metrics(tmp_path / "metrics.jsonl")
+    assert [step for step, _ in values_of(entries, "val/loss")] == [1, 2]
+    assert not (tmp_path / "tensorboard").exists()

@@ -64,8 +64,9 @@ def _digests(tensors: list[Tensor]) -> list[bytes]:
     for index, sample in enumerate(samples):
         by_device.setdefault(sample.device, []).append(index)
     values: dict[int, Tensor] = {}
-    for indices in by_device.values():
-        together = torch.cat([samples[i] for i in indices]).cpu()
+    for device, indices in by_device.items():
+        with torch.autocast(device.type, enabled=False):  # on a CPU it refuses float16
+            together = torch.cat([samples[i] for i in indices]).cpu()
         values.update(zip(indices, together.split([counts[i] for i in indices]), strict=True))
     return [_digest(tensor, values[index]) for index, tensor in enumerate(tensors)]
 

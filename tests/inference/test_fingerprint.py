@@ -38,6 +38,14 @@ def test_memory_layout_training_mode_and_grad_flags_do_not_matter():
     assert hash_weights(network.eval().requires_grad_(False)) == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_is_the_same_under_mixed_precision(dtype: torch.dtype):
+    network = small_network()
+    expected = hash_weights(network)
+    with torch.autocast("cpu", dtype=dtype):
+        assert hash_weights(network) == expected
+
+
 def test_names_do_not_matter_and_weights_do():
     network = small_network()
     expected = hash_weights(network)

@@ -92,7 +92,9 @@ class TrainingCLI(LightningCLI):
 def _with_metrics_file(named: list[Callback] | Callback | None) -> list[Callback]:
     """The config's callbacks, and one that writes metrics.jsonl whatever the config names."""
     callbacks = [named] if isinstance(named, Callback) else list(named or [])
-    return callbacks if any(isinstance(callback, MetricsFile) for callback in callbacks) else [*callbacks, MetricsFile()]
+    if any(isinstance(callback, MetricsFile) for callback in callbacks):
+        return callbacks
+    return [*callbacks, MetricsFile()]
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ CURVE_NAME = "loss.png"
 class WriteModelCard(Callback):
     """Writes README.md and the loss curve into the folder of the exported encoder (`model.export_dir`).
 
-    Figures come from metrics.jsonl, so `MetricsFile` must be among the callbacks (train.py sees to that). A README.md of
-    somebody else's stays as it is: the card is then MODEL_CARD.md.
+    Figures come from metrics.jsonl, so `MetricsFile` must be among the callbacks (train.py sees to that). A README.md
+    of somebody else's stays as it is: the card is then MODEL_CARD.md.
 
     Args:
         data: what the encoder is trained on, in a sentence or two.

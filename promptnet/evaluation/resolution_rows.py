@@ -58,6 +58,11 @@ class Shape:
     trained_px: int
     trained_latents: int
 
+    @property
+    def multiple_px(self) -> int:
+        """What sides must be multiples of."""
+        return self.trained_px // self.trained_latents * 2 ** (self.num_blocks - 1)
+
     @classmethod
     def of(cls, base: str | Path) -> "Shape":
         """Read from a base model's folder.
@@ -111,6 +116,7 @@ def ladder_settings(size: Size, shape: Shape, steps: int) -> dict[str, Resolutio
         (size.height, size.width),
         steps,
         trained_latents=shape.trained_latents,
+        multiple_px=shape.multiple_px,
     )
     factors = dict(auto.factors) or _smaller(size, shape)
     plain = ResolutionSettings(num_steps=steps, attention=False)

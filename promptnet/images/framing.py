@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -18,3 +19,15 @@ def to_pixels(image: Image.Image) -> Tensor:
     """An RGB picture as (3, H, W) in [-1, 1]."""
     values = torch.from_numpy(np.array(image))  # (H, W, 3)
     return values.permute(2, 0, 1).float() / 127.5 - 1
+
+
+def fitted(pixels: Tensor, size_px: tuple[int, int]) -> Tensor:
+    """Pictures (B, C, H, W) at (height, width): their largest centred part of that shape, resized without aliasing."""
+    height, width = pixels.shape[-2:]
+    if (height, width) == tuple(size_px):
+        return pixels
+    scale = min(height / size_px[0], width / size_px[1])
+    part = [min(side, max(1, round(scale * wanted))) for side, wanted in zip((height, width), size_px, strict=True)]
+    top, left = (height - part[0]) // 2, (width - part[1]) // 2
+    middle = pixels[..., top : top + part[0], left : left + part[1]]
+    return F.interpolate(middle, tuple(size_px), mode="bicubic", align_corners=False, antialias=True)

@@ -16,6 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
+from promptnet.images.framing import fitted
 from promptnet.images.opening import Source
 from promptnet.inference.arguments import (
     check_base_model,
@@ -33,7 +34,7 @@ from promptnet.inference.mixing import MixingWeights, learned_knobs, mixing_rule
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.recipe import Generators, build_rules
 from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
-from promptnet.inference.resolution.drawing import Resolution, rules_for_size
+from promptnet.inference.resolution.drawing import Resolution, plan_size
 from promptnet.inference.rows import Row, SubjectsOfPrompt, distinct_subjects, make_rows, moved
 from promptnet.inference.sampling import sample
 from promptnet.inference.schedule import Step, check_scheduler, plan
@@ -272,6 +273,8 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             width: in pixels, default as trained.
             resolution: "auto" adapts the U-Net where the size is far from the trained one, "off" never; or settings, as
                 in `promptnet.inference.resolution.load_settings`. PromptNet itself stays plain, at its trained size.
+                "auto" draws much smaller pictures at about the trained size and reduces them; with `latents` or
+                output_type="latent" it draws them as small as asked.
             num_inference_steps: denoising steps.
             guidance_scale: w, for prompts without a subject.
             guidance_rescale: how far guidance is kept from raising the contrast.
@@ -332,7 +335,16 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         step_kwargs = kwargs_of_step(self.scheduler, eta=knobs.eta, generator=generator)
 
         device = self._execution_device
-        shape = (len(rows), self.unet.config["in_channels"], *(side // self.vae_scale_factor for side in size_px))
+        sizing = plan_size(
+            self.unet,
+            resolution,
+            trained_size_px=self.trained_size_px,
+            size_px=size_px,
+            num_inference_steps=knobs.num_inference_steps,
+            multiple_px=None if latents is not None or output_type == "latent" else self.size_multiple_px,
+        )
+        latent_size = (side // self.vae_scale_factor for side in sizing.drawn_px)
+        shape = (len(rows), self.unet.config["in_channels"], *latent_size)
         x = starting_noise(shape, generator, latents, device, self.unet.dtype)
         self.scheduler.set_timesteps(knobs.num_inference_steps, device=device)
         steps = plan(self.scheduler)
@@ -342,13 +354,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         )
         if cards:
             rules.append(mixing_rule(cards, networks))
-        rules += rules_for_size(
-            self.unet,
-            resolution,
-            trained_size_px=self.trained_size_px,
-            size_px=size_px,
-            num_inference_steps=knobs.num_inference_steps,
-        )
+        rules += sizing.rules
         x = x * self.scheduler.init_noise_sigma
         self._interrupt, self._num_timesteps = False, len(steps)
         progress_bar: Any = self.progress_bar
@@ -367,7 +373,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
                 step_kwargs=step_kwargs,
                 on_step_end=on_step_end,
             )
-        images = self._finish(x, output_type)
+        images = self._finish(x, output_type, size_px)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -383,11 +389,12 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         given = callback(self, step.index, step.timestep, dict.fromkeys(names, x))
         return (given or {}).get("latents", x)
 
-    def _finish(self, latents: Tensor, output_type: str) -> Any:
+    def _finish(self, latents: Tensor, output_type: str, size_px: tuple[int, int]) -> Any:
         """Latents as the pictures that were asked for."""
         if output_type == "latent":
             return latents
-        return self.image_processor.postprocess(decode_latents(self.vae, latents), output_type=output_type)
+        pixels = fitted(decode_latents(self.vae, latents).clamp(-1, 1), size_px)
+        return self.image_processor.postprocess(pixels, output_type=output_type)
 
     def _check_rows(self, rows: Sequence[Row], knobs: SamplingDefaults) -> None:
         subjects = distinct_subjects(rows)

@@ -80,6 +80,12 @@ def adapt_resolution(
         if isinstance(settings, str) and settings == "auto"
         else load_settings(settings)
     )
+    if chosen.drawn_size_px is not None:
+        drawn = "{1}x{0}".format(*chosen.drawn_size_px)
+        raise ValueError(
+            f"{chosen.name} draws at {drawn} and resizes the picture, which only PromptNetPipeline does: draw at "
+            f"{drawn} and resize it yourself, or leave drawn_size_px out."
+        )
     adaptation = check_settings(unet, chosen, trained_px, size_px)
     return ResolutionHandle(unet, adaptation, pipe=pipe, num_inference_steps=num_inference_steps, scale=scale)
 

@@ -38,6 +38,8 @@ class ResolutionSettings:
         num_steps: the length of the drawing in which the steps are counted.
         num_blocks: how many down blocks the network must have; null for any.
         size_px: (height, width) that they were made for; null for any.
+        drawn_size_px: (height, width) to draw at; the picture is then cropped and resized to the size asked. Null for
+            the size asked. Only `PromptNetPipeline` can.
         trained_size_px: (height, width) of the model's own pictures; null for any.
         freeu: FreeU's b1, b2, s1, s2 in the published runs, for diffusers' `enable_freeu`. Nothing here enables it.
 
@@ -59,6 +61,7 @@ class ResolutionSettings:
     num_steps: int = 50
     num_blocks: int | None = None
     size_px: tuple[int, int] | None = None
+    drawn_size_px: tuple[int, int] | None = None
     trained_size_px: tuple[int, int] | None = None
     freeu: Mapping[str, float] | None = None
 
@@ -101,7 +104,7 @@ def settings_from_mapping(values: Mapping[str, Any], name: str) -> ResolutionSet
     try:
         for key in ("factors", "damped_factors"):
             given[key] = {layer: factor_pair(factor) for layer, factor in (given.get(key) or {}).items()}
-        for key in ("size_px", "trained_size_px"):
+        for key in ("size_px", "drawn_size_px", "trained_size_px"):
             if given.get(key) is not None:
                 height, width = given[key]
                 given[key] = (int(height), int(width))

@@ -22,6 +22,18 @@ def test_smaller_pictures_scale_attention_alone() -> None:
     assert not settings.factors
 
 
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [((32, 32), (64, 64)), ((48, 48), (64, 64)), ((16, 16), (64, 64)), ((32, 48), (48, 64)), ((32, 64), None)],
+)
+def test_much_smaller_pictures_are_drawn_larger_where_they_can_be_resized(size, drawn) -> None:
+    settings = automatic_settings(3, (64, 64), size, 20, multiple_px=16)
+    assert settings.drawn_size_px == drawn
+    assert not settings.factors
+    square = drawn == (64, 64)
+    assert settings.attention is not square, "at the trained size nothing else is needed"
+
+
 @pytest.mark.parametrize("ratio", [2.0, 4.0])
 def test_four_blocks_get_the_published_factors(ratio: float) -> None:
     published = {2.0: [1, 2, 2, 2], 4.0: [1, 2, 3, 4]}

@@ -5,8 +5,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from promptnet.inference.resolution.drawing import rules_for_size
+from promptnet.images.framing import fitted
+from promptnet.inference.resolution.drawing import SizePlan, plan_size
 from promptnet.inference.resolution.handle import adapt_resolution
+
+
+def rules_for_size(unet: Any, resolution: Any, **sizes: Any) -> list[Any]:
+    return plan_size(unet, resolution, **sizes).rules
+
 
 SIZES: Any = {"trained_size_px": (128, 128), "num_inference_steps": 20}
 STEPS: Any = {"num_inference_steps": 2, "output_type": "np"}
@@ -45,6 +51,33 @@ def test_other_sizes_are_adapted_unless_it_is_off(size: Any, pipe: Any) -> None:
     assert adapted.shape == (1, *size, 3)
     assert np.isfinite(adapted).all()
     assert not np.array_equal(adapted, draw(pipe, *size, resolution="off"))
+
+
+@pytest.mark.parametrize(("size", "drawn"), [((8, 8), (16, 16)), ((4, 8), (8, 16)), ((12, 8), (16, 12))])
+def test_much_smaller_pictures_are_drawn_at_the_trained_size_and_reduced(size: Any, drawn: Any, pipe: Any) -> None:
+    seen: list[Any] = []
+    hook = pipe.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    small = draw(pipe, *size)
+    hook.remove()
+    assert {shape[-2:] for shape in seen} == {(drawn[0] // 2, drawn[1] // 2)}
+    assert small.shape == (1, *size, 3)
+    large = torch.from_numpy(draw(pipe, *drawn)).permute(0, 3, 1, 2)
+    expected = fitted(large, size).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(small, expected.clamp(0, 1), atol=1e-6)
+
+
+def test_latents_of_much_smaller_pictures_are_as_small_as_asked(pipe: Any) -> None:
+    options: Any = {"height": 8, "width": 8, "num_inference_steps": 2}
+    latents = pipe("a hat", output_type="latent", **options).images
+    assert latents.shape[-2:] == (4, 4)
+    assert pipe("a hat", latents=latents, output_type="np", **options).images.shape == (1, 8, 8, 3)
+
+
+def test_own_settings_may_say_where_it_is_drawn(unet: Any) -> None:
+    settings = {"drawn_size_px": [256, 192], "attention": False}
+    assert plan_size(unet, settings, size_px=(128, 96), **SIZES) == SizePlan((256, 192), [])
+    with pytest.raises(ValueError, match=r"draws at 192x256 .* only PromptNetPipeline"):
+        adapt_resolution(unet, 128, 96, settings=settings)
 
 
 def test_subjects_and_plain_prompts_in_one_batch(pipe: Any, make_subject: Any) -> None:

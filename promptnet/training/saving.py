@@ -31,6 +31,11 @@ class SaveState(Checkpoint):
         self._step = self._saved_step = 0
         self._in_validation = False
 
+    @property
+    def stop_requested(self) -> bool:
+        """Whether this process was asked to stop; what takes long may then leave off."""
+        return self._stop.requested
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the signals over from Lightning."""
         if stage == "fit":
@@ -94,7 +99,7 @@ class SaveState(Checkpoint):
         self._stop.restore()
 
     def _is_to_leave_validation(self, trainer: Any) -> bool:
-        return self._stop.requested and trainer.world_size == 1 and not trainer.sanity_checking
+        return self.stop_requested and trainer.world_size == 1 and not trainer.sanity_checking
 
     def _leave_validation(self, trainer: Any) -> None:
         self._in_validation = True

@@ -1,7 +1,10 @@
 """What a pretraining run shows and measures of held-out people, and that it changes nothing about the training."""
 
 import copy
+import os
 import random
+import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +17,11 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from PIL import Image
+from transformers import CLIPImageProcessor
 
 from promptnet.datasets.avatars import FIELDS
 from promptnet.datasets.pairs import PairDataModule
+from promptnet.images.framing import to_pixels
 from promptnet.models.judge import AvatarJudge
 from promptnet.training.callbacks import (
     CollapseAlarm,
@@ -27,9 +32,12 @@ from promptnet.training.callbacks import (
     ValidationPictures,
     WriteModelCard,
 )
-from promptnet.training.callbacks.drawing import drawing_pipeline, undisturbed
+from promptnet.training.callbacks.drawing import draw, drawing_pipeline, undisturbed
 from promptnet.training.measures.metrics_file import read_metrics, values_of
+from promptnet.training.measures.people import portrait_people
 from promptnet.training.pretrain import PretrainStage
+from promptnet.training.saving import SaveState
+from promptnet.training.stopping import EXIT_INTERRUPTED
 
 TINY: dict[str, Any] = {"num_people": 2, "num_prompts": 2, "num_steps": 2}
 
@@ -43,7 +51,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stage_of(base: Path, folder: Path) -> PretrainStage:
+def stage_of(base: Path, folder: Path, **options: Any) -> PretrainStage:
     torch.manual_seed(5)
     return PretrainStage(
         base_dir=str(base),
@@ -51,6 +59,7 @@ def stage_of(base: Path, folder: Path) -> PretrainStage:
         region_proj_channel=8,
         learning_rate=1e-3,
         warmup_steps=1,
+        **options,
     )
 
 
@@ -247,6 +256,15 @@ def test_drawing_uses_the_stages_own_weights(random_base: Path, tmp_path: Path):
     assert pipe.scheduler is not stage.scheduler
 
 
+def test_pictures_are_decoded_one_by_one(random_base: Path, tmp_path: Path):
+    stage, (person,), sizes = stage_of(random_base, tmp_path), portrait_people(1, 3), []
+    stage.frozen["vae"].decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    pictures = draw(drawing_pipeline(stage), person, num_steps=1, guidance=1.0)
+    assert len(pictures) == 3
+    assert sizes == [1, 1, 1]
+    assert not stage.frozen["vae"].use_slicing
+
+
 def test_undisturbed_restores_modes_and_randomness_after_an_error():
     network = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2).eval())
     network.train(False)
@@ -268,14 +286,35 @@ def test_undisturbed_restores_modes_and_randomness_after_an_error():
 
 
 def test_a_run_that_is_to_stop_draws_no_more(random_base: Path, picture_cache: Path, tmp_path: Path):
-    class Asked(Callback):
-        _stop = type("Signals", (), {"requested": True})()
+    class Ask(Callback):
+        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+            if not trainer.sanity_checking:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    trainer, _ = fit(random_base, picture_cache, tmp_path, ValidationPictures(**TINY), MetricsFile(), Asked())
+    callbacks = [ValidationPictures(**TINY), MetricsFile(), Ask(), SaveState(str(tmp_path / "checkpoints"))]
+    with pytest.raises(SystemExit) as leaving:
+        fit(random_base, picture_cache, tmp_path, *callbacks, enable_checkpointing=True)
+    assert leaving.value.code == EXIT_INTERRUPTED
     entries = read_metrics(tmp_path / "metrics.jsonl")
-    assert values_of(entries, "val/loss")
+    assert [step for step, _ in values_of(entries, "train/loss")] == [1, 2]
     assert not values_of(entries, "val/pictures_seconds")
-    assert trainer.state.finished
+
+
+@pytest.mark.parametrize("has_its_own", [True, False])
+def test_the_tower_sees_what_it_sees_in_training(has_its_own: bool, random_base: Path, tmp_path: Path):
+    base, tower = tmp_path / "base", tmp_path / "tower"
+    shutil.copytree(random_base, base)
+    shutil.move(base / "image_encoder", tower)
+    if has_its_own:  # the base's own processor is another
+        CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(tower)
+        stage = stage_of(base, tmp_path, vision_id=str(tower))
+    else:
+        shutil.move(tower, base / "image_encoder")
+        shutil.rmtree(base / "feature_extractor")
+        stage = stage_of(base, tmp_path)
+    picture = Image.effect_noise((64, 64), 60).convert("RGB")
+    found = drawing_pipeline(stage).feature_extractor(images=picture, return_tensors="pt").pixel_values
+    torch.testing.assert_close(found, stage.vision_input(to_pixels(picture)[None]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

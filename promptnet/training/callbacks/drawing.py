@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from transformers import CLIPImageProcessor
 
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.training.measures.people import HeldOutPerson
+from promptnet.training.saving import SaveState
 
 
 def drawing_pipeline(stage: Any) -> PromptNetPipeline:
@@ -61,12 +61,9 @@ def is_sharded(trainer: Any) -> bool:
 
 
 def feature_extractor_of(stage: Any) -> Any:
-    """The preprocessing of the stage's vision tower: its own, that in its base model's folder, or values in [-1, 1]."""
-    if getattr(stage, "image_processor", None) is not None:
+    """The preprocessing of the stage's own vision tower; where that has none, values in [-1, 1], as in training."""
+    if stage.image_processor is not None:
         return stage.image_processor
-    folder = Path(stage.hparams["base_dir"]) / "feature_extractor"
-    if folder.is_dir():
-        return CLIPImageProcessor.from_pretrained(folder)
     side_px = stage.frozen["image_encoder"].config.image_size
     square = {"height": side_px, "width": side_px}
     half = [0.5, 0.5, 0.5]
@@ -78,21 +75,32 @@ def draw(pipe: PromptNetPipeline, person: HeldOutPerson, num_steps: int, guidanc
     subject = pipe.encode(person.reference)
     generators = [torch.Generator().manual_seed(ask.seed) for ask in person.asks]
     plain: dict[str, Any] = {"class_scale": 0.0, "fusion_steps": 0, "guidance_rescale": 0.0, "eta": 0.0}
-    return pipe(
-        [ask.prompt for ask in person.asks],
-        subject=subject,
-        num_inference_steps=num_steps,
-        subject_scale=guidance,
-        generator=generators,
-        resolution="off",
-        **plain,
-    ).images
+    with _one_by_one(pipe.vae):
+        return pipe(
+            [ask.prompt for ask in person.asks],
+            subject=subject,
+            num_inference_steps=num_steps,
+            subject_scale=guidance,
+            generator=generators,
+            resolution="off",
+            **plain,
+        ).images
+
+
+@contextmanager
+def _one_by_one(vae: Any) -> Iterator[None]:
+    """Have the VAE decode a batch picture by picture: in float32, all at once may not fit beside a training."""
+    before, vae.use_slicing = vae.use_slicing, True
+    try:
+        yield
+    finally:
+        vae.use_slicing = before
 
 
 def is_stopping(trainer: Any) -> bool:
     """Whether this run was asked to stop and will, as soon as it may; several ranks would first have to agree."""
-    signals = (getattr(callback, "_stop", None) for callback in trainer.callbacks)
-    return trainer.world_size == 1 and any(getattr(signal, "requested", False) for signal in signals)
+    saving = (callback for callback in trainer.callbacks if isinstance(callback, SaveState))
+    return trainer.world_size == 1 and any(callback.stop_requested for callback in saving)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Every shipped pretraining config builds what it says, at its true shapes, without a weight or a download."""
 
+import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,9 @@ import yaml
 
 from promptnet.datasets.face_module import FaceDataModule
 from promptnet.inference.prediction import prediction_type
+from promptnet.training.callbacks import MetricsFile, ValidationMeasures, ValidationPictures, WriteModelCard
+from promptnet.training.callbacks.drawing import check_drawable
+from promptnet.training.callbacks.logs import check_after_averaging
 from promptnet.training.dry_run import Plan, Setting, StepMeter, build_on_meta, make_plan, meta_batch, setting_of
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +36,15 @@ def load(name: str) -> dict[str, Any]:
     return yaml.safe_load((ROOT / "configs/pretrain" / f"{name}.yaml").read_text())
 
 
+def callbacks_of(config: dict[str, Any]) -> list[Any]:
+    """Those of a config, built, and the one that train.py adds."""
+    built = []
+    for entry in config["trainer"]["callbacks"]:
+        module, _, name = entry["class_path"].rpartition(".")
+        built.append(getattr(importlib.import_module(module), name)(**entry.get("init_args", {})))
+    return [*built, MetricsFile()]
+
+
 def count(network: Any) -> int:
     return sum(value.numel() for value in network.parameters())
 
@@ -50,6 +64,22 @@ def test_config_builds_at_its_true_shapes(name: str):
     side = module.resolution_px // 2 ** (len(vae.block_out_channels) - 1)
     assert side == stage.frozen["unet"].config.sample_size
     assert stage.promptnet.num_pseudo_words(side, side) == expected["words"]
+    check_callbacks(config, stage)
+
+
+def check_callbacks(config: dict[str, Any], stage: Any) -> None:
+    """What the callbacks themselves look for before a training: all draw but SDXL, which cannot be drawn with."""
+    trainer: Any = SimpleNamespace(callbacks=callbacks_of(config))
+    found = {type(callback): callback for callback in trainer.callbacks}
+    found[WriteModelCard].setup(trainer, stage, "fit")
+    if "text_encoder_2" in stage.frozen:
+        assert not {ValidationPictures, ValidationMeasures} & set(found)
+        return
+    check_drawable(stage)
+    for kind in (ValidationPictures, ValidationMeasures):
+        check_after_averaging(trainer, found[kind])
+    steps = config["trainer"]["val_check_interval"] / config["trainer"].get("accumulate_grad_batches", 1)
+    assert steps == config["checkpoint"]["every_n_train_steps"]
 
 
 def test_the_encoder_for_sd2_has_the_published_size():

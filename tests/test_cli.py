@@ -132,6 +132,9 @@ REFUSED = {
     "evaluation's folder": ("evaluate avatars --out missing", "missing"),
     "demo's folder": ("demo --out missing", "missing"),
     "demo's person": ("demo --out . --person -1", "person=-1"),
+    "demo's last person": ("demo --out . --person 96", "person=96 must be 0 to 95"),
+    "demo's steps": ("demo --out . --steps 0", "steps=0"),
+    "seed": (f"generate --prompt x --out a.png --seed {2**64}", f"seed={2**64}"),
 }
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from promptnet.commands.files import check_output
-from promptnet.commands.loading import EMBEDDED, load_pipeline
+from promptnet.commands.loading import EMBEDDED, load_pipeline, make_generator
 from promptnet.commands.progress import status, tuning_bar
 
 
@@ -40,10 +40,9 @@ def customize(
     from promptnet.images.opening import open_image
 
     pictures = [open_image(path) for path in image]
+    generator = make_generator(seed)
     with status("loading the base model"):
         pipe = load_pipeline(base, device, promptnet, image_encoder)
-    import torch
-
     start_s = time.perf_counter()
     with tuning_bar("customising") as callback:
         subject = pipe.customize(
@@ -51,7 +50,7 @@ def customize(
             class_word=class_word,
             steps=steps,
             learning_rate=learning_rate,
-            generator=torch.Generator().manual_seed(seed),
+            generator=generator,
             progress_bar=False,
             callback=callback,
         )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NUM_PROMPTS = 5
 SPLIT = "test"
+JUDGE = "validation"
+"""The other one is for `promptnet evaluate` alone."""
 
 
 def demo(
@@ -44,8 +46,7 @@ def demo(
         device: auto, cpu, cuda, ...
     """
     folder = check_folder(out)
-    if person < 0:
-        raise ValueError(f"person={person} must be 0 or more")
+    check_request(person, steps)
     found = find_base(base)
     from promptnet.commands.demo_sheet import draw_sheet
     from promptnet.evaluation.drawing import picture_size
@@ -64,7 +65,7 @@ def demo(
     with timed(seconds, "draw"):
         pictures = draw(pipe, subject, who, steps)
     with timed(seconds, "judge"):
-        marker = make_marker([who], load_judge(judge_folder(found, SPLIT)), SPLIT, size_px)
+        marker = make_marker([who], load_judge(judge_folder(found, JUDGE)), SPLIT, size_px)
         scores = score(marker, who, pictures)
     result = {**scores, "seconds": {stage: round(took, 2) for stage, took in seconds.items()}}
 
@@ -73,6 +74,21 @@ def demo(
     write_whole(folder / "demo.png", sheet.save)
     write_text(folder / "demo.json", json.dumps(result, indent=2) + "\n")
     show(result, folder)
+
+
+def check_request(person: int, steps: int | None) -> None:
+    """Refuse what would fail after minutes of work.
+
+    Raises:
+        ValueError: there is no such person, or no denoising steps.
+    """
+    from promptnet.datasets.avatars import identities
+
+    count = len(identities(SPLIT))
+    if not 0 <= person < count:
+        raise ValueError(f"person={person} must be 0 to {count - 1}: there are {count} people")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps} must be 1 or more")
 
 
 @contextmanager

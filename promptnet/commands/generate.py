@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from promptnet.commands.files import PICTURES, check_output, numbered, parse_size
-from promptnet.commands.loading import EMBEDDED, load_pipeline
+from promptnet.commands.loading import EMBEDDED, load_pipeline, make_generator
 from promptnet.commands.progress import sampling_bar, status
 from promptnet.evaluation.files import write_whole
 
@@ -88,10 +88,9 @@ def generate(
     from promptnet import Subject
 
     subjects = [Subject.load(path) for path in subject or []]
+    generator = make_generator(seed)
     with status("loading the base model"):
         pipe = load_pipeline(base, device, promptnet, image_encoder)
-    import torch
-
     if subjects:
         options["subject"] = subjects[0] if len(subjects) == 1 else subjects
     with sampling_bar(pipe, "drawing") as callback:
@@ -99,7 +98,7 @@ def generate(
             prompt,
             negative_prompt=negative_prompt,
             num_images_per_prompt=num_images,
-            generator=torch.Generator().manual_seed(seed),
+            generator=generator,
             callback_on_step_end=callback,
             **options,
         )

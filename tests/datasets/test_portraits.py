@@ -74,7 +74,8 @@ def test_training_shuffles_pictures_and_clauses_and_drops_some(data: Dataset) ->
         counts.append(len(said))
     assert max(counts) == len(FIELDS)
     assert min(counts) < len(FIELDS) // 2
-    whole = [caption(portrait_of(row).identity, portrait_of(row).attributes) for row in data]
+    portraits = [portrait_of(data[index]) for index in range(NUM_PICTURES)]
+    whole = [caption(portrait.identity, portrait.attributes) for portrait in portraits]
     assert any(item["caption"] not in whole for item in items if len(mentioned(item["caption"])) == len(FIELDS))
     assert stream[17]["caption"] == PortraitStream(data, seed=1)[17]["caption"]
 

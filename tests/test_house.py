@@ -286,3 +286,10 @@ def test_the_table_of_knobs_says_what_the_code_does() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|", (ROOT / "docs" / "customise.md").read_text("utf-8"), re.M)
     defaults, published = (dataclasses.asdict(knobs) for knobs in (SamplingDefaults(), PUBLISHED))
     assert rows == [(name, str(defaults[name]), str(published[name])) for name in defaults]
+
+
+def test_the_table_of_tuning_knobs_says_what_the_code_does() -> None:
+    from promptnet.inference.tuning import TuningDefaults
+
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "docs" / "customise.md").read_text("utf-8"), re.M)
+    assert rows == [(name, repr(value)) for name, value in dataclasses.asdict(TuningDefaults()).items()]

@@ -108,7 +108,7 @@ class BaseModelStage(DiffusionStage):
         return drawn.images * 2 - 1  # type: ignore[union-attr]
 
     def on_train_end(self) -> None:
-        """Write the U-Net, its scheduler and the pipeline's index."""
+        """Write the U-Net and its scheduler."""
         if self.trainer.is_global_zero:
             save_half(self.unet, self.base_dir / "unet")
             self.scheduler.save_pretrained(self.base_dir / "scheduler")

@@ -17,7 +17,14 @@ from torch.nn import functional as F
 
 from promptnet.datasets.avatars import ATTRIBUTE_FIELDS, identities
 from promptnet.models.judge import AvatarJudge
-from promptnet.training.callbacks import CollapseAlarm, LogToWandb, Throughput
+from promptnet.training.callbacks import (
+    CollapseAlarm,
+    LogToWandb,
+    Throughput,
+    ValidationMeasures,
+    ValidationPictures,
+)
+from promptnet.training.callbacks.validation_pictures import Drawn
 from promptnet.training.measures.card import MARK, CardText, model_card
 from promptnet.training.measures.collapse import fall_from_best
 from promptnet.training.measures.contact_sheet import contact_sheet
@@ -25,7 +32,7 @@ from promptnet.training.measures.copying import angle_between, copy_paste
 from promptnet.training.measures.curve import loss_curve, smoothed
 from promptnet.training.measures.identity import FaceIdentity, JudgeIdentity, load_face_embedder
 from promptnet.training.measures.people import Ask, HeldOutPerson, held_out_people, people_of, portrait_people
-from promptnet.training.measures.prompts import ClipPrompts, fields_read_right, shared_projections
+from promptnet.training.measures.prompts import ClipPrompts, fields_read_right, load_clip_prompts, shared_projections
 from promptnet.training.measures.speed import counting_flops, num_rows, peak_tflops, utilisation
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +192,39 @@ def test_clip_similarity_is_that_of_the_whole_clip():
     assert found.mean() > swapped.mean()
     assert shared_projections(base, vision, text) is None
     assert shared_projections(base / "unet", text, vision) is None
+
+
+def test_a_whole_clip_of_ones_own_is_moved_there_and_back_and_a_part_of_one_refused(tmp_path: Path):
+    from transformers import CLIPImageProcessor, CLIPTokenizer
+
+    from promptnet.models.tiny import load_clip
+
+    base = ROOT / "checkpoints/tiny"
+    clip = load_clip(base)
+    clip.save_pretrained(tmp_path)
+    CLIPTokenizer.from_pretrained(base / "tokenizer").save_pretrained(tmp_path)
+    CLIPImageProcessor.from_pretrained(base / "feature_extractor").save_pretrained(tmp_path)
+
+    people = portrait_people(2, 1)
+    pictures, measures = ValidationPictures(2, 1), ValidationMeasures("none", clip=str(tmp_path))
+    trainer: Any = SimpleNamespace(callbacks=[pictures, measures], strategy=None, global_step=3)
+    trainer.datamodule = SimpleNamespace(held_out_people=lambda *_: people)
+    stage: Any = SimpleNamespace(frozen={}, device=torch.device("cpu"))
+    measures.setup(trainer, stage, "fit")
+    pictures._last = Drawn(3, people, [[person.asks[0].truth] for person in people], 0.0)  # type: ignore[list-item]
+    figures = measures._figures(trainer, stage, pictures)
+
+    own: Any = measures._prompts
+    assert {weight.dtype for weight in own.text_encoder.parameters()} == {torch.float16}
+    texts = [person.asks[0].prompt.replace("S*", "a person") for person in people]
+    words = own.tokenizer(texts, padding="max_length", return_tensors="pt")
+    seen = own.feature_extractor(images=[person.asks[0].truth for person in people], return_tensors="pt").pixel_values
+    with torch.no_grad():
+        outputs = clip(**words, pixel_values=seen)
+    expected = (outputs.text_embeds * outputs.image_embeds).sum(dim=1).mean()
+    assert figures == {"val/prompt_clip": pytest.approx(float(expected), abs=2e-3)}
+    with pytest.raises(ValueError, match=r"no whole CLIP, it lacks .*name one with both towers"):
+        load_clip_prompts(str(base / "image_encoder"))
 
 
 # --- people -------------------------------------------------------------------------------------------------------

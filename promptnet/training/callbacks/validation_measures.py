@@ -22,7 +22,12 @@ from promptnet.training.measures.identity import (
     load_face_embedder,
     load_judge,
 )
-from promptnet.training.measures.prompts import ClipPrompts, fields_read_right, shared_projections
+from promptnet.training.measures.prompts import (
+    ClipPrompts,
+    fields_read_right,
+    load_clip_prompts,
+    shared_projections,
+)
 
 
 class ValidationMeasures(Callback):
@@ -34,13 +39,15 @@ class ValidationMeasures(Callback):
     - `val/copy_paste`: -1 the true answer, 1 the reference again (`measures.copying`), where the data has another
       picture of the person.
     - `val/prompt_fields`: share of the asked attributes that the judge reads (portraits).
-    - `val/prompt_clip`: CLIP similarity of picture and prompt, where the base model's towers share a space.
+    - `val/prompt_clip`: CLIP similarity of picture and prompt.
 
     Args:
         identity: "judge" for portraits, "face" for photographs, "none"; "auto" takes the judge where prompts ask for a
             portrait's fields, else the face embedder where its weights are at hand.
         judge: folder of the validation judge.
         face_weights: file of the face embedder's weights; None looks where facenet-pytorch keeps it.
+        clip: folder or hub id of the whole CLIP that compares pictures and prompts; None takes the base model's own
+            towers, where they share a space (Stable Diffusion's do not).
     """
 
     def __init__(
@@ -48,8 +55,9 @@ class ValidationMeasures(Callback):
         identity: Literal["auto", "judge", "face", "none"] = "auto",
         judge: str = "checkpoints/judges/validation",
         face_weights: str | None = None,
+        clip: str | None = None,
     ) -> None:
-        self.identity, self.judge, self.face_weights = identity, judge, face_weights
+        self.identity, self.judge, self.face_weights, self.clip = identity, judge, face_weights, clip
         self._judge: AvatarJudge | None = None
         self._scorer: IdentityScorer | None = None
         self._prompts: ClipPrompts | None = None
@@ -59,7 +67,7 @@ class ValidationMeasures(Callback):
         """Find the callback that draws, and what must be there before a long run begins.
 
         Raises:
-            ValueError: `ValidationPictures`, the judge's folder or the face embedder's weights are missing.
+            ValueError: `ValidationPictures`, the judge's folder, the face embedder's weights or a CLIP are missing.
         """
         if stage != "fit":
             return
@@ -72,7 +80,7 @@ class ValidationMeasures(Callback):
             self._scorer = FaceIdentity(load_face_embedder(self.face_weights))
         elif self.identity == "auto":
             self._scorer = self._face_scorer()
-        self._prompts = _clip_prompts(pl_module)
+        self._prompts = load_clip_prompts(self.clip) if self.clip else _clip_prompts(pl_module)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -104,7 +112,7 @@ class ValidationMeasures(Callback):
         with undisturbed([*stage.frozen.values()]):
             if self._scorer is not None:
                 self._scorer.to(stage.device)
-            return {**self._identity_figures(drawn), **self._prompt_figures(drawn)}
+            return {**self._identity_figures(drawn), **self._prompt_figures(drawn, stage.device)}
 
     def _face_scorer(self) -> FaceIdentity | None:
         if self.face_weights or find_face_weights():
@@ -131,14 +139,15 @@ class ValidationMeasures(Callback):
         figures = {"val/identity": sum(similarities) / len(similarities)}
         return {**figures, "val/copy_paste": float(known.mean())} if len(known) else figures
 
-    def _prompt_figures(self, drawn: Drawn) -> dict[str, float]:
+    def _prompt_figures(self, drawn: Drawn, device: torch.device) -> dict[str, float]:
         asks = [ask for person in drawn.people for ask in person.asks]
         pictures = [picture for row in drawn.pictures for picture in row]
         figures = {}
         if self._judge is not None and any(ask.asked for ask in asks):
             figures["val/prompt_fields"] = fields_read_right(self._judge, pictures, [ask.asked for ask in asks])
         if self._prompts is not None:
-            similarity = self._prompts.similarity([ask.prompt for ask in asks], pictures)
+            with self._prompts.on(device):
+                similarity = self._prompts.similarity([ask.prompt for ask in asks], pictures)
             figures["val/prompt_clip"] = float(similarity.mean())
         return figures
 
@@ -149,7 +158,7 @@ def _clip_prompts(stage: Any) -> ClipPrompts | None:
     if projections is None:
         rank_zero_warn(
             "val/prompt_clip is not measured: the base model's folder has no clip_projections.safetensors that joins "
-            "its text tower and its vision tower in one space"
+            "its text tower and its vision tower in one space; name a whole CLIP with ValidationMeasures' clip"
         )
         return None
     return ClipPrompts(stage.tokenizer, *towers, feature_extractor_of(stage), *projections)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def fields_read_right(judge: AvatarJudge, pictures: Sequence[Image.Image], asked
 
 
 class ClipPrompts:
-    """CLIP similarity between prompts and pictures, with the towers that the run holds already.
+    """CLIP similarity between prompts and pictures, with the towers that the run holds already or ones of its own.
 
     Args:
         tokenizer: of the text tower.
@@ -44,6 +45,7 @@ class ClipPrompts:
         text_projection: (D, W) into the shared space.
         visual_projection: (D, V) into the shared space.
         class_phrase: what stands for S* in the text, for CLIP knows no pseudo-words.
+        is_own: whether the towers are there for this alone, and are moved to where they are needed and back.
     """
 
     def __init__(
@@ -55,10 +57,25 @@ class ClipPrompts:
         text_projection: torch.Tensor,
         visual_projection: torch.Tensor,
         class_phrase: str = "a person",
+        is_own: bool = False,
     ) -> None:
         self.tokenizer, self.text_encoder, self.image_encoder = tokenizer, text_encoder, image_encoder
         self.feature_extractor, self.class_phrase = feature_extractor, class_phrase
         self.text_projection, self.visual_projection = text_projection, visual_projection
+        self.is_own = is_own
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Have towers of its own on a device for the block; else they wait on the CPU, in half precision."""
+        towers = (self.text_encoder, self.image_encoder) if self.is_own else ()
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        try:
+            for tower in towers:
+                nn.Module.to(tower, device=device, dtype=dtype)
+            yield
+        finally:
+            for tower in towers:
+                nn.Module.to(tower, device="cpu", dtype=torch.float16)
 
     @torch.no_grad()
     def similarity(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> torch.Tensor:
@@ -80,13 +97,38 @@ class ClipPrompts:
         return pooled.float() @ self.visual_projection.to(pooled.device).float().T
 
 
+def load_clip_prompts(name: str) -> ClipPrompts:
+    """A whole CLIP of its own: both towers, both projections and their preprocessing, in half precision on the CPU.
+
+    Args:
+        name: a folder or hub id, in transformers' layout and safetensors.
+
+    Raises:
+        ValueError: a part is missing.
+    """
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    clip: Any
+    clip, found = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+    if found["missing_keys"]:
+        raise ValueError(
+            f"'{name}' is no whole CLIP, it lacks {sorted(found['missing_keys'])[0]}: name one with both towers and "
+            "both projections, for example laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+        )
+    nn.Module.to(clip.eval().requires_grad_(False), dtype=torch.float16)
+    preparing = CLIPTokenizer.from_pretrained(name), CLIPImageProcessor.from_pretrained(name)
+    towers, projections = (clip.text_model, clip.vision_model), (clip.text_projection, clip.visual_projection)
+    weights = (projection.weight for projection in projections)
+    return ClipPrompts(preparing[0], *towers, preparing[1], *weights, is_own=True)
+
+
 def shared_projections(
     base_dir: str | Path, text_encoder: nn.Module, image_encoder: nn.Module
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The two maps (D, W) and (D, V) into the space that a base model's towers share, None where they share none.
 
     They lie in `clip_projections.safetensors` in the base model's folder. Stable Diffusion's own folders lack them: its
-    text tower comes without its projection, and its vision tower may be of another CLIP.
+    text tower comes without its projection, and its vision tower may be of another CLIP (see `load_clip_prompts`).
     """
     place = Path(base_dir) / "clip_projections.safetensors"
     if not place.is_file():

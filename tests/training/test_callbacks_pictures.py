@@ -313,7 +313,8 @@ def test_the_tower_sees_what_it_sees_in_training(has_its_own: bool, random_base:
         shutil.rmtree(base / "feature_extractor")
         stage = stage_of(base, tmp_path)
     picture = Image.effect_noise((64, 64), 60).convert("RGB")
-    found = drawing_pipeline(stage).feature_extractor(images=picture, return_tensors="pt").pixel_values
+    extractor: Any = drawing_pipeline(stage).feature_extractor
+    found = extractor(images=picture, return_tensors="pt").pixel_values
     torch.testing.assert_close(found, stage.vision_input(to_pixels(picture)[None]), rtol=0, atol=1e-5)
 
 

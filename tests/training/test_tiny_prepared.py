@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from promptnet import PromptNetPipeline
+from promptnet.datasets.avatars import Split
 from promptnet.datasets.portrait_files import write_portraits
 from promptnet.datasets.prepare import prepare_pictures
 from promptnet.datasets.prepare_options import PrepareOptions
@@ -19,8 +20,9 @@ from tests.training.forked import Runs
 
 def prepare(folder: Path) -> list[Path]:
     """Two prepared sets, of other people each."""
-    places = []
-    for split, number in (("train", 12), ("validation", 6)):
+    places: list[Path] = []
+    sets: tuple[tuple[Split, int], ...] = (("train", 12), ("validation", 6))
+    for split, number in sets:
         write_portraits(folder / "files" / split, split, number)
         places.append(folder / split)
         names, options = [str(folder / "files" / split)], PrepareOptions(detector="none", size_px=64)

@@ -108,8 +108,8 @@ def load_clip_prompts(name: str) -> ClipPrompts:
     """
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    clip: Any
-    clip, found = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+    loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+    clip, found = loaded
     if found["missing_keys"]:
         raise ValueError(
             f"'{name}' is no whole CLIP, it lacks {sorted(found['missing_keys'])[0]}: name one with both towers and "

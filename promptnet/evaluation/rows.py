@@ -7,12 +7,12 @@ from typing import Any, Literal
 Source = Literal["subject", "prompt", "truth"]
 Encoder = Literal["promptnet", "promptnet-published"]
 Knob = float | int
-Knobs = Mapping[str, Knob]
+Knobs = Mapping[str, Any]
 
 OURS: Encoder = "promptnet"
 PUBLISHED: Encoder = "promptnet-published"
 
-SUBJECT_KNOBS: dict[str, Knob] = {
+SUBJECT_KNOBS: dict[str, Any] = {
     "subject_scale": 3.0,
     "class_scale": 0.0,
     "guidance_rescale": 0.0,
@@ -22,6 +22,8 @@ SUBJECT_KNOBS: dict[str, Knob] = {
     "fusion_eta": 1.0,
     "pseudo_word_scale": 0.8,
     "eta": 0.0,
+    "word_positions": "natural",
+    "encoder_input": "strided",
 }
 """What the pipeline takes to draw a subject (ProFusion, arXiv 2305.13579), without fusion or class term.
 
@@ -30,7 +32,7 @@ All of them, so that a row means the same whatever a checkpoint's own defaults a
 PROMPT_KNOBS: dict[str, Knob] = {"guidance_scale": 3.0, "guidance_rescale": 0.0, "eta": 0.0}
 """What it takes to draw plain words."""
 
-DEFAULTS: dict[Source, dict[str, Knob]] = {"subject": SUBJECT_KNOBS, "prompt": PROMPT_KNOBS, "truth": {}}
+DEFAULTS: dict[Source, dict[str, Any]] = {"subject": SUBJECT_KNOBS, "prompt": PROMPT_KNOBS, "truth": {}}
 
 FUSION_KNOBS = ("fusion_steps", "fusion_scale", "fusion_until", "pseudo_word_scale")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from promptnet.evaluation.files import write_text
 from promptnet.evaluation.rows import OURS, PUBLISHED, ROWS, Row, make_row
+from promptnet.inference.tuning import TuningDefaults
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,30 @@ def save_settings(settings: Settings, path: str | Path) -> None:
 def _checked(content: Any, source: str) -> Settings:
     if not isinstance(content, dict) or set(content) != {"chosen", "customize", "rows"}:
         raise ValueError(f"{source} is not a settings file: it has to hold chosen, customize and rows")
+    _check_sections(content, source)
     unknown = set(content["customize"]) - {OURS, PUBLISHED}
     if unknown:
         raise ValueError(f"{source} customises {sorted(unknown)[0]!r}: encoders are {OURS} and {PUBLISHED}")
+    for encoder, arguments in content["customize"].items():
+        try:
+            TuningDefaults().replaced(arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{source}: customize: {encoder}: {error}") from error
     settings = Settings(**content)
     for name in settings.rows:
         settings.row(name)
     return settings
+
+
+def _check_sections(content: dict[str, Any], source: str) -> None:
+    """Every section maps names to something, `customize` and `rows` to names with values again."""
+    places = {section: content[section] for section in ("chosen", "customize", "rows")}
+    for section in ("customize", "rows"):
+        entries = content[section] if isinstance(content[section], dict) else {}
+        places |= {f"{section}: {name}": entry for name, entry in entries.items()}
+    for place, value in places.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{source}: {place} has to hold names with values, not {value!r}")
 
 
 def _place(name: str) -> int:

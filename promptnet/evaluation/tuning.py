@@ -24,10 +24,10 @@ from promptnet.evaluation.tasks import Person, make_people
 GRID: dict[str, tuple[float | int, ...]] = {
     "guidance_scale": (2.0, 3.0, 5.0),
     "fusion_steps": (1, 2),
-    "subject_scale": (1.5, 2.0, 3.0, 5.0),
-    "class_scale": (0.5, 1.0, 2.0, 4.0),
-    "pseudo_word_scale": (0.6, 0.8, 1.0),
-    "fusion_scale": (2.0, 3.0, 5.0),
+    "subject_scale": (2.0, 3.0, 5.0),
+    "class_scale": (0.5, 2.0),
+    "pseudo_word_scale": (0.8, 1.0),
+    "fusion_scale": (2.0, 3.0),
     "fusion_until": (0.5, 1.0),
     "guidance_rescale": (0.0, 0.5),
 }

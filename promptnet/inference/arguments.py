@@ -29,6 +29,19 @@ def check_base_model(unet_config: Mapping[str, Any], vae_config: Mapping[str, An
         )
 
 
+def check_tokenizer(tokenizer: Any, text_config: Any) -> None:
+    """Refuse a tokenizer of another tower; from a folder without one, transformers makes one that knows no word.
+
+    Raises:
+        ValueError: it has not half of the tower's tokens.
+    """
+    if 2 * len(tokenizer) < text_config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the text tower {text_config.vocab_size}: it is not this "
+            "tower's, or its folder is empty or missing. Copy or download the base model's tokenizer folder again."
+        )
+
+
 def check_output_type(output_type: str) -> None:
     """Refuse what no postprocessing knows, before the work is done."""
     if output_type not in OUTPUT_TYPES:

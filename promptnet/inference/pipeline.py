@@ -13,6 +13,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput, StableDiffusionMixin
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
@@ -22,6 +23,7 @@ from promptnet.inference.arguments import (
     check_base_model,
     check_encoder,
     check_output_type,
+    check_tokenizer,
     chosen_size_px,
     kwargs_of_step,
     starting_noise,
@@ -93,6 +95,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
     ) -> None:
         super().__init__()
         check_base_model(unet.config, vae.config)
+        check_tokenizer(tokenizer, text_encoder.config)
         SamplingDefaults().replaced(sampling or {})
         TuningDefaults().replaced(tuning or {})
         self.register_modules(
@@ -118,7 +121,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         All parts are loaded as float32 unless `dtype` says otherwise, whatever they were stored as.
 
         Raises:
-            ValueError: there is no such folder, and it cannot be had from the Hub.
+            ValueError: there is no such folder, and it cannot be had from the Hub; or a weights file is broken.
         """
         # diffusers' own default; transformers' towers would otherwise keep the type they were stored in.
         dtype = kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
@@ -126,11 +129,13 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         if isinstance(encoder, (str, os.PathLike)):
             kwargs["promptnet"] = PromptNetModel.from_pretrained(encoder, dtype=dtype)
         path = os.fspath(pretrained_model_name_or_path)
-        if os.path.isdir(path):
-            return super().from_pretrained(path, **kwargs)
         try:
             return super().from_pretrained(path, **kwargs)
+        except SafetensorError as error:  # transformers lets it through, without the file's name
+            raise ValueError(f"A weights file of {path!r} is broken ({error}): copy or download it again.") from error
         except (OSError, ValueError) as error:
+            if os.path.isdir(path):
+                raise
             raise ValueError(
                 f"The base model {path!r} is not a folder here and cannot be loaded from the Hugging Face Hub: give a "
                 "folder in diffusers layout (with model_index.json), or a Hub id while online."

@@ -72,6 +72,12 @@ def check_scheduler(scheduler: Any, *, renoising: bool = False) -> None:
     """
     prediction_type(scheduler)
     name = type(scheduler).__name__
+    for knob in ("clip_sample", "thresholding"):
+        if scheduler.config.get(knob, False):
+            raise ValueError(
+                f"{name} has {knob} on, which is for pixels and cuts latents: pipe.scheduler = "
+                f"{name}.from_config(pipe.scheduler.config, {knob}=False)."
+            )
     if _known_name(scheduler, RENOISING_SCHEDULERS):
         return
     if not _known_name(scheduler, OTHER_SCHEDULERS):

@@ -17,9 +17,11 @@ from torch import Tensor
 from promptnet.inference.checked_file import hash_content
 from promptnet.inference.deltas import LowRankDelta, summed
 from promptnet.inference.fingerprint import fingerprint as fingerprint_of
+from promptnet.models.placeholders import find_placeholders
 
 FORMAT_VERSION = 1
 MAX_CLASS_WORD_LENGTH = 200
+_ENCODER_PARTS = {"promptnet", "image_encoder"}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -197,6 +199,8 @@ def _check_texts(subject: Subject) -> None:
     word = subject.class_word
     if not isinstance(word, str) or not word.strip() or len(word) > MAX_CLASS_WORD_LENGTH or not word.isprintable():
         raise SubjectError(f"class_word={word!r} must be a short word, such as 'person' or 'woman'.")
+    if find_placeholders(word):
+        raise SubjectError(f"class_word={word!r} holds a placeholder: say what the person is, such as 'person'.")
     if not all(isinstance(text, str) for pair in subject.fingerprint.items() for text in pair):
         raise SubjectError("The fingerprint must hold a hash for each component's name.")
     if not isinstance(subject.base, str):
@@ -218,15 +222,21 @@ def _check_same_kind(first: Subject, other: Subject) -> None:
 
 
 def _other_base(subject: Subject, pipe: Any, differing: Sequence[str]) -> str:
-    here = base_name(pipe)
     message = (
-        f"This subject was made with another base model{f' ({subject.base})' if subject.base else ''} than this one"
-        f"{f' ({here})' if here else ''}: the weights of {', '.join(differing)} differ. "
-        "Load the base model that it was made with, or customise again from the pictures."
+        f"This subject was made with {_what_differs(subject, pipe, differing)}: the weights of {', '.join(differing)} "
+        "differ. Load what it was made with, or customise again from the pictures."
     )
     if any(getattr(getattr(pipe, name, None), "dtype", None) == torch.bfloat16 for name in differing):
         message += " A bfloat16 copy counts as another model: load it as float32 or float16."
     return message
+
+
+def _what_differs(subject: Subject, pipe: Any, differing: Sequence[str]) -> str:
+    if not set(differing) - _ENCODER_PARTS:
+        return "another encoder than this pipeline's (promptnet=..., image_encoder=...)"
+    here = base_name(pipe)
+    made_with = f" ({subject.base})" if subject.base else ""
+    return f"another base model{made_with} than this one{f' ({here})' if here else ''}"
 
 
 def base_name(pipe: Any) -> str:

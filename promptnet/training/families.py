@@ -26,7 +26,8 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from promptnet.models.text import Layer, PromptStates, encode_prompts
+from promptnet.models.placeholders import Padding
+from promptnet.models.text import Layer, Positions, PromptStates, encode_prompts
 
 _SHAPES_ONLY: ContextVar[bool] = ContextVar("shapes_only", default=False)
 
@@ -57,13 +58,13 @@ class BaseModel:
     scheduler: Any
     image_processor: Any
 
-    def text_towers(self) -> TextTowers:
-        """The text towers with their tokenizers."""
+    def text_towers(self, positions: Positions = "natural", padding: Padding = "max_length") -> TextTowers:
+        """The text towers with their tokenizers; the arguments are those of `encode_prompts`."""
         names = ("text_encoder", "text_encoder_2")[: len(self.tokenizers)]
         # SDXL takes the states before the last layer, without the final norm.
         layer: Layer = "penultimate" if len(names) > 1 else "last"
         towers = [
-            TextTower(tokenizer, self.networks[name], layer, final_norm=layer == "last")
+            TextTower(tokenizer, self.networks[name], layer, layer == "last", positions, padding)
             for tokenizer, name in zip(self.tokenizers, names, strict=True)
         ]
         return TextTowers(towers)
@@ -138,12 +139,14 @@ def _settings(network: Any) -> Any:
 
 @dataclass(frozen=True)
 class TextTower:
-    """One text tower, and which of its states the U-Net wants."""
+    """One text tower, which of its states the U-Net wants, and how pseudo-words are placed among its words."""
 
     tokenizer: Any
     network: Any
     layer: Layer
     final_norm: bool
+    positions: Positions = "natural"
+    padding: Padding = "max_length"
 
     @property
     def width(self) -> int:
@@ -153,7 +156,16 @@ class TextTower:
     def encode(self, prompts: Sequence[str], words: Tensor) -> PromptStates:
         """States of prompts with S* (B, L, D)."""
         rows = [{"S*": row} for row in words]
-        return encode_prompts(self.tokenizer, self.network, prompts, rows, layer=self.layer, final_norm=self.final_norm)
+        return encode_prompts(
+            self.tokenizer,
+            self.network,
+            prompts,
+            rows,
+            layer=self.layer,
+            final_norm=self.final_norm,
+            positions=self.positions,
+            padding=self.padding,
+        )
 
 
 class TextTowers:

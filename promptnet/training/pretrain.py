@@ -20,7 +20,9 @@ from promptnet.inference.objective import denoising_target, noised
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.tuning import TuningDefaults
+from promptnet.models.placeholders import Padding
 from promptnet.models.promptnet import PromptNetModel
+from promptnet.models.text import Positions
 from promptnet.training.diffusion_stage import DiffusionStage, Predict
 from promptnet.training.export import save_half
 from promptnet.training.families import VisionInput, load_base, mean_word_norm
@@ -54,6 +56,9 @@ class PretrainStage(DiffusionStage):
             pass in place of keeping them: a third more work for a fraction of the memory.
         min_snr_gamma: weight errors by min(SNR, gamma) (arXiv 2303.09556; published 5); None as ProFusion, all alike.
         sample_posterior: draw the target's latents from the VAE's posterior in place of taking its mode.
+        word_positions: position embeddings of pseudo-words, "natural" or "published" (promptnet.models.text); draw with
+            the same (`sampling`).
+        prompt_padding: "max_length" as in drawing, or "longest" as the published training had it.
         compile_backend: compile the transformer blocks of U-Net and encoder, for example with "inductor".
     """
 
@@ -74,6 +79,8 @@ class PretrainStage(DiffusionStage):
         min_snr_gamma: float | None = None,
         sample_posterior: bool = False,
         compile_backend: str | None = None,
+        word_positions: Positions = "natural",
+        prompt_padding: Padding = "max_length",
         **stage: Any,
     ) -> None:
         SamplingDefaults().replaced(sampling or {})
@@ -84,7 +91,7 @@ class PretrainStage(DiffusionStage):
         super().__init__(base.networks, base.scheduler, seed, **stage)
         self.save_hyperparameters()
         self.export_dir = Path(export_dir)
-        self.tokenizer, self.text_towers = base.tokenizers[0], base.text_towers()
+        self.tokenizer, self.text_towers = base.tokenizers[0], base.text_towers(word_positions, prompt_padding)
         self.image_processor = base.image_processor
         self.vision_input = VisionInput.of(base.image_processor, self.frozen["image_encoder"])
         self.min_snr_gamma, self.sample_posterior = min_snr_gamma, sample_posterior

@@ -11,7 +11,7 @@ def test_the_shipped_settings_make_every_row():
     rows = load_settings().all_rows()
     assert [row.name for row in rows] == list(ROWS)
     for row in rows:
-        assert set(ROWS[row.name].positive) <= {knob for knob, value in row.knobs.items() if value > 0}
+        assert all(row.knobs[knob] > 0 for knob in ROWS[row.name].positive)
 
 
 def test_settings_come_back_as_written(tmp_path: Path):
@@ -40,6 +40,14 @@ def test_rows_that_are_not_there_are_refused(names, message):
         (yaml.safe_dump({"chosen": {}, "customize": {"mine": {}}, "rows": {}}), "customises 'mine'"),
         (yaml.safe_dump({"chosen": {}, "customize": {}, "rows": {"fast": {}}}), "no row 'fast'"),
         (yaml.safe_dump({"chosen": {}, "customize": {}, "rows": {"profusion": {"spped": 1}}}), "not choose 'spped'"),
+        (yaml.safe_dump({"chosen": {}, "customize": {"promptnet": {"stepz": 3}}, "rows": {}}), "knob stepz"),
+        (
+            yaml.safe_dump({"chosen": {}, "customize": {"promptnet": {"steps": "x"}}, "rows": {}}),
+            "customize: promptnet",
+        ),
+        (yaml.safe_dump({"chosen": {}, "customize": {"promptnet": None}, "rows": {}}), "customize: promptnet has to"),
+        (yaml.safe_dump({"chosen": {}, "customize": {}, "rows": None}), "rows has to hold names"),
+        (yaml.safe_dump({"chosen": {}, "customize": {}, "rows": {"best": 3}}), "rows: best has to hold names"),
         ("!!python/object/apply:os.getcwd []", "is not YAML"),
     ],
 )

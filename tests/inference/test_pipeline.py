@@ -1,5 +1,6 @@
 import contextlib
 import importlib.util
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -350,6 +351,24 @@ def test_a_stock_checkpoint_takes_an_encoder_from_a_folder(pipe: Any, make_subje
     loaded.set_progress_bar_config(disable=True)
     subject = make_subject(pipe)
     assert_same(draw(loaded, subject=subject), draw(pipe, subject=subject))
+
+
+def test_a_checkpoint_without_its_tokenizer_is_refused(pipe: Any, tmp_path: Path):
+    """transformers makes a tokenizer without words where there is none; every prompt would be unknown to it."""
+    stock_pipeline(pipe).save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer").mkdir()
+    with pytest.raises(ValueError, match=r"tokenizer has \d+ tokens, the text tower|tokenizer"):
+        PromptNetPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["text_encoder/model", "unet/diffusion_pytorch_model"])
+def test_a_checkpoint_with_a_broken_weights_file_is_refused_with_a_value_error(pipe: Any, tmp_path: Path, part: str):
+    stock_pipeline(pipe).save_pretrained(tmp_path)
+    file = tmp_path / f"{part}.safetensors"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises((ValueError, OSError), match=r"broken|header|nable to load|safetensors"):
+        PromptNetPipeline.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["no/such/folder", "nobody/no-such-model", "nowhere"])

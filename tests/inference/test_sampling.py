@@ -15,6 +15,7 @@ from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.sampling import Rule, Step, Term, UNetInputs, predict_output, sample
 
 BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+DDIM: dict[str, Any] = {**BETAS, "clip_sample": False}
 STEP = Step(0, 1, torch.tensor(500), 0.5, 0.9)
 
 
@@ -178,7 +179,7 @@ def test_rules_act_before_within_and_after_a_step_in_order():
             log.append(f"{self.name}.after")
             return x * 0
 
-    scheduler = DDIMScheduler(**BETAS)
+    scheduler = DDIMScheduler(**DDIM)
     scheduler.set_timesteps(1)
     ends: list[Tensor] = []
 
@@ -236,7 +237,7 @@ def _gradient(unet: nn.Module, mode: Any, checkpoint: bool) -> Tensor:
         weight = weights[step.index]
         return UNetInputs(weight * neutral + (1 - weight) * styled)
 
-    scheduler = DDIMScheduler(**BETAS, clip_sample=False)
+    scheduler = DDIMScheduler(**DDIM)
     scheduler.set_timesteps(2)
     rules = [Given(Term("prompt", 1.0, inputs, mode=mode))]
     sample(unet, scheduler, x, rules, checkpoint=checkpoint).square().sum().backward()
@@ -245,7 +246,7 @@ def _gradient(unet: nn.Module, mode: Any, checkpoint: bool) -> Tensor:
 
 
 def test_ddim_plan():
-    scheduler = DDIMScheduler(**BETAS, timestep_spacing="trailing", rescale_betas_zero_snr=True)
+    scheduler = DDIMScheduler(**DDIM, timestep_spacing="trailing", rescale_betas_zero_snr=True)
     scheduler.set_timesteps(20)
     steps = schedule.plan(scheduler)
     assert [int(step.timestep) for step in steps[:2]] == [999, 949]
@@ -257,7 +258,7 @@ def test_ddim_plan():
 
 def test_ddim_plan_leads_where_the_step_leads():
     """With eta 1, the scheduler's noise has the variance (1-b)/(1-a) (1-a/b) of the planned levels, every step."""
-    scheduler = DDIMScheduler(**BETAS, set_alpha_to_one=False, steps_offset=1, clip_sample=False)
+    scheduler = DDIMScheduler(**DDIM, set_alpha_to_one=False, steps_offset=1)
     scheduler.set_timesteps(16)
     zero = torch.zeros(1, 1, 1, 1)
     for step in schedule.plan(scheduler):
@@ -270,7 +271,7 @@ def test_ddim_plan_leads_where_the_step_leads():
 def test_euler_plan_is_the_variance_preserving_view_of_sigmas():
     scheduler = EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing")
     scheduler.set_timesteps(10)
-    ddim = DDIMScheduler(**BETAS, timestep_spacing="trailing")
+    ddim = DDIMScheduler(**DDIM, timestep_spacing="trailing")
     ddim.set_timesteps(10)
     x = torch.randn(1, 4, 8, 8)
     for euler_step, ddim_step in zip(schedule.plan(scheduler), schedule.plan(ddim), strict=True):
@@ -354,9 +355,15 @@ def test_schedulers_that_would_draw_wrong_pictures_are_refused_by_name(scheduler
         schedule.check_scheduler(scheduler)
 
 
+def unclipped(name: str) -> Any:
+    """With its defaults, but for clipping, where it has that."""
+    scheduler_class = getattr(diffusers, name)
+    return scheduler_class(**({"clip_sample": False} if "clip_sample" in scheduler_class().config else {}))
+
+
 @pytest.mark.parametrize("name", schedule.OTHER_SCHEDULERS)
 def test_solvers_with_history_are_refused_where_latents_are_renoised(name: str):
-    scheduler = getattr(diffusers, name)()
+    scheduler = unclipped(name)
     schedule.check_scheduler(scheduler)
     with pytest.raises(ValueError, match=f"{name}.*fusion_steps=0"):
         schedule.check_scheduler(scheduler, renoising=True)
@@ -364,4 +371,17 @@ def test_solvers_with_history_are_refused_where_latents_are_renoised(name: str):
 
 @pytest.mark.parametrize("name", schedule.RENOISING_SCHEDULERS)
 def test_single_step_solvers_allow_renoising(name: str):
-    schedule.check_scheduler(getattr(diffusers, name)(), renoising=True)
+    schedule.check_scheduler(unclipped(name), renoising=True)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "knob"),
+    [
+        (diffusers.DDIMScheduler(), "clip_sample"),
+        (diffusers.DDPMScheduler(), "clip_sample"),
+        (diffusers.DPMSolverMultistepScheduler(thresholding=True), "thresholding"),
+    ],
+)
+def test_what_cuts_pixels_is_refused_for_latents(scheduler: Any, knob: str):
+    with pytest.raises(ValueError, match=f"{type(scheduler).__name__} has {knob} on.*{knob}=False"):
+        schedule.check_scheduler(scheduler)

@@ -126,6 +126,7 @@ def test_the_content_hash_sees_every_part():
         ({"class_word": ""}, "class_word='' must be a short word"),
         ({"class_word": "x" * 201}, "must be a short word"),
         ({"class_word": "a\nb"}, "must be a short word"),
+        ({"class_word": "S*"}, r"class_word='S\*' holds a placeholder"),
         ({"fingerprint": {"unet": 3}}, "fingerprint must hold a hash"),
         ({"base": None}, "base=None"),
     ],
@@ -163,6 +164,14 @@ def test_another_base_model_is_refused_by_name():
     pipe = make_pipe()
     pipe.text_encoder_2 = nn.Linear(4, 4)
     with pytest.raises(SubjectError, match="the weights of text_encoder_2 differ"):
+        subject.check(pipe)
+
+
+def test_another_encoder_is_not_called_another_base_model():
+    pipe = make_pipe()
+    subject = make_subject(fingerprint=fingerprint(pipe))
+    pipe.promptnet.weight.data += 1
+    with pytest.raises(SubjectError, match=r"another encoder .*promptnet=.*the weights of promptnet differ"):
         subject.check(pipe)
 
 

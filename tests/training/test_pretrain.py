@@ -170,6 +170,19 @@ def test_every_family_trains_the_whole_encoder_and_nothing_else(family: str, bui
     assert stage.promptnet.config["prompt_channel"] == (24 + 32 if family == "sdxl" else 24)
 
 
+def test_words_can_be_placed_and_prompts_left_unpadded_as_published(build: Build):
+    stage = build("sd", word_positions="published", prompt_padding="longest")
+    words, prompts = torch.randn(2, 3, 24), ["a S* hat"] * 2
+    states, _ = stage.text_towers.encode(prompts, words)
+    given = [{"S*": word} for word in words]
+    how: Any = {"positions": "published", "padding": "longest"}
+    expected = encode_prompts(stage.tokenizer, stage.frozen["text_encoder"], prompts, given, **how)
+    assert torch.equal(states, expected.hidden_states)
+    default, _ = build("sd").text_towers.encode(prompts, words)
+    assert states.shape[1] < default.shape[1]
+    assert not torch.allclose(states, default[:, : states.shape[1]], atol=1e-3)
+
+
 def test_sdxl_has_a_part_of_the_word_for_each_tower_and_needs_sizes(build: Build):
     stage, batch = build("sdxl"), batch_of()
     words = torch.randn(2, 1, 56)

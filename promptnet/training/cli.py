@@ -30,6 +30,11 @@ class TrainingCLI(LightningCLI):
     def __init__(self, **options: Any) -> None:
         super().__init__(trainer_class=RunTrainer, **options)
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only `fit`: the stages validate while they train, and have nothing to test or predict."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own options, beside `model`, `data` and `trainer`."""
         parser.add_argument(

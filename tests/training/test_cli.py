@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from promptnet.training.cli import main
 from promptnet.training.measures.metrics_file import read_metrics, values_of
 from tests.training.forked import TINY, Runs
 
@@ -19,3 +22,14 @@ def test_a_config_that_names_the_file_gets_it_once_and_without_any_other_logger(
     entries = read_metrics(tmp_path / "metrics.jsonl")
     assert [step for step, _ in values_of(entries, "val/loss")] == [1, 2]
     assert not (tmp_path / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_what_no_stage_can_do_is_no_command(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sys.argv", ["train.py", command, "--help"])
+    with pytest.raises(SystemExit) as refusal:
+        main()
+    assert refusal.value.code == 2
+    assert "fit" in capsys.readouterr().err

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
@@ -17,17 +16,19 @@ from promptnet.datasets.faces import Caches, FacePairs, Partners, Prompts, SetPa
 from promptnet.datasets.feature_cache import FeatureCache
 from promptnet.datasets.orders import BucketOrder, FullOrder, Order, Size, WindowOrder, nearest_size
 from promptnet.datasets.pairs import Reference
+from promptnet.datasets.seen import CountedSamples
 from promptnet.datasets.shards import ShardStore
 
 Feature = Literal["latents", "vision"]
 Pixels = Callable[[int, bool], torch.Tensor]
 
 
-class FaceDataModule(L.LightningDataModule):
+class FaceDataModule(CountedSamples):
     """Pairs from a prepared set, endless and exactly resumable; see `FacePairs` for what a batch holds.
 
     Order, partners, flips, colours and prompts are functions of (seed, sample number), so neither an interruption nor
-    the number of processes changes what is seen.
+    the number of processes changes what is seen. (Aspect buckets are cut into batches, so there `batch_size` is part of
+    the order: a run keeps it.)
 
     Args:
         data_dir: the prepared set: a folder with parquet shards, or an address that fsspec understands
@@ -123,7 +124,8 @@ class FaceDataModule(L.LightningDataModule):
         sizes = self._sizes(store)
         partners = SetPartners({row: people[row] for row in rows})
         self.train = self._pairs(store, self._order(rows, sizes), partners, sizes)
-        fixed = [row for person in held_out for row in _rows_of(people)[person]][: self.num_validation]
+        rows_of = _rows_of(people)
+        fixed = [row for person in held_out for row in rows_of[person]][: self.num_validation]
         self.validation = self._other_set() if self.validation_dir is not None else self._fixed(store, people, fixed)
 
     def _sizes(self, store: ShardStore) -> Sizes:
@@ -193,9 +195,8 @@ class FaceDataModule(L.LightningDataModule):
         """Every rank's share of the endless stream, from where the run stands."""
         trainer = self.trainer
         rank, num_ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        start = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
         assert self.train.order is not None
-        batches = self.train.order.batches(rank=rank, num_ranks=num_ranks, start_batch=start)
+        batches = self.train.order.batches(rank=rank, num_ranks=num_ranks, start=self.samples_seen)
         return DataLoader(
             self.train,
             batch_sampler=batches,

@@ -32,8 +32,8 @@ class Order(Protocol):
         """Shards that will be wanted soon."""
         ...
 
-    def batches(self, *, rank: int, num_ranks: int, start_batch: int) -> Sampler[list[int]]:
-        """One rank's batches of sample numbers, from global batch number `start_batch * num_ranks` on."""
+    def batches(self, *, rank: int, num_ranks: int, start: int) -> Sampler[list[int]]:
+        """One rank's batches of sample numbers, after `start` samples over all ranks."""
         ...
 
 
@@ -62,9 +62,8 @@ class FullOrder:
         """See `Order`."""
         return ()
 
-    def batches(self, *, rank: int, num_ranks: int, start_batch: int) -> Sampler[list[int]]:
+    def batches(self, *, rank: int, num_ranks: int, start: int) -> Sampler[list[int]]:
         """See `Order`."""
-        start = start_batch * self.batch_size * num_ranks
         return StreamBatches(self.batch_size, rank=rank, num_ranks=num_ranks, start=start)
 
 
@@ -127,9 +126,8 @@ class WindowOrder:
             return ()
         return windows[number + 1] if number + 1 < len(windows) else self._windows(epoch + 1)[0][0]
 
-    def batches(self, *, rank: int, num_ranks: int, start_batch: int) -> Sampler[list[int]]:
+    def batches(self, *, rank: int, num_ranks: int, start: int) -> Sampler[list[int]]:
         """See `Order`."""
-        start = start_batch * self.batch_size * num_ranks
         return StreamBatches(self.batch_size, rank=rank, num_ranks=num_ranks, start=start)
 
 
@@ -177,17 +175,17 @@ class BucketOrder:
         """See `Order`."""
         return ()
 
-    def batches(self, *, rank: int, num_ranks: int, start_batch: int) -> Sampler[list[int]]:
+    def batches(self, *, rank: int, num_ranks: int, start: int) -> Sampler[list[int]]:
         """See `Order`."""
-        return _BucketBatches(self, rank, num_ranks, start_batch)
+        return _BucketBatches(self, rank, num_ranks, start // self.batch_size)
 
 
 class _BucketBatches(Sampler[list[int]]):
-    def __init__(self, order: BucketOrder, rank: int, num_ranks: int, start_batch: int) -> None:
-        self.order, self.rank, self.num_ranks, self.start_batch = order, rank, num_ranks, start_batch
+    def __init__(self, order: BucketOrder, rank: int, num_ranks: int, first_batch: int) -> None:
+        self.order, self.rank, self.num_ranks, self.first_batch = order, rank, num_ranks, first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        batch = self.start_batch * self.num_ranks + self.rank
+        batch = self.first_batch + self.rank
         while True:
             first = batch * self.order.batch_size
             yield list(range(first, first + len(self.order.batch_rows(batch))))

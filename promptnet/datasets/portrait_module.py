@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from promptnet.datasets.avatars import FIELDS, Split
 from promptnet.datasets.captions import caption, random_caption
 from promptnet.datasets.portraits import portrait_dataset, portrait_of
+from promptnet.datasets.seen import CountedSamples
 from promptnet.datasets.stream import StreamBatches, dataset_index, sample_rng
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class PortraitStream(Dataset[dict[str, Any]]):
         return random_caption(portrait.identity, portrait.attributes, rng=sample_rng(self.seed, sample, "caption"))
 
 
-class PortraitDataModule(L.LightningDataModule):
+class PortraitDataModule(CountedSamples):
     """Portraits for training (endless, resumable) and for validation (fixed, unseen identities).
 
     Batches: `pixels` (B, 3, S, S) in [-1, 1]; `codes` (B, 10), places in `FIELDS`; `caption`, B strings; `sample` (B,),
@@ -107,8 +107,7 @@ class PortraitDataModule(L.LightningDataModule):
         """Every rank's share of the endless stream, from where the run stands."""
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        seen = trainer.global_step * trainer.accumulate_grad_batches * self.batch_size * ranks if trainer else 0
-        batches = StreamBatches(self.batch_size, rank=rank, num_ranks=ranks, start=seen)
+        batches = StreamBatches(self.batch_size, rank=rank, num_ranks=ranks, start=self.samples_seen)
         return DataLoader(self.train, batch_sampler=batches, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:

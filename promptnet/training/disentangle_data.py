@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
+from promptnet.datasets.seen import CountedSamples
 from promptnet.datasets.stream import StreamBatches, dataset_index
 
 
@@ -21,7 +21,7 @@ class SeedStream(Dataset[dict[str, int]]):
         return {"sample": sample, "index": dataset_index(self.seed, sample, self.num_seeds)}
 
 
-class SeedDataModule(L.LightningDataModule):
+class SeedDataModule(CountedSamples):
     """Batches of `index` (B,), 0 to num_seeds - 1, shared among the ranks, and `sample` (B,).
 
     Args:
@@ -40,6 +40,5 @@ class SeedDataModule(L.LightningDataModule):
         """Every rank's share of the endless stream, from where the run stands."""
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        seen = trainer.global_step * trainer.accumulate_grad_batches * self.batch_size * ranks if trainer else 0
-        batches = StreamBatches(self.batch_size, rank=rank, num_ranks=ranks, start=seen)
+        batches = StreamBatches(self.batch_size, rank=rank, num_ranks=ranks, start=self.samples_seen)
         return DataLoader(SeedStream(self.num_seeds, self.seed), batch_sampler=batches, num_workers=0)

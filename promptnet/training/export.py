@@ -12,8 +12,8 @@ from torch import nn
 def save_half(model: Any, folder: str | Path) -> None:
     """Write a model as float16 safetensors with its config.
 
-    The models are at most a few ten megabytes and their weights of order one, so half precision costs nothing that
-    `promptnet evaluate base` can see, and every set of weights stays in the repository's history.
+    Weights are of order one, so half precision costs nothing that `promptnet evaluate base` can see, and it halves what
+    the embedded model adds to the repository's history.
     """
     nn.Module.to(
         model, torch.float16

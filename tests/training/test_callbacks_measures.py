@@ -301,7 +301,13 @@ def trainer_with(**metrics: float) -> Any:
     logger = SimpleNamespace(log_metrics=lambda scalars, step: lines.append(scalars), save=lambda: None)
     values = {name.replace("_", "/", 1): torch.tensor(value) for name, value in metrics.items()}
     return SimpleNamespace(
-        sanity_checking=False, callback_metrics=values, loggers=[logger], lines=lines, global_step=7, should_stop=False
+        sanity_checking=False,
+        callback_metrics=values,
+        loggers=[logger],
+        lines=lines,
+        global_step=7,
+        should_stop=False,
+        world_size=1,
     )
 
 
@@ -322,6 +328,20 @@ def test_the_alarm_warns_logs_and_stops_only_when_asked():
         assert after(CollapseAlarm({"val/identity": 0.3}, stop=True), 0.9, 0.5).should_stop
     with pytest.warns(UserWarning, match="collapsed"):
         assert after(CollapseAlarm({"val/identity": 0.3}, stop=True), 0.9, math.nan).should_stop
+
+
+def test_ranks_stop_together():
+    alarm, asked = CollapseAlarm({"val/identity": 0.3}, stop=True), []
+
+    def another_rank_stops(stop: bool, all: bool) -> bool:
+        asked.append((stop, all))
+        return True
+
+    trainer = trainer_with(val_identity=0.9)
+    trainer.world_size, trainer.strategy = 2, SimpleNamespace(reduce_boolean_decision=another_rank_stops)
+    alarm.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert trainer.should_stop
+    assert asked == [(False, False)], "every rank has to ask, whatever it saw itself"
 
 
 @pytest.mark.filterwarnings("error")

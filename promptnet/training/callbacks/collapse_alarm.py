@@ -55,7 +55,10 @@ class CollapseAlarm(Callback):
         if trainer.sanity_checking:
             return
         found = {name: float(trainer.callback_metrics[name]) for name in self._watched(trainer)}
-        log_scalars(trainer, {f"alarm/{name}": float(self._sounds(trainer, name, now)) for name, now in found.items()})
+        sounds = {name: self._sounds(trainer, name, now) for name, now in found.items()}
+        log_scalars(trainer, {f"alarm/{name}": float(each) for name, each in sounds.items()})
+        if self.stop:
+            trainer.should_stop = trainer.should_stop or _any_rank(trainer, any(sounds.values()))
 
     def _watched(self, trainer: Trainer) -> list[str]:
         logged = trainer.callback_metrics
@@ -82,5 +85,9 @@ class CollapseAlarm(Callback):
             f"{len(history)} validations (threshold {self.thresholds[name]:g})"
             + ("; the run stops" if self.stop else "; look at the pictures in TensorBoard")
         )
-        trainer.should_stop = trainer.should_stop or self.stop
         return True
+
+
+def _any_rank(trainer: Trainer, stop: bool) -> bool:
+    """Ranks may differ in the last digit of a figure; where one stops alone, the others wait for it forever."""
+    return trainer.strategy.reduce_boolean_decision(stop, all=False) if trainer.world_size > 1 else stop

@@ -18,15 +18,16 @@ CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 @pytest.fixture
 def vae() -> Any:
     torch.manual_seed(0)
-    made = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=2 * TILE,
-        mid_block_add_attention=False,
-    ).eval()
+    config: dict[str, Any] = {
+        "block_out_channels": (8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "sample_size": 2 * TILE,
+        "mid_block_add_attention": False,
+    }
+    made = AutoencoderKL(**config).eval()
     assert made.tile_latent_min_size == TILE
     made.enable_tiling()
     return made.requires_grad_(False)

@@ -25,6 +25,8 @@ def compare_identity(
 ) -> dict[str, Any]:
     """Draw customised validation people with the row `best` at the trained size, and at twice that with `auto`.
 
+    At the larger size, in both ways there are of showing PromptNet the picture in the making (`encoder_input`).
+
     Args:
         spec: of the studio.
         subjects: how many people, two prompts each.
@@ -34,8 +36,8 @@ def compare_identity(
         workers: processes that draw.
 
     Returns:
-        `{"people", "size", "trained", "larger", "kept"}`: identity, 0 guessing and 1 all right, each with its interval,
-        and the larger minus the trained one's, people paired.
+        `{"people", "size", "trained", "larger", "larger_reference", "kept", "kept_reference"}`: identity, 0 guessing
+        and 1 all right, each with its interval, and the larger minus the trained one's, people paired.
     """
     size_px = picture_size(spec.base)
     rows = subject_rows(Shape.of(spec.base), spec.steps)
@@ -44,11 +46,12 @@ def compare_identity(
         crew.draw(people, rows, gallery, "drawing subjects")
         pictures = [[gallery.get(person, row) for person in people] for row in rows]
     marker = make_marker(people, judge, "validation", size_px, spec.device)
-    trained, larger = (
+    trained, larger, reference = (
         marker.mark([[square(picture, size_px) for picture in of_person] for of_person in of_row]).people["identity"]
         for of_row in pictures
     )
-    figures = {"trained": interval(trained), "larger": interval(larger), "kept": difference(larger, trained)}
+    figures = {"trained": interval(trained), "larger": interval(larger), "larger_reference": interval(reference)}
+    figures |= {"kept": difference(larger, trained), "kept_reference": difference(reference, trained)}
     side_px = TIMES * size_px
     return {
         "people": subjects,
@@ -58,8 +61,10 @@ def compare_identity(
 
 
 def subject_rows(shape: Shape, steps: int) -> list[Row]:
-    """The row `best` at the trained size, and at twice that with the settings of `auto`."""
+    """The row `best` at the trained size, and twice at twice that with the settings of `auto`."""
     best, side_px = load_settings().row("best"), TIMES * shape.trained_px
     drawing: dict[str, Any] = {"width": side_px, "height": side_px}
     drawing["resolution"] = resolution_of("auto", Size(side_px, side_px), shape, steps)
-    return [best, replace(best, name="best, larger", knobs={**best.knobs, **drawing})]
+    larger = replace(best, name="best, larger", knobs={**best.knobs, **drawing})
+    reference = {**larger.knobs, "encoder_input": "reference"}
+    return [best, larger, replace(larger, name="best, larger, reference", knobs=reference)]

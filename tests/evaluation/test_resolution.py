@@ -16,11 +16,13 @@ from promptnet.evaluation.repetition import compose
 from promptnet.evaluation.resolution import evaluate_resolution
 from promptnet.evaluation.resolution_marking import real_pictures, right
 from promptnet.evaluation.resolution_rows import LADDER, Shape, Size, ladder_settings, make_rows
+from promptnet.evaluation.resolution_subjects import compare_identity
 from promptnet.evaluation.rows import Row
 from promptnet.evaluation.running import StudioSpec
-from promptnet.evaluation.tasks import Person, make_described_people
+from promptnet.evaluation.tasks import Person, make_described_people, make_people
 
 SHAPE = Shape(3, 64, 16)
+KEPT = ("kept", "kept_reference")
 PEOPLE: dict[str, Any] = {"people": 10, "workers": 1}
 SMALL: dict[str, Any] = {**PEOPLE, "sizes": ["128x128", "160x96:3"], "rows": ["direct", "auto"]}
 
@@ -30,7 +32,7 @@ class NearestJudge:
 
     def __init__(self, people: list[Person]):
         self.records = [{**person.identity.record(), **person.asks[0].attributes.record()} for person in people]
-        self.known = self.features(to_pixels(real_pictures(people, (64, 64))))
+        self.known = self.features(to_pixels(real_pictures(people, (64, 64)))) if people else torch.empty(0)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(pixels, 16).flatten(1)
@@ -114,6 +116,34 @@ def test_a_worse_auto_is_said(base: Path, monkeypatch: pytest.MonkeyPatch, studi
     results = evaluate_resolution(base, **{**SMALL, "sizes": ["128x128"]})
     assert [claim["holds"] for claim in results["claims"]] == [False, False]
     assert "kid_r, auto against direct" in results["claims"][0]["figures"]
+
+
+class SubjectStudio:
+    """Draws subjects rightly, unless PromptNet sees the reference's latents: then everybody is the first."""
+
+    def __init__(self, people: list[Person]):
+        self.first = people[0].identity
+
+    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
+        knobs: Any = row.knobs
+        who = self.first if knobs["encoder_input"] == "reference" else person.identity
+        return [render(who, ask.attributes, knobs.get("width", 64)) for ask in person.asks]
+
+
+def test_subjects_are_compared_at_twice_the_size_in_both_ways(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    people = make_people("validation", 4, 2)
+    judge = NearestJudge([])
+    judge.records = [{**one.identity.record(), **ask.attributes.record()} for one in people for ask in one.asks]
+    judge.known = judge.features(to_pixels([picture for one in people for picture in one.true_images(64)]))
+    monkeypatch.setattr(StudioSpec, "build", lambda self: SubjectStudio(people))
+    found = compare_identity(StudioSpec(base, 4), 4, seed=0, out=None, judge=judge, workers=1)
+    assert found["size"] == "128x128"
+    assert found["trained"]["mean"] == found["larger"]["mean"] == 1
+    assert found["kept"]["mean"] == 0
+    assert found["larger_reference"]["mean"] < 0.9
+    assert found["kept_reference"]["mean"] == pytest.approx(found["larger_reference"]["mean"] - 1)
+    held, lost = (resolution.claims({"sizes": {}, "subjects": {**found, "kept": found[name]}}) for name in KEPT)
+    assert [claim["holds"] for claim in held + lost] == [True, False]
 
 
 def test_rows_are_the_settings_their_names_say() -> None:

@@ -24,7 +24,8 @@ class SubjectPairs(Dataset[dict[str, Any]]):
     """Sample number -> reference and target of one person; order, partner and prompt are functions of (seed, number).
 
     Items: `sample`; `reference_index` and `target_index`, places in the data set (of cached latents);
-    `reference_pixels` (3, S, S) in [-1, 1]; `codes` of the target; `prompt` with the placeholder S*.
+    `reference_pixels` (3, S, S) in [-1, 1]; `codes` of the target; `prompt` with the placeholder S*; `described`, the
+    same prompt with the person's description in its place.
 
     Args:
         data: what `portrait_dataset` returns.
@@ -67,7 +68,7 @@ class SubjectPairs(Dataset[dict[str, Any]]):
             "reference_index": reference,
             "reference_pixels": pixels_of(self.data[reference]["image"]),
             "codes": codes_of(row),
-            "prompt": self._prompt(row, sample),
+            **self._prompts(row, sample),
         }
 
     def _partner(self, target: int, sample: int) -> int:
@@ -77,13 +78,16 @@ class SubjectPairs(Dataset[dict[str, Any]]):
         others = [index for index in self.pictures_of[self.people[target]] if index != target]
         return sample_rng(self.seed, sample, "partner").choice(others) if others else target
 
-    def _prompt(self, row: dict[str, Any], sample: int) -> str:
-        rng = sample_rng(self.seed, sample, "prompt")
-        if rng.random() >= self.captioned:
-            return NEUTRAL_PROMPT
-        keep = rng.random()
-        fields = {field for field in ATTRIBUTE_FIELDS if rng.random() < keep}
-        return caption(None, portrait_of(row).attributes, subject="S*", fields=fields, rng=rng)
+    def _prompts(self, row: dict[str, Any], sample: int) -> dict[str, str]:
+        rng, portrait = sample_rng(self.seed, sample, "prompt"), portrait_of(row)
+        fields: set[str] = set()
+        prompt = NEUTRAL_PROMPT
+        if rng.random() < self.captioned:
+            keep = rng.random()
+            fields = {field for field in ATTRIBUTE_FIELDS if rng.random() < keep}
+            prompt = caption(None, portrait.attributes, subject="S*", fields=fields, rng=rng)
+        described = caption(portrait.identity, portrait.attributes, fields=fields | set(IDENTITY_FIELDS))
+        return {"prompt": prompt, "described": described}
 
 
 class PairDataModule(PortraitDataModule):

@@ -153,9 +153,9 @@ class TextTower:
         """Of its token embeddings."""
         return self.network.config.hidden_size
 
-    def encode(self, prompts: Sequence[str], words: Tensor) -> PromptStates:
-        """States of prompts with S* (B, L, D)."""
-        rows = [{"S*": row} for row in words]
+    def encode(self, prompts: Sequence[str], words: Tensor | None) -> PromptStates:
+        """States of prompts with S* (B, L, D), or of plain ones."""
+        rows = None if words is None else [{"S*": row} for row in words]
         return encode_prompts(
             self.tokenizer,
             self.network,
@@ -189,14 +189,15 @@ class TextTowers:
             return mean_word_norm(self.towers[0].network)
         return sum(mean_word_norm(tower.network) ** 2 for tower in self.towers) ** 0.5
 
-    def encode(self, prompts: Sequence[str], words: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(self, prompts: Sequence[str], words: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """States (B, T, sum of the towers' output widths) and the last tower's pooled state (B, P) of SDXL.
 
         Args:
             prompts: B prompts that mention S*.
-            words: (B, L, D), the pseudo-words.
+            words: (B, L, D), the pseudo-words; None where no prompt mentions S*.
         """
-        parts = words.split([tower.width for tower in self.towers], dim=-1)
+        widths = [tower.width for tower in self.towers]
+        parts = [None] * len(widths) if words is None else words.split(widths, dim=-1)
         states = [tower.encode(prompts, part) for tower, part in zip(self.towers, parts, strict=True)]
         if len(states) == 1:
             return states[0].hidden_states, None

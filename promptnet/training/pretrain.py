@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
@@ -59,6 +60,9 @@ class PretrainStage(DiffusionStage):
         word_positions: position embeddings of pseudo-words, "natural" or "published" (promptnet.models.text); draw with
             the same (`sampling`).
         prompt_padding: "max_length" as in drawing, or "longest" as the published training had it.
+        described_weight: weight of a second error: against the base model's own prediction under the caption that
+            describes the person in words (`described` of the batch, which data modules with full records have). 0 as
+            ProFusion: noise is all that is learned from.
         compile_backend: compile the transformer blocks of U-Net and encoder, for example with "inductor".
     """
 
@@ -81,12 +85,15 @@ class PretrainStage(DiffusionStage):
         compile_backend: str | None = None,
         word_positions: Positions = "natural",
         prompt_padding: Padding = "max_length",
+        described_weight: float = 0.0,
         **stage: Any,
     ) -> None:
         SamplingDefaults().replaced(sampling or {})
         TuningDefaults().replaced(tuning or {})
         if min_snr_gamma is not None and min_snr_gamma <= 0:
             raise ValueError(f"min_snr_gamma={min_snr_gamma} must be above 0 (published 5), or null for equal weights")
+        if described_weight < 0:
+            raise ValueError(f"described_weight={described_weight} must be at least 0")
         base = load_base(base_dir, vision_id)
         super().__init__(base.networks, base.scheduler, seed, **stage)
         self.save_hyperparameters()
@@ -95,6 +102,7 @@ class PretrainStage(DiffusionStage):
         self.image_processor = base.image_processor
         self.vision_input = VisionInput.of(base.image_processor, self.frozen["image_encoder"])
         self.min_snr_gamma, self.sample_posterior = min_snr_gamma, sample_posterior
+        self.described_weight = described_weight
         self.gradient_checkpointing, self.compile_backend = gradient_checkpointing, compile_backend
         self.promptnet = self._encoder(start_from, region_kernel_size, region_proj_channel, keep_word_norm, use_res)
         if gradient_checkpointing:
@@ -221,13 +229,14 @@ class PretrainStage(DiffusionStage):
         as_target = {key.replace("reference", "target"): value for key, value in batch.items()}
         return reference, self._latents(as_target, "target", split)
 
-    def _conditions(self, batch: dict[str, Any], words: torch.Tensor) -> dict[str, Any]:
-        """The U-Net's keyword arguments for prompts with these pseudo-words (B, L, D)."""
-        if self.gradient_checkpointing and words.requires_grad:
-            encoded: Any = recompute(self.text_towers.encode, batch["prompt"], words, use_reentrant=False)
+    def _conditions(self, batch: dict[str, Any], words: torch.Tensor | None) -> dict[str, Any]:
+        """The U-Net's keyword arguments for prompts with these pseudo-words (B, L, D), or for the described ones."""
+        prompts = batch["described" if words is None else "prompt"]
+        if self.gradient_checkpointing and words is not None and words.requires_grad:
+            encoded: Any = recompute(self.text_towers.encode, prompts, words, use_reentrant=False)
             states, pooled = encoded
         else:
-            states, pooled = self.text_towers.encode(batch["prompt"], words)
+            states, pooled = self.text_towers.encode(prompts, words)
         dtype = self.frozen["unet"].dtype
         conditions: dict[str, Any] = {"encoder_hidden_states": states.to(dtype)}
         if pooled is not None:
@@ -253,9 +262,27 @@ class PretrainStage(DiffusionStage):
             seen = strided(noisy, *reference.shape[2:]).to(dtype)
             words = self.promptnet(reference.to(dtype), timesteps, vision.to(dtype), noisy_latents=seen).pseudo_words
             output = unet(noisy.to(unet.dtype), timesteps, **self._conditions(batch, words)).sample
+            if split == "train" and self.described_weight:
+                errors.append(F.mse_loss(output, self._described(batch, noisy, timesteps)))
             return output.to(noisy.dtype)
 
-        return self.denoising_loss(predict, target, batch["sample"])
+        errors: list[torch.Tensor] = []
+        loss = self.denoising_loss(predict, target, batch["sample"])
+        if not errors:
+            return loss
+        self.log("train/described", errors[0], batch_size=len(batch["prompt"]))
+        return loss + self.described_weight * errors[0]
+
+    @torch.no_grad()
+    def _described(self, batch: dict[str, Any], noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the base model predicts when the person is described in words."""
+        if "described" not in batch:
+            raise ValueError(
+                f"described_weight={self.described_weight} needs captions that describe the person, which this data "
+                "has not: set it to 0, or train on portraits (promptnet.datasets.pairs.PairDataModule)."
+            )
+        unet = self.frozen["unet"]
+        return unet(noisy.to(unet.dtype), timesteps, **self._conditions(batch, None)).sample
 
     def denoising_loss(self, predict: Predict, latents: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
         """As in `DiffusionStage`; in training weighted by min-SNR where that is asked for."""

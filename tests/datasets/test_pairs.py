@@ -69,9 +69,19 @@ def test_captions_name_the_targets_attributes_and_nothing_of_who_it_is(data: dat
     assert {len(mentioned(item["prompt"])) for item in told} == {1, 2, 3, 4, 5}
 
 
+def test_the_description_says_who_it_is_and_what_the_prompt_says_besides(data: datasets.Dataset) -> None:
+    for item in samples(data, captioned=0.5):
+        said, described = mentioned(item["prompt"]), mentioned(item["described"])
+        target = data[item["target_index"]]
+        assert "S*" not in item["described"]
+        assert all(described[field] == target[field] for field in described)
+        assert {field for field in described if field in ATTRIBUTE_FIELDS} == set(said)
+        assert set(IDENTITY_FIELDS) - set(described) <= {"beard"}, "toon faces of some hair have none to speak of"
+
+
 def test_a_sample_is_a_function_of_seed_and_number(data: datasets.Dataset) -> None:
     one, again, other = (SubjectPairs(data, seed=seed) for seed in (5, 5, 6))
-    keys = ("target_index", "reference_index", "prompt")
+    keys = ("target_index", "reference_index", "prompt", "described")
     last, first = [again[sample] for sample in reversed(range(20))], [one[sample] for sample in range(20)]
     assert [[item[key] for key in keys] for item in first] == [[item[key] for key in keys] for item in last[::-1]]
     assert any(first[sample]["target_index"] != other[sample]["target_index"] for sample in range(20))

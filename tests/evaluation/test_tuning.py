@@ -46,17 +46,17 @@ def test_each_row_gets_its_own_best_knobs(base: Path, graded, tmp_path: Path):
         knobs = row.knobs
         if row.source == "prompt":
             return 3 if knobs["guidance_scale"] == 5.0 else 1
-        return 1 + (knobs["subject_scale"] == 5.0) + (knobs["class_scale"] == 4.0) + (knobs["fusion_steps"] == 2)
+        return 1 + (knobs["subject_scale"] == 5.0) + (knobs["class_scale"] == 0.5) + (knobs["fusion_steps"] == 2)
 
     graded(points)
     rows = ["prompt-only", "plain-guidance", "refinement-only", "profusion", "published-profusion"]
     settings = tune_settings(base, rows=rows, customize=False, out=tmp_path, **FAST)
     assert settings.rows["prompt-only"] == {"guidance_scale": 5.0}
     assert settings.rows["plain-guidance"] == {"subject_scale": 5.0}
-    assert settings.rows["refinement-only"] == {"subject_scale": 5.0, "class_scale": 4.0}
+    assert settings.rows["refinement-only"] == {"subject_scale": 5.0, "class_scale": 0.5}
     for name in ("profusion", "published-profusion"):
         chosen = settings.rows[name]
-        assert (chosen["subject_scale"], chosen["class_scale"], chosen["fusion_steps"]) == (5.0, 4.0, 2)
+        assert (chosen["subject_scale"], chosen["class_scale"], chosen["fusion_steps"]) == (5.0, 0.5, 2)
     expected = {"prompt-only": 3, "plain-guidance": 2, "refinement-only": 3, "profusion": 4, "published-profusion": 4}
     assert settings.chosen["scores"] == {name: round(score / NUM_PEOPLE, 4) for name, score in expected.items()}
     assert settings.rows["fusion-only"] == load_settings().rows["fusion-only"], "a row nobody asked for has changed"

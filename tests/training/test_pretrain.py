@@ -201,6 +201,30 @@ def test_sdxl_has_a_part_of_the_word_for_each_tower_and_needs_sizes(build: Build
         stage._loss(batch, "train")
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_agreeing_with_the_described_person_is_a_second_error_in_training(family: str, build: Build):
+    plain, stage, batch = build(family), build(family, described_weight=3.0), batch_of()
+    batch["described"] = ["a hat", "a man"]
+    logged: dict[str, torch.Tensor] = {}
+    stage.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign, assignment]
+    seen: list[torch.Tensor] = []
+    hook = stage.frozen["unet"].register_forward_hook(lambda _, __, output: seen.append(output.sample))
+    loss = stage._loss(batch, "train")
+    hook.remove()
+    student, teacher = seen
+    agreement = (student - teacher).square().mean()
+    assert student.requires_grad
+    assert not teacher.requires_grad
+    torch.testing.assert_close(logged["train/described"], agreement)
+    torch.testing.assert_close(loss, plain._loss(batch, "train") + 3 * agreement)
+    assert torch.equal(stage._loss(batch, "validation"), plain._loss(batch, "validation"))
+    del batch["described"]
+    with pytest.raises(ValueError, match=r"described_weight=3\.0 needs captions"):
+        stage._loss(batch, "train")
+    with pytest.raises(ValueError, match="described_weight=-1"):
+        build(family, described_weight=-1)
+
+
 def test_cached_features_give_the_loss_of_the_pictures(build: Build):
     stage, batch = build("sd"), batch_of()
     expected = stage._loss(batch, "train")

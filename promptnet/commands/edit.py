@@ -18,7 +18,7 @@ def edit(
     strength: float = 1.0,
     prompt: str | None = None,
     mask: Path | None = None,
-    correct_until: float = 1.0,
+    correct_until: float | None = None,
     crop: bool = False,
     as_published: bool = False,
     base: str = EMBEDDED,
@@ -33,10 +33,10 @@ def edit(
         subject: edit the picture that a subject file of `promptnet customize` keeps, instead of an image
         strength: 0 gives the picture back, 1 edits as learned, more edits more
         prompt: what the picture shows (null: the card's neutral prompt)
-        mask: a picture that is white where the edit may act
-        correct_until: share of the steps, from the noisy end, that hold on to the picture
-        crop: take the central square of a picture of another size than the base model draws
-        as_published: replay the picture as the published code does, one step late
+        mask: a picture of the same size, white where the edit may act
+        correct_until: share of the steps, from the noisy end, that hold on to the picture (null: all of them)
+        crop: take the central square of a picture of another size than the base model draws, and of its mask
+        as_published: correct the picture as the published code does, one noise level late, in 33 of 50 steps
         base: base model, a folder in diffusers layout or a Hub id
         device: auto, cpu, cuda, ...
     """

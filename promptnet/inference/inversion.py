@@ -20,6 +20,8 @@ from promptnet.inference.schedule import Step, check_scheduler, plan
 
 # Deterministic solvers whose levels the plan knows.
 INVERTIBLE_SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+PUBLISHED_UNTIL = 0.66
+"""The published share of the steps that are corrected: 33 of 50, and 34 of PLMS's 51 calls."""
 _RESCALING = "rescale_betas_zero_snr"
 _NO_SIGNAL = 1e-4  # some schedulers keep a little of it, to divide by
 
@@ -30,9 +32,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: the name is none of those that edits can be learned with.
     """
-    if name not in INVERTIBLE_SCHEDULERS:
-        raise ValueError(f"scheduler={name!r} must be one of {', '.join(INVERTIBLE_SCHEDULERS)}.")
-    kind, options = getattr(diffusers, name), {}
+    kind, options = scheduler_class(name), {}
     if name == "PNDMScheduler":
         options["skip_prk_steps"] = True
     if config.get(_RESCALING) and _RESCALING not in inspect.signature(kind.__init__).parameters:
@@ -41,6 +41,17 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     scheduler = kind.from_config(config, **options)
     check_scheduler(scheduler)
     return scheduler
+
+
+def scheduler_class(name: str) -> Any:
+    """A scheduler's class by its name.
+
+    Raises:
+        ValueError: the name is none of those that edits can be learned with.
+    """
+    if name not in INVERTIBLE_SCHEDULERS:
+        raise ValueError(f"scheduler={name!r} must be one of {', '.join(INVERTIBLE_SCHEDULERS)}.")
+    return getattr(diffusers, name)
 
 
 def _rescaled(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,30 +80,49 @@ class Inversion:
     corrections: Tensor
     levels: Tensor
 
-    def rule(self, *, until: float = 1.0, as_published: bool = False) -> "Corrections":
+    def rule(self, *, until: float = 1.0) -> "Corrections":
         """The rule that replays the picture.
 
         Args:
             until: the share of the steps, from the noisiest on, that are corrected. Less than 1 loosens the grip on
-                the picture (published: 34 of 50 steps), so that weights of 1 do not give it back.
-            as_published: each step gets the correction of the one before it, and the first its own, as in the published
-                replay.
+                the picture (`PUBLISHED_UNTIL`), so that weights of 1 do not give it back.
 
         Raises:
             ValueError: `until` is not between 0 and 1.
         """
-        if not 0 <= until <= 1:
-            raise ValueError(f"until={until} must be between 0 and 1.")
-        return Corrections(self.corrections, until, as_published)
+        check_until(until)
+        return Corrections(self.corrections, until)
+
+    def of_rows(self, rows: Tensor) -> "Inversion":
+        """Some of the pictures, by their places (R,)."""
+        return Inversion(self.start[rows], self.corrections[:, rows], self.levels[:, rows])
+
+
+def check_until(until: float) -> None:
+    """Refuse a share of the steps that is none.
+
+    Raises:
+        ValueError: it is not between 0 and 1.
+    """
+    if not 0 <= until <= 1:
+        raise ValueError(f"until={until} must be between 0 and 1: the share of the steps that hold on to the picture.")
+
+
+def joined(parts: Sequence[Inversion]) -> Inversion:
+    """Pictures that were inverted one after the other, as one batch."""
+    return Inversion(
+        torch.cat([part.start for part in parts]),
+        torch.cat([part.corrections for part in parts], dim=1),
+        torch.cat([part.levels for part in parts], dim=1),
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Corrections(Rule):
-    """x <- x + w_k after step k; see `Inversion.rule`."""
+    """x <- x + w_k after step k; see `Inversion.rule`, which makes it."""
 
     corrections: Tensor
     until: float = 1.0
-    as_published: bool = False
 
     def after(self, x: Tensor, step: Step) -> Tensor:
         if len(self.corrections) != step.num_steps:
@@ -102,8 +132,7 @@ class Corrections(Rule):
             )
         if step.index >= round(self.until * step.num_steps):
             return x
-        place = max(step.index - 1, 0) if self.as_published else step.index
-        return x + self.corrections[place].to(x)
+        return x + self.corrections[step.index].to(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +175,7 @@ def invert(
     num_steps: int,
     inversion_rules: Sequence[Rule] | None = None,
     num_iterations: int = 1,
+    as_published: bool = False,
 ) -> Inversion:
     """Find start and corrections for a picture.
 
@@ -158,6 +188,10 @@ def invert(
         inversion_rules: those of the way up to noise; default `rules`. Plain conditioning, without guidance, goes up
             more faithfully.
         num_iterations: of the fixed point at each step up; 1 is DDIM inversion as published.
+        as_published: corrections as the published code stores them, one noise level late: each leads back to the level
+            that its step came from. PLMS's first two calls belong to one step, and share the second's. Drawn again
+            with weights of 1, the picture does not come back. (There, each level is the picture with noise of its own;
+            here it is that of the way up.)
 
     Raises:
         ValueError: the scheduler is another, or draws noise of its own.
@@ -168,9 +202,14 @@ def invert(
     levels = climb(
         unet, scheduler, latents, steps, rules if inversion_rules is None else inversion_rules, num_iterations
     )
-    recorder = _Recorder(levels[1:])
+    again = [step.alpha == step.alpha_prev for step in steps]  # PLMS's second call, from where the first one started
+    targets = [levels[k - again[k]] for k in range(len(steps))] if as_published else levels[1:]
+    recorder = _Recorder(targets)
     sample(unet, scheduler, levels[0], [*rules, recorder], steps=steps)
-    return Inversion(levels[0], torch.stack(recorder.noted), torch.stack(levels[1:]))
+    stored = recorder.noted
+    if as_published:
+        stored = [stored[k + 1] if k + 1 < len(stored) and again[k + 1] else stored[k] for k in range(len(stored))]
+    return Inversion(levels[0], torch.stack(stored), torch.stack(levels[1:]))
 
 
 def check_invertible(scheduler: Any) -> None:

@@ -21,10 +21,11 @@ from torch import Tensor
 from promptnet.inference.conditions import Networks
 from promptnet.inference.fingerprint import hash_weights
 from promptnet.inference.mixing_schedule import differing_settings, is_schedule, schedule_settings
+from promptnet.inference.rows import Row
 from promptnet.inference.sampling import Rule, Term, UNetInputs
 from promptnet.inference.schedule import Step
 from promptnet.inference.subject import base_name
-from promptnet.models.text import encode_prompts
+from promptnet.models.text import PLACEHOLDER, encode_prompts
 
 MAX_STEPS = 10_000
 # What an edit depends on: the network it was learned in, and the towers whose states it mixes.
@@ -249,9 +250,31 @@ def check_lengths(tokenizer: Any, text_encoder: Any, prompts: Sequence[str]) -> 
     for prompt in prompts:
         num_tokens = len(tokenizer(prompt).input_ids)
         if num_tokens > longest:
-            raise MixingError(
-                f"The prompt {prompt!r} has {num_tokens} tokens, but the text tower reads {longest}: shorten it."
-            )
+            raise MixingError(_too_long(prompt, num_tokens, longest))
+
+
+def check_row_lengths(rows: Sequence[Row], networks: Networks) -> None:
+    """The same of rows to draw with an edit, where a placeholder takes as many tokens as it has pseudo-words.
+
+    Raises:
+        MixingError: a prompt is longer than the tower.
+    """
+    tokenizer = networks.tokenizer
+    longest = min(tokenizer.model_max_length, networks.text_encoder.config.max_position_embeddings)
+    for row in rows:
+        plain = [row.negative_prompt, row.reference_prompt] if row.subjects else [row.negative_prompt, row.prompt]
+        check_lengths(tokenizer, networks.text_encoder, plain)
+        for subject in row.subjects.values():
+            num_words: int = networks.promptnet.num_pseudo_words(*subject.reference_latents.shape[2:])
+            pieces = PLACEHOLDER.split(row.prompt)
+            texts = tokenizer(pieces, add_special_tokens=False).input_ids
+            num_tokens = 2 + sum(map(len, texts)) + num_words * (len(pieces) - 1)  # 2: start and end
+            if num_tokens > longest:
+                raise MixingError(_too_long(row.prompt, num_tokens, longest))
+
+
+def _too_long(prompt: str, num_tokens: int, longest: int) -> str:
+    return f"The prompt {prompt!r} has {num_tokens} tokens, but the text tower reads {longest}: shorten it."
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,8 +341,11 @@ def mixing_rule(cards: Sequence[MixingWeights], networks: Networks) -> Mixing:
 
 
 def learned_knobs(cards: Sequence[MixingWeights]) -> dict[str, Any]:
-    """Knobs of the drawing that the first edit was learned in; none without an edit."""
-    return {"num_inference_steps": cards[0].num_steps, "guidance_scale": cards[0].guidance_scale} if cards else {}
+    """Knobs of the drawing that the first edit was learned in, plain guidance of DDIM; none without an edit."""
+    if not cards:
+        return {}
+    own = {"num_inference_steps": cards[0].num_steps, "guidance_scale": cards[0].guidance_scale}
+    return {**own, "guidance_rescale": 0.0, "eta": 0.0}
 
 
 def _check_same_kind(first: MixingWeights, other: MixingWeights) -> None:

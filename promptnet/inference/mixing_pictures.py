@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,8 +15,21 @@ from promptnet.images.opening import Source, open_image
 from promptnet.inference.arguments import check_output_type
 from promptnet.inference.conditions import Networks
 from promptnet.inference.defaults import SamplingDefaults
-from promptnet.inference.inversion import Inversion, KeptOutside, check_invertible, invert
-from promptnet.inference.mixing import MixingError, MixingWeights, joined_weights, mixing_rule
+from promptnet.inference.inversion import (
+    PUBLISHED_UNTIL,
+    Inversion,
+    KeptOutside,
+    check_invertible,
+    check_until,
+    invert,
+)
+from promptnet.inference.mixing import (
+    MixingError,
+    MixingWeights,
+    check_row_lengths,
+    joined_weights,
+    mixing_rule,
+)
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.recipe import build_rules
 from promptnet.inference.references import decode_latents, encode_pixels
@@ -32,7 +46,7 @@ def edit_picture(
     cards: MixingWeights | Sequence[MixingWeights],
     *,
     prompt: str | None = None,
-    correct_until: float = 1.0,
+    correct_until: float | None = None,
     as_published: bool = False,
     mask: Source | None = None,
     crop: bool = False,
@@ -46,19 +60,23 @@ def edit_picture(
         cards: one edit or several; `.scaled(strength)` dials them.
         prompt: what the picture shows; None is the first edit's neutral prompt, for a subject with `S*` in place of
             the class word.
-        correct_until: the share of the steps, from the noisiest on, that hold on to the picture.
-        as_published: replay corrections as the published code does, one step late.
-        mask: a picture, white where the edit may act; None is everywhere.
-        crop: take the central square of a picture of another size than the base model draws.
+        correct_until: the share of the steps, from the noisiest on, that hold on to the picture; None is all of them,
+            or as published the published share.
+        as_published: correct the picture as the published code does, one noise level late.
+        mask: a picture of the same size, white where the edit may act; None is everywhere.
+        crop: take the central square of a picture, and of its mask, of another size than the base model draws.
         output_type: "pil", "np", "pt" or "latent".
 
     Returns:
         A list with one picture, or an array or tensor with one row, as `PromptNetPipeline` gives them.
 
     Raises:
-        ValueError: a card or the picture does not fit, or the prompt is too long or needs `S*`.
+        ValueError: a card, the picture or the mask does not fit, or the prompt is too long or needs `S*`.
     """
     check_output_type(output_type)
+    if correct_until is None:
+        correct_until = PUBLISHED_UNTIL if as_published else 1.0
+    check_until(correct_until)
     cards = [cards] if isinstance(cards, MixingWeights) else list(cards)
     num_steps = joined_weights(cards).shape[1]
     for card in cards:
@@ -68,12 +86,14 @@ def edit_picture(
     if subject is not None:
         subject.check(pipe)
     text = prompt if prompt is not None else default_prompt(cards[0], subject)
-    latents = picture_latents(pipe, picture, crop=crop)
-    inverted = invert_pictures(
-        pipe, latents, make_rows(text, subject), num_steps=num_steps, guidance_scale=cards[0].guidance_scale
-    )
-    where = None if mask is None else mask_of(mask, latents)
-    edited = redrawn(pipe, inverted, cards, correct_until=correct_until, as_published=as_published, mask=where)
+    rows = make_rows(text, subject)
+    check_row_lengths(rows, networks_of(pipe))
+    opened = picture if isinstance(picture, Subject) else open_image(picture)
+    latents = picture_latents(pipe, opened, crop=crop)
+    where = None if mask is None else mask_of(pipe, mask, opened, crop=crop)
+    how: dict[str, Any] = {"num_steps": num_steps, "guidance_scale": cards[0].guidance_scale}
+    inverted = invert_pictures(pipe, latents, rows, as_published=as_published, **how)
+    edited = redrawn(pipe, inverted, cards, correct_until=correct_until, mask=where)
     if output_type == "latent":
         return edited
     return pipe.image_processor.postprocess(decode_latents(pipe.vae, edited), output_type=output_type)
@@ -90,7 +110,13 @@ class InvertedPictures:
 
 @torch.no_grad()
 def invert_pictures(
-    pipe: Any, latents: Tensor, rows: Sequence[Row], *, num_steps: int, guidance_scale: float
+    pipe: Any,
+    latents: Tensor,
+    rows: Sequence[Row],
+    *,
+    num_steps: int,
+    guidance_scale: float,
+    as_published: bool = False,
 ) -> InvertedPictures:
     """Invert pictures once, to be edited as often as wanted.
 
@@ -100,18 +126,23 @@ def invert_pictures(
         rows: B, what the pictures show.
         num_steps: of the drawing.
         guidance_scale: of the drawing.
+        as_published: correct one noise level late; see `inversion.invert`.
 
     Raises:
         ValueError: the scheduler cannot replay pictures.
     """
-    device = pipe._execution_device
-    networks = Networks(pipe.tokenizer, pipe.text_encoder, pipe.promptnet, device, pipe.unet.dtype)
-    rows, kind = moved(rows, device), prediction_type(pipe.scheduler)
+    networks = networks_of(pipe)
+    rows, kind = moved(rows, networks.device), prediction_type(pipe.scheduler)
     upward, drawing = (
         picture_guidance(rows, pipe.sampling_defaults, networks, kind, scale) for scale in (1.0, guidance_scale)
     )
-    inversion = invert(pipe.unet, pipe.scheduler, latents, drawing, num_steps=num_steps, inversion_rules=upward)
-    return InvertedPictures(inversion, drawing, networks)
+    how: dict[str, Any] = {"num_steps": num_steps, "inversion_rules": upward, "as_published": as_published}
+    return InvertedPictures(invert(pipe.unet, pipe.scheduler, latents, drawing, **how), drawing, networks)
+
+
+def networks_of(pipe: Any) -> Networks:
+    """What turns a pipeline's prompts and subjects into conditions."""
+    return Networks(pipe.tokenizer, pipe.text_encoder, pipe.promptnet, pipe._execution_device, pipe.unet.dtype)
 
 
 @torch.no_grad()
@@ -121,13 +152,12 @@ def redrawn(
     cards: Sequence[MixingWeights],
     *,
     correct_until: float = 1.0,
-    as_published: bool = False,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Latents (B, C, h, w) of inverted pictures drawn again with edits; `mask` is as `KeptOutside` wants it."""
     inversion = inverted.inversion
     rules = [*inverted.rules, mixing_rule(cards, inverted.networks)]
-    rules.append(inversion.rule(until=correct_until, as_published=as_published))
+    rules.append(inversion.rule(until=correct_until))
     if mask is not None:
         rules.append(KeptOutside(inversion.levels, mask))
     pipe.scheduler.set_timesteps(cards[0].num_steps, device=inversion.start.device)
@@ -161,22 +191,44 @@ def picture_latents(pipe: Any, picture: Source | Subject, *, crop: bool = False)
     device = pipe._execution_device
     if isinstance(picture, Subject):
         return picture.reference_latents[:1].to(device, pipe.unet.dtype)
-    image, (height_px, width_px) = open_image(picture), pipe.trained_size_px
+    image = framed(pipe, open_image(picture), "picture", crop=crop)
+    return encode_pixels(pipe.vae, to_pixels(image)[None].to(device)).to(pipe.unet.dtype)
+
+
+def framed(pipe: Any, image: Image.Image, noun: str, *, crop: bool) -> Image.Image:
+    """A picture as the base model draws them.
+
+    Raises:
+        ValueError: it has another size, and is not to be cropped.
+    """
+    height_px, width_px = pipe.trained_size_px
     if crop:
         image = square(image, height_px)
     if image.size != (width_px, height_px):
         raise ValueError(
-            f"The picture has {image.width}x{image.height} pixels, but this base model draws {width_px}x{height_px}: "
+            f"The {noun} has {image.width}x{image.height} pixels, but this base model draws {width_px}x{height_px}: "
             "resize it, or ask for its central square (crop=True, --crop)."
         )
-    return encode_pixels(pipe.vae, to_pixels(image)[None].to(device)).to(pipe.unet.dtype)
+    return image
 
 
-def mask_of(mask: Source, latents: Tensor) -> Tensor:
-    """A mask picture as shares (1, 1, h, w) in [0, 1] on the latents' grid."""
-    grey = open_image(mask).convert("L").convert("RGB")
-    found = to_pixels(grey)[None, :1] / 2 + 0.5
-    return F.interpolate(found, size=latents.shape[2:], mode="area").to(latents)
+def mask_of(pipe: Any, mask: Source, picture: Image.Image | Subject, *, crop: bool = False) -> Tensor:
+    """A mask picture as shares (1, 1, h, w) in [0, 1] on the latents' grid, cropped as its picture is.
+
+    Raises:
+        ValueError: it cannot be used, or has another size than the picture.
+    """
+    image, (height_px, width_px) = open_image(mask), pipe.trained_size_px
+    size_px = (width_px, height_px) if isinstance(picture, Subject) else picture.size
+    if image.size != size_px:
+        raise ValueError(
+            f"The mask has {image.width}x{image.height} pixels, but the picture {size_px[0]}x{size_px[1]}: give a mask "
+            "of the picture's own size."
+        )
+    grey = framed(pipe, image, "mask", crop=crop).convert("L").convert("RGB")
+    shares = to_pixels(grey)[None, :1] / 2 + 0.5
+    grid = [side_px // pipe.vae_scale_factor for side_px in (height_px, width_px)]
+    return F.interpolate(shares, size=grid, mode="area").to(pipe._execution_device, pipe.unet.dtype)
 
 
 def picture_guidance(

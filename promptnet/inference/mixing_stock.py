@@ -85,8 +85,8 @@ def stock_arguments(
         guidance_scale: None is the first edit's.
 
     Raises:
-        MixingError: an edit was learned in another base model or with another scheduler, or edits do not belong
-            together.
+        MixingError: an edit was learned in another base model or with another scheduler, edits do not belong together,
+            or a prompt is longer than a tower.
     """
     cards = [cards] if isinstance(cards, MixingWeights) else list(cards)
     weights = joined_weights(cards)
@@ -95,7 +95,8 @@ def stock_arguments(
     texts = [prompt if prompt is not None else cards[0].neutral]
     texts += [card.neutral for card in cards] + [card.styled for card in cards]
     for suffix in ("", "_2") if getattr(pipe, "tokenizer_2", None) is not None else ("",):
-        check_lengths(getattr(pipe, f"tokenizer{suffix}"), getattr(pipe, f"text_encoder{suffix}"), texts)
+        towers = (getattr(pipe, f"{name}{suffix}") for name in ("tokenizer", "text_encoder"))
+        check_lengths(*towers, [*texts, negative_prompt])
     states, pooled, negative, negative_pooled = _encoded(pipe, texts, negative_prompt)
     num_cards = len(cards)
     directions = Directions(

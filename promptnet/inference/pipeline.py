@@ -32,7 +32,7 @@ from promptnet.inference.arguments import (
 from promptnet.inference.conditions import Networks
 from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.fingerprint import fingerprint
-from promptnet.inference.mixing import MixingWeights, learned_knobs, mixing_rule
+from promptnet.inference.mixing import MixingWeights, check_row_lengths, learned_knobs, mixing_rule
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.recipe import Generators, build_rules
 from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
@@ -271,7 +271,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             subject: who `S*` is: one subject, in every prompt. With one prompt, a list is `S1*`, `S2*`, ...; with a
                 list of prompts, a list has an entry for each: a subject, a list of subjects, or None.
             edits: mixing weights of one edit or several, acting on every prompt; number of steps and guidance scale
-                are theirs unless given.
+                are theirs unless given, guidance_rescale and eta 0.
             negative_prompt: what to move away from, one for all or one for each prompt.
             class_word: what stands in place of `S*` in the reference prompt; default the subject's own.
             height: in pixels, default as trained.
@@ -340,6 +340,9 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         step_kwargs = kwargs_of_step(self.scheduler, eta=knobs.eta, generator=generator)
 
         device = self._execution_device
+        networks = Networks(self.tokenizer, self.text_encoder, self.promptnet, device, self.unet.dtype)
+        if cards:
+            check_row_lengths(rows, networks)
         sizing = plan_size(
             self.unet,
             resolution,
@@ -353,7 +356,6 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         x = starting_noise(shape, generator, latents, device, self.unet.dtype)
         self.scheduler.set_timesteps(knobs.num_inference_steps, device=device)
         steps = plan(self.scheduler)
-        networks = Networks(self.tokenizer, self.text_encoder, self.promptnet, device, self.unet.dtype)
         rules = build_rules(
             moved(rows, device), knobs, networks, prediction=prediction_type(self.scheduler), generator=generator
         )

@@ -11,11 +11,14 @@ from torch import Tensor
 from promptnet.inference.conditions import Networks, PlainPrompts
 from promptnet.inference.guidance import ClassifierFreeGuidance
 from promptnet.inference.inversion import (
+    PUBLISHED_UNTIL,
+    Corrections,
     Inversion,
     KeptOutside,
     check_invertible,
     climb,
     invert,
+    joined,
     make_scheduler,
 )
 from promptnet.inference.mixing import MixingWeights, edit_fingerprint, mixing_rule
@@ -76,16 +79,53 @@ def test_weight_one_gives_the_latents_back(pipe: Any, name: str):
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
-def test_the_published_replay_is_off_by_one_and_does_not(pipe: Any, name: str):
+def test_the_published_replay_lags_one_level_and_does_not(pipe: Any, name: str):
+    """Recorded by hand, call by call: ours leads from call k to level k + 1, theirs back to the level it came from."""
     use_scheduler(pipe, name)
-    latents = torch.randn(1, 4, 8, 8)
-    inversion = inverted(pipe, latents)
-    rule = inversion.rule(as_published=True)
-    again = replayed(pipe, inversion, [guidance(pipe, 1, 3.0), rule])
-    assert (again - latents).abs().max() > 1e-2
-    step = plan(pipe.scheduler)[3]
-    moved = rule.after(torch.zeros(1, 4, 8, 8), step)
-    assert torch.equal(moved, inversion.corrections[2])
+    latents, rules = torch.randn(1, 4, 8, 8), [guidance(pipe, 1, 3.0)]
+    ours, theirs = inverted(pipe, latents), inverted(pipe, latents, as_published=True)
+    assert torch.equal(ours.start, theirs.start)
+    assert torch.equal(ours.levels, theirs.levels)
+    plms, num_calls = name == "PNDMScheduler", len(ours.levels)
+    before = [ours.start, *ours.levels[:-1]]  # each call
+    if plms:  # its second call does the first step again
+        before[1] = ours.start
+    wanted = {True: before, False: list(ours.levels)}
+    for published, inversion in ((False, ours), (True, theirs)):
+        noted, x = [], inversion.start
+        pipe.scheduler.set_timesteps(NUM_STEPS)
+        for step in plan(pipe.scheduler):
+            with torch.no_grad():
+                stepped = sample(pipe.unet, pipe.scheduler, x, rules, steps=[step])
+            x = wanted[published][step.index]
+            noted.append(x - stepped)
+        stored = [noted[1], *noted[1:]] if published and plms else noted  # one is stored twice, the second time stays
+        applied = [inversion.rule().after(torch.zeros_like(x), step) for step in plan(pipe.scheduler)]
+        assert len(applied) == num_calls
+        torch.testing.assert_close(torch.stack(applied), torch.stack(stored), rtol=0, atol=1e-5)
+    assert torch.equal(theirs.corrections[0], theirs.corrections[1]) == plms
+
+    torch.testing.assert_close(replayed(pipe, ours, [*rules, ours.rule()]), latents, rtol=0, atol=1e-4)
+    for until in (1.0, PUBLISHED_UNTIL):
+        assert (replayed(pipe, theirs, [*rules, theirs.rule(until=until)]) - latents).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("name", "corrected"), [("DDIMScheduler", 33), ("PNDMScheduler", 34)])
+def test_as_published_the_steps_above_16_of_50_are_corrected(pipe: Any, name: str, corrected: int):
+    use_scheduler(pipe, name)
+    pipe.scheduler.set_timesteps(50)
+    steps, x = plan(pipe.scheduler), torch.zeros(1)
+    rule = Corrections(torch.ones(len(steps), 1), PUBLISHED_UNTIL)
+    assert [bool(rule.after(x, step)) for step in steps] == [True] * corrected + [False] * 17
+
+
+def test_pictures_inverted_one_after_the_other_are_a_batch(pipe: Any):
+    use_scheduler(pipe, "DDIMScheduler")
+    latents = torch.randn(3, 4, 8, 8)
+    parts = joined([inverted(pipe, part) for part in latents.split(2)])
+    whole = inverted(pipe, latents).of_rows(torch.tensor([2, 0]))
+    for one, other in zip(vars(parts.of_rows(torch.tensor([2, 0]))).values(), vars(whole).values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

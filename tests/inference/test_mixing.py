@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from promptnet.inference.conditions import Networks, PlainPrompts
+from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.mixing import (
     Directions,
@@ -258,6 +259,21 @@ def test_conditions_of_another_length_are_refused():
         term.inputs(torch.zeros(1), STEP)
 
 
+def test_a_base_models_own_rescaling_and_noise_are_not_an_edits(pipe: Any, monkeypatch: pytest.MonkeyPatch):
+    card = make_card(fingerprint=edit_fingerprint(pipe))
+
+    def drawn(**knobs: Any) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return pipe(NEUTRAL, edits=card, generator=generator, output_type="latent", **knobs).images
+
+    expected = drawn()
+    own = SamplingDefaults(guidance_rescale=0.7, eta=1.0)
+    monkeypatch.setattr(type(pipe), "sampling_defaults", own)
+    assert torch.equal(drawn(), expected)
+    assert (drawn(guidance_rescale=0.7) - expected).abs().max() > 1e-3
+    assert (drawn(eta=1.0) - expected).abs().max() > 1e-3
+
+
 # --- the same in diffusers' own pipelines -------------------------------------------------------------------------
 
 
@@ -311,6 +327,8 @@ def test_prompts_longer_than_the_tower_are_refused(pipe: Any):
     card = make_card(styled="a hat " * 30, fingerprint=edit_fingerprint(pipe))
     with pytest.raises(ValueError, match="tokens"):
         stock_arguments(stock(pipe), card)
+    with pytest.raises(ValueError, match="tokens"):
+        stock_arguments(stock(pipe), replace(card, styled=STYLED), negative_prompt=card.styled)
     networks = Networks(pipe.tokenizer, pipe.text_encoder, None, torch.device("cpu"), torch.float32)
     with pytest.raises(ValueError, match="tokens"):
         mixing_rule([card], networks)

@@ -9,9 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from promptnet.inference import mixing_pictures
+from promptnet.inference.conditions import SubjectPrompts
 from promptnet.inference.inversion import make_scheduler
-from promptnet.inference.mixing import MixingError, MixingWeights, edit_fingerprint
-from promptnet.inference.mixing_pictures import default_prompt, edit_picture, mask_of, picture_latents
+from promptnet.inference.mixing import MixingError, MixingWeights, check_row_lengths, edit_fingerprint
+from promptnet.inference.mixing_pictures import default_prompt, edit_picture, mask_of, networks_of, picture_latents
+from promptnet.inference.rows import make_rows
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 
@@ -51,10 +54,70 @@ def test_a_mask_keeps_the_rest(pipe: Any, monkeypatch: pytest.MonkeyPatch):
     card, image = card_of(pipe), picture()
     with torch.no_grad():
         latents = picture_latents(pipe, image)
-    assert mask_of(mask, latents)[0, 0, 0].tolist() == [0] * 4 + [1] * 4
+    assert mask_of(pipe, mask, image)[0, 0, 0].tolist() == [0] * 4 + [1] * 4
     edited = edit_picture(pipe, image, card, mask=mask, output_type="latent")
     assert torch.equal(edited[..., :4], latents[..., :4])
     assert (edited - latents)[..., 4:].abs().max() > 1e-3
+
+
+def test_a_mask_is_cropped_as_its_picture_and_refused_at_another_size(
+    pipe: Any, make_subject: Any, monkeypatch: pytest.MonkeyPatch
+):
+    allow_small_pictures(monkeypatch)
+    wide = Image.new("L", (32, 16), 0)
+    wide.paste(255, (16, 0, 32, 16))  # right of the middle
+    assert mask_of(pipe, wide, picture(32, 16), crop=True)[0, 0, 0].tolist() == [0] * 4 + [1] * 4
+    monkeypatch.setattr(mixing_pictures, "invert_pictures", lambda *_, **__: pytest.fail("inverted"))
+    for image, size, crop in ((picture(), (32, 32), False), (picture(32, 16), (16, 16), True)):
+        message = f"The mask has {size[0]}x{size[1]} pixels, but the picture {image.width}x16"
+        with pytest.raises(ValueError, match=message):
+            edit_picture(pipe, image, card_of(pipe), mask=Image.new("L", size), crop=crop)
+    with pytest.raises(ValueError, match="The mask has 8x8 pixels, but the picture 16x16"):
+        edit_picture(pipe, make_subject(pipe), card_of(pipe), mask=Image.new("L", (8, 8)))
+    with pytest.raises(ValueError, match=r"until=1\.5"):
+        edit_picture(pipe, picture(), card_of(pipe), correct_until=1.5)
+
+
+def test_as_published_the_less_noisy_steps_are_free(pipe: Any, monkeypatch: pytest.MonkeyPatch):
+    allow_small_pictures(monkeypatch)
+    noted: dict[str, Any] = {}
+    monkeypatch.setattr(mixing_pictures, "redrawn", lambda pipe, inverted, cards, **more: noted.update(more))
+    more: dict[str, Any]
+    for more, until in (({"as_published": True}, 0.66), ({"as_published": True, "correct_until": 0.9}, 0.9), ({}, 1)):
+        edit_picture(pipe, picture(), card_of(pipe), output_type="latent", **more)
+        assert noted["correct_until"] == until
+
+
+def test_prompts_that_would_be_cut_off_are_refused(pipe: Any, make_subject: Any, monkeypatch: pytest.MonkeyPatch):
+    allow_small_pictures(monkeypatch)
+    monkeypatch.setattr(mixing_pictures, "invert_pictures", lambda *_, **__: pytest.fail("inverted"))
+    card, subject, long = card_of(pipe), make_subject(pipe), "a hat " * 60
+    for image, prompt in ((picture(), long), (subject, f"a photo of S* wearing {long}")):
+        with pytest.raises(MixingError, match="tokens, but the text tower reads"):
+            edit_picture(pipe, image, card, prompt=prompt)
+    for words in ({"prompt": long}, {"prompt": "a hat", "negative_prompt": long}):
+        with pytest.raises(MixingError, match="tokens, but the text tower reads"):
+            pipe(edits=card, **words)
+    with pytest.raises(MixingError, match="tokens, but the text tower reads"):
+        pipe(f"S* wearing {long}", subject=subject, edits=card)
+
+
+def test_pseudo_words_count_as_tokens(pipe: Any, make_subject: Any, caplog: pytest.LogCaptureFixture):
+    networks, subject = networks_of(pipe), make_subject(pipe)
+
+    def refused(num_words: int) -> bool:
+        (row,) = make_rows("the S*" + " hat" * num_words, subject)
+        caplog.clear()
+        SubjectPrompts(networks, [row], [0])  # warns of what it cuts off
+        try:
+            check_row_lengths([row], networks)
+        except MixingError:
+            return True
+        return False
+
+    for count in range(30):
+        assert refused(count) == bool(caplog.records)
+    assert caplog.records
 
 
 def test_a_subjects_picture_comes_back_and_is_edited(pipe: Any, make_subject: Any):
@@ -96,6 +159,5 @@ def test_what_does_not_fit_is_refused(pipe: Any, tmp_path: Path, monkeypatch: py
 def allow_small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixture's model draws 16 px, less than a photograph may have."""
     from promptnet.images import opening
-    from promptnet.inference import mixing_pictures
 
     monkeypatch.setattr(mixing_pictures, "open_image", lambda source: opening.open_image(source, min_size_px=1))

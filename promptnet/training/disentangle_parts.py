@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ def feature_distance(first: list[torch.Tensor], second: list[torch.Tensor]) -> t
     return torch.stack([(a - b).abs().flatten(1).mean(1) for a, b in zip(first, second, strict=True)]).mean(0)
 
 
+def published_pixels(pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures in about [-1, 1] as the published losses take them: in [0, 1], cut off there."""
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def repeated_and_pooled(pixels: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Square pictures (B, C, S, S) at another size: pixels repeated, then means; as published 512 x 7 / 16 = 224."""
+    common = math.gcd(pixels.shape[-1], size_px)
+    larger = F.interpolate(pixels, scale_factor=size_px // common)
+    return F.avg_pool2d(larger, pixels.shape[-1] // common)
+
+
 class ClipReader:
     """A CLIP with its preprocessing as differentiable arithmetic.
 
@@ -74,9 +87,12 @@ class ClipReader:
         base_dir: embedded model, whose own towers are used where `clip_dir` is None.
         clip_dir: folder of a transformers CLIPModel with its tokenizer.
         device: where it computes.
+        as_published: feed pictures in [0, 1], not in the units that CLIP was trained with.
     """
 
-    def __init__(self, base_dir: Path, clip_dir: str | None, device: torch.device) -> None:
+    def __init__(
+        self, base_dir: Path, clip_dir: str | None, device: torch.device, *, as_published: bool = False
+    ) -> None:
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         folder = Path(clip_dir) if clip_dir else base_dir
@@ -85,10 +101,13 @@ class ClipReader:
         self.tokenizer = CLIPTokenizer.from_pretrained(folder if clip_dir else folder / "tokenizer")
         processor: Any = CLIPImageProcessor.from_pretrained(folder if clip_dir else folder / "feature_extractor")
         self.mean, self.std = processor.image_mean, processor.image_std
+        self.as_published = as_published
 
     def pixels(self, image: torch.Tensor) -> torch.Tensor:
         """Pictures as the vision tower wants them."""
         size_px = self.clip.config.vision_config.image_size
+        if self.as_published:
+            return repeated_and_pooled(published_pixels(image), size_px).to(self.clip.dtype)
         return normalised(resized(image, size_px), self.mean, self.std).to(self.clip.dtype)
 
     def image_features(self, image: torch.Tensor) -> torch.Tensor:
@@ -117,25 +136,32 @@ class DirectionalClip(LossPart):
     Args:
         weight: its factor.
         clip_dir: folder of a CLIPModel; None takes the embedded model's own towers.
-        epsilon: relative to features of norm 1.
+        epsilon: in units of the features, which ours have norm 1.
+        as_published: differences of CLIP's features as they are, of pictures in [0, 1]; ours are of features of norm 1,
+            of pictures in CLIP's own units.
     """
 
     name = "direction"
 
-    def __init__(self, weight: float = 1.0, clip_dir: str | None = None, epsilon: float = 1e-3) -> None:
+    def __init__(
+        self, weight: float = 1.0, clip_dir: str | None = None, epsilon: float = 1e-3, as_published: bool = False
+    ) -> None:
         super().__init__(weight)
-        self.clip_dir, self.epsilon = clip_dir, epsilon
+        self.clip_dir, self.epsilon, self.as_published = clip_dir, epsilon, as_published
 
     def prepare(self, edit: Edit) -> None:
         """Load CLIP, encode both prompts."""
-        self.reader = ClipReader(edit.base_dir, self.clip_dir, edit.device)
-        neutral, styled = F.normalize(self.reader.text_features([edit.neutral, edit.styled]), dim=1)
+        self.reader = ClipReader(edit.base_dir, self.clip_dir, edit.device, as_published=self.as_published)
+        neutral, styled = self._scaled(self.reader.text_features([edit.neutral, edit.styled]))
         self.text_direction = neutral - styled  # (P,)
 
     def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
         """(B,) in [0, 2]."""
-        features = [F.normalize(self.reader.image_features(pixels), dim=1) for pixels in (original, image)]
+        features = [self._scaled(self.reader.image_features(pixels)) for pixels in (original, image)]
         return 1 - soft_cosine(features[0] - features[1], self.text_direction, self.epsilon)
+
+    def _scaled(self, features: torch.Tensor) -> torch.Tensor:
+        return features if self.as_published else F.normalize(features, dim=1)
 
 
 def soft_cosine(first: torch.Tensor, second: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -169,20 +195,24 @@ class VisionPerceptual(LossPart):
 
 VGG_DEPTHS = (3, 8, 15, 22)  # after relu1_2, relu2_2, relu3_3 and relu4_3
 VGG_MEAN, VGG_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VGG_SIZE_PX = 224
 
 
 class VGGPerceptual(LossPart):
-    """Mean L1 of VGG16 features at four depths, as published.
+    """L1 of VGG16 features at four depths.
 
     Args:
         weights_file: safetensors of torchvision's VGG16 (`features.*`).
-        weight: its factor; 0.03 for people.
+        weight: its factor; published 0.05, 0.03 for people.
+        as_published: the sum over depths, of pictures cut off at [0, 1] and brought to 224 px (bilinear); ours is the
+            mean over depths, a fourth of it, of pictures at their own size.
     """
 
     name = "perceptual"
 
-    def __init__(self, weights_file: str, weight: float = 0.05) -> None:
+    def __init__(self, weights_file: str, weight: float = 0.05, as_published: bool = False) -> None:
         super().__init__(weight)
+        self.as_published = as_published
         if not Path(weights_file).is_file():
             raise ValueError(
                 f"weights_file={weights_file!r} does not exist: save torchvision's VGG16 there as safetensors, or use "
@@ -206,7 +236,11 @@ class VGGPerceptual(LossPart):
 
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Features at the four depths."""
+        if self.as_published:
+            image = 2 * published_pixels(image) - 1
         found, x = [], normalised(image, VGG_MEAN, VGG_STD)
+        if self.as_published:
+            x = F.interpolate(x, size=(VGG_SIZE_PX, VGG_SIZE_PX), mode="bilinear")
         for depth, layer in enumerate(self.layers):
             x = layer(x)
             if depth in VGG_DEPTHS:
@@ -215,11 +249,14 @@ class VGGPerceptual(LossPart):
 
     def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
         """(B,)."""
-        return feature_distance(self.features(image), self.features(original))
+        distance = feature_distance(self.features(image), self.features(original))
+        return distance * len(VGG_DEPTHS) if self.as_published else distance
 
 
 class JudgeKeeps(LossPart):
     """A judge reads the fields that are not to change as it did in the original: the divergence of its answers.
+
+    Not the test judge, by whose answers edits are measured.
 
     Args:
         changed: fields that may change.
@@ -237,6 +274,7 @@ class JudgeKeeps(LossPart):
 
     def prepare(self, edit: Edit) -> None:
         """Load the judge."""
+        check_judge(self.judge_dir, edit.base_dir)
         judge: Any = AvatarJudge.from_pretrained(self.judge_dir)
         unknown = set(self.changed) - set(judge.config["fields"])
         if unknown:
@@ -253,3 +291,18 @@ class JudgeKeeps(LossPart):
             for field in kept
         ]
         return torch.stack([one.sum(1) for one in divergences]).mean(0)
+
+
+def check_judge(judge_dir: str | Path, base_dir: Path) -> None:
+    """Refuse the test judge, however its path is spelt.
+
+    Raises:
+        ValueError: it is the base model's test judge, or a folder of that judge's name.
+    """
+    folder = Path(judge_dir).resolve()
+    tests = (base_dir.resolve().parent / "judges/validation").with_name("test")
+    if folder.name == tests.name or (folder.exists() and tests.exists() and folder.samefile(tests)):
+        raise ValueError(
+            f"judge_dir={str(judge_dir)!r} is the test judge, which measures what was learned and must not teach it: "
+            "take the validation judge (checkpoints/judges/validation)."
+        )

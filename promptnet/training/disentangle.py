@@ -22,8 +22,16 @@ from promptnet.images.opening import open_image
 from promptnet.inference.conditions import Networks, PlainPrompts
 from promptnet.inference.fingerprint import hash_weights
 from promptnet.inference.guidance import ClassifierFreeGuidance
-from promptnet.inference.inversion import Corrections, Inversion, invert, make_scheduler
-from promptnet.inference.mixing import COMPONENTS, Mixing, MixingWeights, start_weights, text_directions
+from promptnet.inference.inversion import Inversion, check_until, invert, joined, make_scheduler
+from promptnet.inference.mixing import (
+    COMPONENTS,
+    Mixing,
+    MixingWeights,
+    check_lengths,
+    check_row_lengths,
+    start_weights,
+    text_directions,
+)
 from promptnet.inference.mixing_pictures import default_prompt, picture_guidance
 from promptnet.inference.mixing_schedule import schedule_settings
 from promptnet.inference.prediction import prediction_type
@@ -31,7 +39,13 @@ from promptnet.inference.recomputing import recomputed
 from promptnet.inference.references import decode_latents, encode_pixels
 from promptnet.inference.rows import make_rows, moved
 from promptnet.inference.sampling import Rule, sample
-from promptnet.training.disentangle_base import load_frozen, load_subjects, sampling_defaults, scheduler_config
+from promptnet.training.disentangle_base import (
+    check_base,
+    load_frozen,
+    load_subjects,
+    sampling_defaults,
+    scheduler_config,
+)
 from promptnet.training.disentangle_parts import DirectionalClip, Edit, LossPart, VisionPerceptual
 
 
@@ -63,13 +77,13 @@ class DisentangleStage(L.LightningModule):
         neutral: the prompt without the attribute.
         styled: the same prompt with it.
         out: the card to write when training ends; its folder must exist.
-        base_dir: diffusers folder of the base model.
+        base_dir: diffusers folder of the base model, of the kind of Stable Diffusion 1.5 or 2 (one text tower).
         num_steps: of denoising, and weights.
         scheduler: DDIMScheduler, PNDMScheduler (published), DPMSolverMultistepScheduler or EulerDiscreteScheduler.
         guidance_scale: of the drawing (published 7.5).
         start_share: the share of the steps whose weights start at 1; those of the others start at 0.
         learning_rate: of Adam (published 0.05).
-        parts: of the loss; default as published, with the embedded model's vision tower for VGG16.
+        parts: of the loss; default perceptual and directional CLIP, both read with the embedded model's own towers.
         pictures: files of pictures to learn on, in place of seeds; the data module's `num_seeds` must be their number.
         subjects: files of subjects whose pictures to learn on, in place of seeds; their number likewise.
         correct_until: the share of the steps, from the noisiest on, that hold on to those pictures.
@@ -105,6 +119,8 @@ class DisentangleStage(L.LightningModule):
         self.num_steps, self.guidance_scale, self.learning_rate = num_steps, guidance_scale, learning_rate
         if pictures and subjects:
             raise ValueError("give either pictures or subjects to learn on")
+        check_until(correct_until)
+        check_base(self.base_dir)
         self.pictures, self.correct_until = list(pictures or []), correct_until
         self.picture_every, self.seed = picture_every, seed
         self.parts = [VisionPerceptual(), DirectionalClip()] if parts is None else list(parts)
@@ -113,6 +129,7 @@ class DisentangleStage(L.LightningModule):
         self.frozen = load_frozen(self.base_dir, with_encoder=bool(subjects))
         self.subjects = load_subjects(subjects or [], self.frozen, self.base_dir)
         self.tokenizer = CLIPTokenizer.from_pretrained(self.base_dir / "tokenizer")
+        self._check_prompts()
         self._originals: dict[int, torch.Tensor] = {}
         self._inversion: Inversion | None = None
 
@@ -123,10 +140,20 @@ class DisentangleStage(L.LightningModule):
         if given and num_seeds != len(given):
             what = "pictures" if self.pictures else "subjects"
             raise ValueError(f"num_seeds={num_seeds} must be the number of {what}, {len(given)}.")
-        self.prepare()
+        self.prepare(getattr(getattr(self.trainer, "datamodule", None), "batch_size", 1))
 
-    def prepare(self) -> None:
-        """Move the frozen parts to this one's device; encode the prompts; invert the pictures."""
+    def _check_prompts(self) -> None:
+        prompts = [self.neutral, self.styled]
+        check_lengths(self.tokenizer, self.frozen["text_encoder"], prompts)
+        neutral, styled = self.tokenizer(prompts).input_ids
+        if neutral == styled:
+            raise ValueError(
+                f"The prompts {self.neutral!r} and {self.styled!r} are the same to the text tower: say in the second "
+                "what is to change."
+            )
+
+    def prepare(self, batch_size: int = 1) -> None:
+        """Move the frozen parts to this one's device; encode the prompts; invert the pictures, `batch_size` at once."""
         for part in self.frozen.values():
             part.to(self.device)
         text_encoder, encoder = self.frozen["text_encoder"], self.frozen.get("promptnet")
@@ -137,8 +164,9 @@ class DisentangleStage(L.LightningModule):
             card = self.card()
             texts = [default_prompt(card, subject) for subject in self.subjects]
             self._rows = moved(make_rows(texts, self.subjects), self.device) if self.subjects else []
+            check_row_lengths(self._rows, self.networks)
             if self.pictures or self.subjects:
-                self._inversion = self._invert()
+                self._inversion = self._invert(batch_size)
         edit = Edit(self.base_dir, self.neutral, self.styled, self.device)
         for part in self.parts:
             part.prepare(edit)
@@ -164,8 +192,7 @@ class DisentangleStage(L.LightningModule):
         self.scheduler.set_timesteps(self.num_steps, device=self.device)
         rules = [*self._guidance(index), Mixing(weights[None], self.directions)]
         if self._inversion is not None:
-            corrections = self._inversion.corrections[:, index.to(self.device)]
-            rules.append(Corrections(corrections, self.correct_until))
+            rules.append(self._inversion.of_rows(index.to(self.device)).rule(until=self.correct_until))
         return draw_pixels(self.frozen["unet"], self.frozen["vae"], self.scheduler, self._start(index), rules)
 
     @torch.no_grad()
@@ -212,20 +239,23 @@ class DisentangleStage(L.LightningModule):
         noise = sample_noise(self.seed, index, "edit", shape).to(self.device)
         return noise * self.scheduler.init_noise_sigma
 
-    def _invert(self) -> Inversion:
-        latents = self._picture_latents()
-        index = torch.arange(len(latents))
-        up, down = self._guidance(index, 1.0), self._guidance(index)
-        unet = self.frozen["unet"]
-        return invert(unet, self.scheduler, latents, down, num_steps=self.num_steps, inversion_rules=up)
+    def _invert(self, batch_size: int) -> Inversion:
+        places = torch.arange(len(self.pictures or self.subjects))
+        return joined([self._invert_some(index) for index in places.split(batch_size)])
 
-    def _picture_latents(self) -> torch.Tensor:
-        """(B, C, h, w) of the pictures, or of the subjects' first reference pictures."""
-        vae, unet = self.frozen["vae"], self.frozen["unet"]
+    def _invert_some(self, index: torch.Tensor) -> Inversion:
+        up, down = self._guidance(index, 1.0), self._guidance(index)
+        how: dict[str, Any] = {"num_steps": self.num_steps, "inversion_rules": up}
+        return invert(self.frozen["unet"], self.scheduler, self._picture_latents(index), down, **how)
+
+    def _picture_latents(self, index: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) of these pictures, or of these subjects' first reference pictures."""
+        vae, unet, places = self.frozen["vae"], self.frozen["unet"], index.tolist()
         if self.subjects:
-            return torch.cat([subject.reference_latents[:1] for subject in self.subjects]).to(self.device, unet.dtype)
+            latents = [self.subjects[place].reference_latents[:1] for place in places]
+            return torch.cat(latents).to(self.device, unet.dtype)
         size_px = unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
-        pixels = torch.stack([to_pixels(square(open_image(path), size_px)) for path in self.pictures])
+        pixels = torch.stack([to_pixels(square(open_image(self.pictures[place]), size_px)) for place in places])
         return encode_pixels(vae, pixels.to(self.device))
 
     def _show(self, original: torch.Tensor, image: torch.Tensor) -> None:

@@ -11,10 +11,27 @@ import diffusers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPVisionModel
 
+from promptnet.inference.arguments import check_base_model
 from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.inference.subject import Subject
 from promptnet.models.promptnet import PromptNetModel
+
+
+def check_base(base_dir: Path) -> None:
+    """Refuse, before any weights are loaded, what edits cannot be learned in.
+
+    Raises:
+        ValueError: it is not the folder of a base model, or it is one with two text towers (SDXL), or for inpainting.
+    """
+    if not (base_dir / "model_index.json").is_file():
+        raise ValueError(
+            f"base model '{base_dir}' is not a folder in diffusers layout (with model_index.json), which learning an "
+            "edit needs: download it first, for instance with pipe.save_pretrained(folder)."
+        )
+    unet: Any = UNet2DConditionModel.load_config(base_dir / "unet")
+    vae: Any = AutoencoderKL.load_config(base_dir / "vae")
+    check_base_model({"in_channels": 4, **unet}, {"latent_channels": 4, **vae})
 
 
 def scheduler_config(base_dir: Path) -> dict[str, Any]:

@@ -30,11 +30,12 @@ def learn_card(
         on_step: called after each iteration.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    accelerator, _, index = device.partition(":")
     torch.set_flush_denormal(True)  # small CPU models crawl through denormal numbers otherwise
     Trainer(
         max_steps=iterations,
-        accelerator="gpu" if device.startswith("cuda") else device.split(":")[0],
-        devices=1,
+        accelerator="gpu" if accelerator == "cuda" else accelerator,
+        devices=[int(index)] if accelerator == "cuda" and index else 1,
         logger=False,
         callbacks=[LambdaCallback(on_train_batch_end=lambda *_: on_step())] if on_step else [],
         enable_progress_bar=False,

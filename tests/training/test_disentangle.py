@@ -1,5 +1,6 @@
 """Learning mixing weights: exact gradients, what trains, the parts of the loss, resuming, pictures."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ import diffusers
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from promptnet import PromptNetPipeline, Subject
 from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.inversion import make_scheduler
-from promptnet.inference.mixing import Directions, Mixing, MixingWeights
+from promptnet.inference.mixing import Directions, Mixing, MixingError, MixingWeights
 from promptnet.inference.mixing_pictures import edit_picture
 from promptnet.inference.references import decode_latents
 from promptnet.inference.sampling import UNetInputs
@@ -27,6 +29,7 @@ from promptnet.training.disentangle_parts import (
     VisionPerceptual,
     feature_distance,
     normalised,
+    repeated_and_pooled,
     soft_cosine,
 )
 from tests.inference.conftest import build_unet as build_small_unet
@@ -141,7 +144,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_stage(base: Path, out: Path, **more: Any) -> DisentangleStage:
     torch.manual_seed(0)
     prompts = ("a portrait of a person", "a happy portrait of a person")
-    return DisentangleStage(*prompts, str(out), str(base), num_steps=3, guidance_scale=2.0, picture_every=0, **more)
+    knobs: dict[str, Any] = {"num_steps": 3, "guidance_scale": 2.0, "picture_every": 0, **more}
+    return DisentangleStage(*prompts, str(out), str(base), **knobs)
 
 
 def fit(stage: DisentangleStage, folder: Path, max_steps: int, checkpoint: Path | None = None, **data: Any) -> Any:
@@ -278,12 +282,120 @@ def test_more_seeds_than_pictures_are_refused(base: Path, tmp_path: Path):
 
 
 def test_bad_settings_are_refused(base: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"until=1\.5"):
+        make_stage(base, tmp_path / "card.safetensors", correct_until=1.5)
     with pytest.raises(ValueError, match="scheduler='HeunDiscreteScheduler' must be one of"):
         make_stage(base, tmp_path / "card.safetensors", scheduler="HeunDiscreteScheduler")
     with pytest.raises(ValueError, match="create the folder"):
         make_stage(base, tmp_path / "nowhere" / "card.safetensors")
     with pytest.raises(ValueError, match="num_seeds=0"):
         SeedDataModule(num_seeds=0)
+
+
+def test_prompts_that_the_tower_cannot_tell_apart_or_read_are_refused(base: Path, tmp_path: Path):
+    neutral, out = "a portrait of a person", str(tmp_path / "card.safetensors")
+    with pytest.raises(ValueError, match="are the same to the text tower"):
+        DisentangleStage(neutral, " A portrait  of a person", out, str(base))
+    long = "a happy portrait " * 40
+    for prompts in ((neutral, long), (long, neutral)):
+        with pytest.raises(MixingError, match="tokens, but the text tower reads 48"):
+            DisentangleStage(*prompts, out, str(base))
+
+
+def test_a_subjects_prompt_that_would_be_cut_off_is_refused(
+    base: Path, somebody: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stage = make_stage(base, tmp_path / "card.safetensors", subjects=[str(somebody)])
+    stage.neutral = "a person, happy, happy"  # short, but not behind so many pseudo-words
+    monkeypatch.setattr(type(stage.frozen["promptnet"]), "num_pseudo_words", lambda *_: 45)
+    with pytest.raises(MixingError, match=r"'S\*, happy, happy' has 51 tokens, but the text tower reads 48"):
+        stage.prepare()
+
+
+def test_bases_that_edits_cannot_be_learned_in_are_refused_by_name(base: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="'runwayml/stable-diffusion' is not a folder in diffusers layout"):
+        make_stage(Path("runwayml/stable-diffusion"), tmp_path / "card.safetensors")
+    for change, message in (({"addition_embed_type": "text_time"}, "SDXL"), ({"in_channels": 9}, "9 channels")):
+        for name in ("unet", "vae"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            config = json.loads((base / name / "config.json").read_text())
+            (tmp_path / name / "config.json").write_text(json.dumps({**config, **(change if name == "unet" else {})}))
+        (tmp_path / "model_index.json").write_text("{}")
+        with pytest.raises(ValueError, match=message):
+            make_stage(tmp_path, tmp_path / "card.safetensors")
+
+
+def test_pictures_are_inverted_as_many_at_once_as_a_batch_has(base: Path, tmp_path: Path, monkeypatch: Any):
+    from PIL import Image
+
+    from promptnet.training import disentangle
+
+    paths = [tmp_path / f"{shade}.png" for shade in (10, 90, 170)]
+    for path in paths:
+        Image.new("RGB", (64, 64), (int(path.stem), 90, 30)).save(path)
+    sizes, invert = [], disentangle.invert
+
+    def noted(unet: Any, scheduler: Any, latents: Tensor, *rules: Any, **how: Any) -> Any:
+        sizes.append(len(latents))
+        return invert(unet, scheduler, latents, *rules, **how)
+
+    monkeypatch.setattr(disentangle, "invert", noted)
+    stage = make_stage(base, tmp_path / "card.safetensors", pictures=[str(path) for path in paths])
+    fit(stage, tmp_path, 1, num_seeds=3, batch_size=2)
+    assert sizes == [2, 1]
+
+
+def test_a_numbered_gpu_is_the_one_that_learns(monkeypatch: pytest.MonkeyPatch):
+    from promptnet.training import disentangle_learning
+
+    noted: list[Any] = []
+
+    class Noting:
+        def __init__(self, **options: Any) -> None:
+            noted.append((options["accelerator"], options["devices"]))
+
+        def fit(self, *_: Any, **__: Any) -> None:
+            pass
+
+    monkeypatch.setattr(disentangle_learning, "Trainer", Noting)
+    stage: Any = None
+    for device in ("cuda:1", "cuda", "cpu", "mps:0"):
+        disentangle_learning.learn_card(stage, SeedDataModule(), iterations=1, device=device)
+    assert noted == [("gpu", [1]), ("gpu", 1), ("cpu", 1), ("mps", 1)]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS[1:])
+def test_every_scheduler_learns(base: Path, tmp_path: Path, scheduler: str):
+    stage = make_stage(base, tmp_path / "card.safetensors", scheduler=scheduler)
+    before = stage.weights.detach().clone()
+    fit(stage, tmp_path, 1, num_seeds=1, batch_size=1)
+    card = MixingWeights.load(tmp_path / "card.safetensors")
+    assert card.scheduler == scheduler
+    assert (card.weights - before).abs().min() > 1e-3
+
+
+def test_tensorboard_shows_curves_pictures_and_weights(base: Path, tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stage = make_stage(base, tmp_path / "card.safetensors", picture_every=2)
+    trainer = L.Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        devices=1,
+        logger=TensorBoardLogger(tmp_path),
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(stage, datamodule=SeedDataModule(num_seeds=2, batch_size=2))
+    shown = EventAccumulator(trainer.logger.log_dir, {"images": 0, "scalars": 0})  # pyright: ignore[reportOptionalMemberAccess]
+    shown.Reload()
+    assert {"train/loss", "train/perceptual", "train/direction"} <= {*shown.Tags()["scalars"]}
+    for name, size in (("pictures", (128, 128)), ("weights", (24, 96))):  # two beside each other, edited below
+        assert [image.step for image in shown.Images(name)] == [0, 2]
+        assert [(image.width, image.height) for image in shown.Images(name)] == [size] * 2
 
 
 # --- the parts of the loss ----------------------------------------------------------------------------------------
@@ -331,6 +443,48 @@ def test_perceptual_parts_grow_with_the_distance(base: Path, tmp_path: Path):
     ]
 
 
+def test_as_published_vgg_is_the_sum_over_depths_at_224_px(base: Path, tmp_path: Path):
+    """Against the published code's arithmetic, written out."""
+    from safetensors.torch import save_file
+    from torchvision.models import vgg16
+
+    network: Any = vgg16(weights=None).eval()
+    save_file({f"features.{name}": value for name, value in network.features.state_dict().items()}, tmp_path / "vgg")
+    part = VGGPerceptual(str(tmp_path / "vgg"), as_published=True)
+    part.prepare(Edit(base, "", "", torch.device("cpu")))
+    original, image = 2.4 * torch.rand(2, 1, 3, 64, 64) - 1.2
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x, y = (((one + 1) / 2).clamp(0, 1).sub(mean).div(std) for one in (image, original))
+    x, y = (nn.functional.interpolate(one, size=(224, 224), mode="bilinear") for one in (x, y))
+    expected = 0.0
+    with torch.no_grad():
+        for first, last in ((0, 4), (4, 9), (9, 16), (16, 23)):
+            x, y = (network.features[first:last](one) for one in (x, y))
+            expected += nn.functional.l1_loss(x, y).item()
+        assert part(image, original).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_as_published_clip_compares_features_as_they_are(base: Path):
+    part = DirectionalClip(as_published=True)
+    part.prepare(Edit(base, "a portrait of a person", "a happy portrait of a person", torch.device("cpu")))
+    original, image = 2.4 * torch.rand(2, 2, 3, 64, 64) - 1.2
+    features = [
+        part.reader.clip.get_image_features(((one + 1) / 2).clamp(0, 1)).pooler_output for one in (original, image)
+    ]
+    texts = part.reader.text_features(["a portrait of a person", "a happy portrait of a person"])
+    expected = 1 - nn.functional.cosine_similarity(features[0] - features[1], (texts[0] - texts[1])[None])
+    torch.testing.assert_close(part(image, original), expected, rtol=0, atol=1e-4)
+    ours = DirectionalClip()
+    ours.prepare(Edit(base, "a portrait of a person", "a happy portrait of a person", torch.device("cpu")))
+    assert (ours(image, original) - expected).abs().max() > 1e-3
+
+
+def test_as_published_pixels_are_repeated_and_pooled():
+    pixels = torch.rand(1, 3, 512, 512)
+    upsampled = nn.Upsample(scale_factor=7)(pixels)
+    torch.testing.assert_close(repeated_and_pooled(pixels, 224), nn.AvgPool2d(16)(upsampled))
+
+
 def test_feature_distance_and_normalisation():
     ones, zeros = torch.ones(2, 3, 4), torch.zeros(2, 3, 4)
     assert feature_distance([ones, 3 * ones], [zeros, zeros]).tolist() == [2, 2]
@@ -352,6 +506,23 @@ def test_the_judge_part_reads_the_fields_that_may_not_change(tmp_path: Path):
     torch.testing.assert_close(part(image, original), expected)
     with pytest.raises(ValueError, match=r"changed=\['nose'\]"):
         JudgeKeeps(["nose"], str(tmp_path / "judge")).prepare(edit)
+
+
+def test_the_test_judge_may_not_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from promptnet.models.judge import AvatarJudge
+
+    base, tests = tmp_path / "base", tmp_path / "judges" / "test"
+    for folder in (base, tests, tmp_path / "judges" / "other"):
+        folder.mkdir(parents=True)
+        AvatarJudge({"hair": ["a", "b"]}, width=8).save_pretrained(str(folder))
+    (tmp_path / "link").symlink_to(tests, target_is_directory=True)
+    monkeypatch.chdir(tests)
+    edit = Edit(base, "", "", torch.device("cpu"))
+    for spelling in (tests, tests / "..", tmp_path / "link", tmp_path / "judges" / "other" / ".." / "test", Path()):
+        folder = str(spelling / "test" if spelling.name == ".." else spelling)
+        with pytest.raises(ValueError, match="is the test judge, which measures what was learned"):
+            JudgeKeeps([], folder).prepare(edit)
+    JudgeKeeps([], str(tmp_path / "judges" / "other")).prepare(edit)
 
 
 def test_the_curve_shows_the_weights():

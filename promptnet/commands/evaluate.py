@@ -220,6 +220,7 @@ def edits(
     learning_rate: float = 0.05,
     preserve: float = 0.05,
     guidance_scale: float = 3.0,
+    scheduler: str = "DDIMScheduler",
     correct_until: float = 1.0,
     split: Literal["validation", "test"] = "test",
     out: Path | None = None,
@@ -243,6 +244,7 @@ def edits(
         learning_rate: of the optimisation
         preserve: weight of staying like the original, against changing as the prompt does
         guidance_scale: of the drawing
+        scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
         correct_until: share of the steps, from the noisy end, that hold on to a real picture
         split: test for figures to report; validation for choosing settings
         out: an existing folder for results.json and sheet.png; repeat the command to go on where it stopped
@@ -265,7 +267,7 @@ def edits(
         edits=edits,
         rows=rows,
         pictures=Pictures(seeds, renders, subjects, learned_on),
-        how=Learning(steps, iterations, guidance_scale, learning_rate, preserve, seed=seed),
+        how=Learning(steps, iterations, guidance_scale, learning_rate, preserve, seed=seed, scheduler=scheduler),
         correct_until=correct_until,
         split=split,
         out=out,

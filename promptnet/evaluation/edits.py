@@ -11,8 +11,8 @@ from PIL import Image
 
 from promptnet.datasets.avatars import Split
 from promptnet.evaluation.avatars import check_run
-from promptnet.evaluation.drawing import picture_size, weight_hashes
-from promptnet.evaluation.edits_cards import CardTask, Learning, card_path, learn_cards
+from promptnet.evaluation.drawing import encoder_folder, picture_size, weight_hashes
+from promptnet.evaluation.edits_cards import DDIM, CardTask, Learning, card_path, learn_cards, learning_seconds
 from promptnet.evaluation.edits_drawing import EditStudioSpec
 from promptnet.evaluation.edits_marking import EditMarker, EditScores, make_marker
 from promptnet.evaluation.edits_report import print_edit_results, save_edit_sheet
@@ -33,11 +33,13 @@ from promptnet.evaluation.files import check_folder
 from promptnet.evaluation.gallery import Gallery
 from promptnet.evaluation.judging import Judge, judge_folder, load_judge
 from promptnet.evaluation.results import save_results
+from promptnet.evaluation.rows import OURS
 from promptnet.evaluation.running import Crew, default_workers
+from promptnet.inference.inversion import scheduler_class
 from promptnet.inference.mixing import MixingWeights
 
-ITEM_MS = 9.0
-"""What one U-Net item of the embedded model takes on one core, for the estimate that is printed first."""
+ITEM_MS = 17.0
+"""What one U-Net item of the embedded model takes a process on two shared cores, for the estimate printed first."""
 LEARNING_FACTOR = 3.5
 """A learning step in drawing steps: drawn, drawn again, and the way back."""
 
@@ -101,24 +103,32 @@ def evaluate_edits(
     """
     pictures, how = pictures or Pictures(), how or Learning()
     check_run(split, how.num_steps)
+    scheduler_class(how.scheduler)
     chosen, names = chosen_edits(edits), check_rows(rows)
     folder = None if out is None else check_folder(out)
     ready = None if cards is None else check_folder(cards)
-    reader, size_px = load_judge(judge_folder(base, split, judge), device), picture_size(base)
+    read_by = judge_folder(base, split, judge)
+    reader, size_px = load_judge(read_by, device), picture_size(base)
     groups = pictures.groups(split, seed)
     workers = default_workers(device or "cpu") if workers is None else workers
     print(estimate(len(chosen), names, pictures, how, workers))
-    spec = EditStudioSpec(Path(base), how.num_steps, device or "cpu", guidance_scale=how.guidance_scale)
+    spec = EditStudioSpec(
+        Path(base), how.num_steps, device or "cpu", guidance_scale=how.guidance_scale, scheduler=how.scheduler
+    )
+    hashes = hashes_of(base, with_encoder=bool(pictures.subjects))
     with kept_in(folder) as place:
-        learned = all_cards(spec, chosen, names, pictures.learned_on, how, place, workers)
+        tasks = card_tasks(spec, chosen, names, pictures.learned_on, how, place)
+        learned = all_cards(tasks, workers)
         ways = make_ways(names, chosen, learned, correct_until)
-        gallery = Gallery(place / "pictures", weight_hashes(base, []), how.num_steps, size_px)
+        gallery = Gallery(place / "pictures", hashes, how.num_steps, size_px)
         with Crew(spec, workers) as crew:
-            table = Table(groups, ways, gallery, how.guidance_scale)
+            table = Table(groups, ways, gallery, how.guidance_scale, how.scheduler)
             table.draw(crew)
         scores = table.scores(reader, size_px, device)
         settings: dict[str, Any] = {"split": split, "seed": seed, "pictures": asdict(pictures), "how": asdict(how)}
-        settings |= {"correct_until": correct_until, "weights": weights_record(learned)}
+        settings |= {"correct_until": correct_until, "weights": weights_record(learned), "base": hashes}
+        settings["judge"] = {"name": read_by.resolve().name, "hash": weight_hashes(read_by, [])["base"]}
+        settings["learning_s"] = seconds_record(tasks)
         results = summarise_edits(scores, settings)
         if folder is not None:
             save_results(results, folder / "results.json")
@@ -133,7 +143,7 @@ def evaluate_edits(
 def estimate(num_edits: int, rows: Sequence[str], pictures: Pictures, how: Learning, workers: int) -> str:
     """What it will take on CPUs, in U-Net items: two a picture and step with guidance, one on the way up to noise."""
     steps = how.num_steps
-    learned_on = sum({EIGHT: pictures.learned_on}.get(row, 1) for row in rows if row in LEARNED)
+    learned_on = sum({EIGHT: pictures.learned_on}.get(row, 1) for row in learned_rows(rows))
     learning = num_edits * learned_on * 2 * steps * how.iterations * LEARNING_FACTOR
     ways = num_edits * len([row for row in rows if row != LEDITS])
     seeds = pictures.seeds * 2 * steps * (ways + 1)
@@ -143,6 +153,25 @@ def estimate(num_edits: int, rows: Sequence[str], pictures: Pictures, how: Learn
     minutes = items * ITEM_MS / 1000 / 60 / workers
     said = f"{items} U-Net items, {learning / items:.0%} of them learning: {minutes:.0f} minutes in {workers} processes"
     return f"{said} at {ITEM_MS:g} ms an item{', subjects apart' if pictures.subjects else ''}"
+
+
+def learned_rows(rows: Sequence[str]) -> list[str]:
+    """The rows whose cards are learned: the one on several seeds always, as the others are made of it."""
+    return list(dict.fromkeys([EIGHT, *(row for row in rows if row in LEARNED)]))
+
+
+def hashes_of(base: str | Path, *, with_encoder: bool) -> dict[str, str]:
+    """Of the base model, and of the encoder that subjects are drawn with."""
+    found = weight_hashes(base, [])
+    if with_encoder:
+        found[OURS] = weight_hashes(encoder_folder(base, OURS), [])["base"]
+    return found
+
+
+def seconds_record(tasks: Mapping[tuple[str, str], CardTask]) -> dict[str, float]:
+    """How long cards took to learn, by row and edit, where that is known."""
+    found = {f"{row}/{edit}": learning_seconds(task) for (row, edit), task in tasks.items()}
+    return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
 def weights_record(cards: Mapping[tuple[str, str], MixingWeights]) -> dict[str, list[float]]:
@@ -160,31 +189,31 @@ def kept_in(folder: Path | None) -> Iterator[Path]:
         yield Path(passing)
 
 
-def all_cards(
-    spec: EditStudioSpec,
-    edits: Sequence[Edit],
-    rows: Sequence[str],
-    learned_on: int,
-    how: Learning,
-    folder: Path,
-    workers: int,
-) -> dict[tuple[str, str], MixingWeights]:
-    """Row and edit to its card. The rows that learn nothing have the others' card with other weights."""
+def card_tasks(
+    spec: EditStudioSpec, edits: Sequence[Edit], rows: Sequence[str], learned_on: int, how: Learning, folder: Path
+) -> dict[tuple[str, str], CardTask]:
+    """Row and edit to the card that is to be learned."""
     place = folder / "cards"
     place.mkdir(exist_ok=True)
-    base_hash = weight_hashes(spec.base, [])["base"]
-    needed = dict.fromkeys([EIGHT, *(row for row in rows if row in LEARNED)])
-    keys = [(row, edit) for edit in edits for row in needed]
-    tasks = []
-    for row, edit in keys:
-        num_seeds = learned_on if row == EIGHT else 1
-        path = card_path(place, base_hash, edit, num_seeds, how)
-        tasks.append(CardTask(spec.base, spec.device, edit, num_seeds, how, path))
-    cards = {(row, edit.name): card for (row, edit), card in zip(keys, learn_cards(tasks, workers), strict=True)}
+    base_hash, tasks = weight_hashes(spec.base, [])["base"], {}
+    for edit in edits:
+        for row in learned_rows(rows):
+            num_seeds = learned_on if row == EIGHT else 1
+            path = card_path(place, base_hash, edit, num_seeds, how)
+            tasks[row, edit.name] = CardTask(spec.base, spec.device, edit, num_seeds, how, path)
+    return tasks
+
+
+def all_cards(tasks: Mapping[tuple[str, str], CardTask], workers: int) -> dict[tuple[str, str], MixingWeights]:
+    """Row and edit to its card. The rows that learn nothing have the others' card with other weights."""
+    cards = dict(zip(tasks, learn_cards(list(tasks.values()), workers), strict=True))
     for row in ROWS:
         if row not in (*LEARNED, LEDITS):
-            weights = fixed_weights(row, how.num_steps)
-            cards |= {(row, edit.name): replace(cards[EIGHT, edit.name], weights=weights) for edit in edits}
+            cards |= {
+                (row, edit): replace(card, weights=fixed_weights(row, card.num_steps))
+                for (learned, edit), card in list(cards.items())
+                if learned == EIGHT
+            }
     return cards
 
 
@@ -197,16 +226,19 @@ class Table:
         ways: every row for every edit.
         gallery: where pictures are kept.
         guidance_scale: of unedited drawings.
+        scheduler: likewise.
     """
 
     groups: Mapping[Source, Sequence[Group]]
     ways: Sequence[Way]
     gallery: Gallery
     guidance_scale: float
+    scheduler: str = DDIM
     original: Way = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "original", Way(ORIGINAL, "original", guidance_scale=self.guidance_scale))
+        how: dict[str, Any] = {"guidance_scale": self.guidance_scale, "scheduler": self.scheduler}
+        object.__setattr__(self, "original", Way(ORIGINAL, "original", **how))
 
     def ways_of(self, source: Source) -> list[Way]:
         """Subjects are edited by the card that was learned without them, and no other way."""
@@ -215,12 +247,13 @@ class Table:
     def draw(self, crew: Crew) -> None:
         """Draw what the gallery does not hold yet."""
         for source, groups in self.groups.items():
-            drawn = [self.original, *self.ways_of(source)]
+            drawn = [as_kept(source, way) for way in (self.original, *self.ways_of(source))]
             crew.draw(groups, drawn, self.gallery, f"drawing {source}", counting="groups")
 
     def pictures(self, source: Source, way: Way) -> list[Image.Image]:
         """All pictures of one source, one way."""
-        return [picture for group in self.groups[source] for picture in self.gallery.get(group, way)]
+        kept = as_kept(source, way)
+        return [picture for group in self.groups[source] for picture in self.gallery.get(group, kept)]
 
     def scores(self, judge: Judge, size_px: int, device: str | None) -> dict[str, dict[str, dict[str, EditScores]]]:
         """Source to row to edit."""
@@ -250,3 +283,8 @@ class Table:
                     tiles["truth"] = edit.applied(portraits[place]).render(self.gallery.size_px)
                 lines.append((f"{source}: {NEUTRAL} -> {edit.name}", tiles))
         return lines
+
+
+def as_kept(source: Source, way: Way) -> Way:
+    """A way as the gallery is to know it: pictures of subjects depend on the encoder too."""
+    return replace(way, source="subject", encoder=OURS) if source == "subjects" else way

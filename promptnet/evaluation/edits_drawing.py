@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from promptnet.evaluation.drawing import generator, settle_process
+from promptnet.evaluation.edits_cards import DDIM
 from promptnet.evaluation.edits_tasks import NEUTRAL, NEUTRAL_SUBJECT, Group
 from promptnet.evaluation.edits_ways import Way
 from promptnet.evaluation.running import StudioSpec
@@ -22,6 +23,7 @@ class EditStudioSpec(StudioSpec):
 
     guidance_scale: float = 3.0
     """Of unedited drawings."""
+    scheduler: str = DDIM
 
     def build(self) -> "EditStudio":
         """The studio."""
@@ -55,10 +57,11 @@ class EditStudio:
         shape = (pipe.unet.config["in_channels"], *[pipe.unet.config["sample_size"]] * 2)
         noise = torch.stack([torch.randn(shape, generator=generator(ask.seed)) for ask in group.asks])
         knobs: dict[str, Any] = {"num_inference_steps": self.spec.steps, "latents": noise}
-        if subjects:  # with the base model's own knobs
+        knobs |= {"guidance_rescale": 0.0, "eta": 0.0}
+        if subjects:  # the other knobs are the base model's own
             knobs |= {"subject": self._group_subjects(group)}
         else:
-            knobs |= {"guidance_scale": self.spec.guidance_scale, "guidance_rescale": 0.0, "eta": 0.0}
+            knobs |= {"guidance_scale": self.spec.guidance_scale}
         prompt = NEUTRAL_SUBJECT if subjects else NEUTRAL
         generators = [generator(ask.seed + 1) for ask in group.asks]
         edits = [way.card] if way.card is not None else []
@@ -117,10 +120,13 @@ class EditStudio:
     def _pipe(self) -> "PromptNetPipeline":
         if self._loaded is None:
             from promptnet import PromptNetPipeline
+            from promptnet.inference.inversion import make_scheduler
 
             if self.spec.threads is not None:
                 settle_process(self.spec.threads)
             self._loaded = PromptNetPipeline.from_pretrained(Path(self.spec.base), use_safetensors=True)
             self._loaded = self._loaded.to(self.spec.device)
+            if type(self._loaded.scheduler).__name__ != self.spec.scheduler:
+                self._loaded.scheduler = make_scheduler(self.spec.scheduler, self._loaded.scheduler.config)
             self._loaded.set_progress_bar_config(disable=True)
         return self._loaded

@@ -17,11 +17,12 @@ HEADINGS = {"both": "harmonic mean", "distance": "distance to truth", "pixel_l1"
 
 
 def print_edit_results(results: Mapping[str, Any]) -> None:
-    """A table of means and one of edits for each source, then the claims."""
+    """Tables of means, edits and fields for each source, then the claims."""
     console = wide_console()
     for source, rows in results["sources"].items():
         console.print(means_table(source, rows))
         console.print(edits_table(source, rows))
+        console.print(stays_table(source, rows))
     print_claims(results["claims"], console)
 
 
@@ -52,6 +53,27 @@ def edits_table(source: str, rows: Mapping[str, Any]) -> "Table":
     for name, row in rows.items():
         table.add_row(name, *(_three(row["edits"].get(edit)) for edit in names))
     return table
+
+
+def stays_table(source: str, rows: Mapping[str, Any]) -> "Table":
+    """How often each field stays under the edits of other fields, a line a field."""
+    from rich.table import Table
+
+    fields = list(dict.fromkeys(field for row in rows.values() for field in row["stays"]))
+    table = Table(
+        title=f"edits of {source}: how often each field stays",
+        caption="mean over the edits of other fields, and half of the 95 % bootstrap interval over pictures",
+    )
+    table.add_column("field")
+    for name in rows:
+        table.add_column(name, justify="right")
+    for field in fields:
+        table.add_row(field, *(_give_or_take(row["stays"].get(field)) for row in rows.values()))
+    return table
+
+
+def _give_or_take(figure: Mapping[str, float] | None) -> str:
+    return "" if figure is None else f"{figure['mean']:.2f} ± {(figure['high'] - figure['low']) / 2:.2f}"
 
 
 def _three(record: Mapping[str, Any] | None) -> str:

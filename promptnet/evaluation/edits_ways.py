@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from promptnet.evaluation.edits_cards import DDIM
 from promptnet.evaluation.edits_tasks import Edit
 from promptnet.inference.mixing import MixingWeights, start_weights
 
@@ -31,6 +32,10 @@ class Way:
         card: the weights, where there are any.
         correct_until: of inverted pictures.
         guidance_scale: where there is no card to say it.
+        source: "subject" where pictures depend on an encoder too.
+        encoder: which.
+        knobs: none.
+        scheduler: where there is no card to say it.
     """
 
     name: str
@@ -42,18 +47,21 @@ class Way:
     source: str = "edit"
     encoder: str = ""
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: str = DDIM
 
     def record(self) -> dict[str, Any]:
-        """What decides the pictures, beside the base model."""
+        """What decides the pictures, beside the base model; the scheduler where it is another than DDIM."""
+        scheduler = self.scheduler if self.card is None else self.card.scheduler
+        kind = {"kind": self.kind} if scheduler == DDIM else {"kind": self.kind, "scheduler": scheduler}
         if self.kind == "original":
-            return {"kind": self.kind, "guidance_scale": self.guidance_scale}
+            return {**kind, "guidance_scale": self.guidance_scale}
         assert self.edit is not None
         if self.card is None:
-            return {"kind": self.kind, "styled": self.edit.styled, "guidance_scale": self.guidance_scale}
+            return {**kind, "styled": self.edit.styled, "guidance_scale": self.guidance_scale}
         card = self.card
         weights = [round(weight, 7) for weight in card.weights.tolist()]
         prompts = {"neutral": card.neutral, "styled": card.styled, "guidance_scale": card.guidance_scale}
-        return {"kind": self.kind, **prompts, "weights": weights, "correct_until": self.correct_until}
+        return {**kind, **prompts, "weights": weights, "correct_until": self.correct_until}
 
 
 def fixed_weights(row: str, num_steps: int) -> torch.Tensor:
@@ -71,7 +79,8 @@ def make_ways(
             if row != LEDITS:
                 ways.append(Way(row, "card", edit, cards[row, edit.name], correct_until))
             elif edit.name in LEDITS_EDITS:
-                ways.append(Way(row, "ledits", edit, guidance_scale=cards[EIGHT, edit.name].guidance_scale))
+                card = cards[EIGHT, edit.name]
+                ways.append(Way(row, "ledits", edit, guidance_scale=card.guidance_scale, scheduler=card.scheduler))
     return ways
 
 

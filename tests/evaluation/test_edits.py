@@ -14,14 +14,25 @@ from promptnet.datasets.avatars import FIELDS, Portrait
 from promptnet.datasets.captions import mentioned
 from promptnet.evaluation import edits as module
 from promptnet.evaluation.drawing import weight_hashes
-from promptnet.evaluation.edits import Pictures, estimate, evaluate_edits
-from promptnet.evaluation.edits_cards import Learning, card_path
+from promptnet.evaluation.edits import (
+    Pictures,
+    all_cards,
+    as_kept,
+    card_tasks,
+    estimate,
+    evaluate_edits,
+    seconds_record,
+)
+from promptnet.evaluation.edits_cards import DDIM, Learning, card_path
 from promptnet.evaluation.edits_drawing import EditStudioSpec
 from promptnet.evaluation.edits_marking import EditScores, averaged, difference
+from promptnet.evaluation.edits_results import claims, stays_rates
 from promptnet.evaluation.edits_tasks import EDITS, NEUTRAL, Group, chosen_edits, make_groups
-from promptnet.evaluation.edits_ways import EIGHT, LEDITS, ONE, ROWS, STYLED, SWITCH, Way, fixed_weights
+from promptnet.evaluation.edits_ways import EIGHT, LEDITS, ONE, ORIGINAL, ROWS, STYLED, SWITCH, Way, fixed_weights
+from promptnet.evaluation.gallery import Gallery
 from promptnet.inference.mixing import MixingWeights
 from tests.evaluation.conftest import FakeJudge
+from tests.training.edit_base import build_edit_base
 
 PICTURES = Pictures(seeds=9, renders=9, subjects=3, learned_on=2)
 HOW = Learning(num_steps=4, iterations=1)
@@ -82,6 +93,47 @@ def test_averages_are_over_edits_with_the_same_pictures_resampled():
     assert found.low < found.mean < found.high
     assert difference([bad], [bad], "both").record() == {"mean": 0, "low": 0, "high": 0}
     assert difference([good], [bad], "both").low > 0
+
+
+def of_subjects(**identity: list[float]) -> dict[str, Any]:
+    """Scores of subjects by edit, "" for the unedited."""
+    asked = np.ones(4, dtype=bool)
+    rows = {name: EditScores(asked, {"identity": np.array(values)}, {}) for name, values in identity.items()}
+    return {"subjects": {ORIGINAL: {"": rows.pop("before")}, EIGHT: rows}}
+
+
+def test_identity_is_lost_as_much_by_what_raises_it_and_the_worst_edit_is_named():
+    near = claims(of_subjects(before=[0.5] * 4, happy=[0.52] * 4, sad=[0.5, 0.5, 0.5, 0.3]))["identity-stays"]
+    assert near.holds
+    assert "worst edit sad, -0.050" in near.statement
+    assert near.figures["edited minus unedited"].mean == pytest.approx(-0.015)
+    assert f"at the low end {near.figures['edited minus unedited'].low:+.3f}" in near.statement
+    for value in (0.4, 0.6):
+        assert not claims(of_subjects(before=[0.5] * 4, happy=[value] * 4))["identity-stays"].holds
+
+
+def test_nothing_is_best_without_rivals_and_intervals_may_overlap():
+    good = scores([1] * 8, [1] * 8, [True] * 8)
+    near = scores([1.0] * 7 + [0.0], [1] * 8, [True] * 8)
+    bad = scores([0] * 8, [1] * 8, [True] * 8)
+    assert claims({"seeds": {ORIGINAL: {"": good}, EIGHT: {"happy": good}}}) == {}
+    assert claims({"seeds": {EIGHT: {"happy": good}, STYLED: {"sad": bad}}}) == {}
+    claim = claims({"seeds": {EIGHT: {"happy": good}, STYLED: {"happy": bad}, SWITCH: {"happy": near}}})[
+        "best-on-seeds"
+    ]
+    assert claim.holds
+    assert claim.record()["apart"] == {STYLED: True, SWITCH: False}
+    assert "intervals not apart from fixed-switch" in claim.statement
+
+
+def test_a_field_stays_under_the_edits_of_others():
+    asked, always, never = np.ones(4, dtype=bool), np.ones(4), np.zeros(4)
+    one = EditScores(asked, {}, {"expression": never, "hair": always})
+    other = EditScores(asked, {}, {"expression": always, "hair": np.array([1.0, 0, 1, 0])})
+    found = stays_rates({"happy": one, "sunglasses": other})
+    assert found["expression"].record() == {"mean": 1, "low": 1, "high": 1}
+    assert found["hair"].mean == 0.75
+    assert 0.5 <= found["hair"].low < 0.75 < found["hair"].high <= 1
 
 
 # --- the whole, with fakes ----------------------------------------------------------------------------------------
@@ -150,7 +202,10 @@ def test_rows_get_the_scores_they_deserve(base: Path, studio: FakeEditStudio, ca
         assert rows[SWITCH]["mean"]["change"]["mean"] == 0
         assert list(rows[LEDITS]["edits"]) == ["happy"]
         assert 0 < rows[EIGHT]["edits"]["happy"]["asked"] < 9
-        assert rows[EIGHT]["edits"]["happy"]["fields"]["hair"] == 1
+        assert rows[EIGHT]["edits"]["happy"]["fields"]["hair"] == {"mean": 1, "low": 1, "high": 1}
+        assert rows[EIGHT]["stays"]["expression"]["mean"] == 1
+        hair = rows[STYLED]["stays"]["hair"]
+        assert 0 <= hair["low"] <= hair["mean"] <= hair["high"] < 1
     renders = results["sources"]["renders"]
     assert renders[EIGHT]["mean"]["distance"]["mean"] < 1e-6 < renders[SWITCH]["mean"]["distance"]["mean"]
     assert "distance" not in results["sources"]["seeds"][EIGHT]["mean"]
@@ -159,9 +214,16 @@ def test_rows_get_the_scores_they_deserve(base: Path, studio: FakeEditStudio, ca
     assert claims["identity-stays"]["holds"]
     # Learned on one seed is as good here, and as good is not better.
     assert not claims["best-on-seeds"]["holds"]
+    assert claims["best-on-seeds"]["apart"][SWITCH]
+    assert not claims["best-on-seeds"]["apart"][ONE]
     out = capsys.readouterr().out
     assert "U-Net items" in out
     assert "edits of renders" in out
+    assert "how often each field stays" in out
+    settings = results["settings"]
+    assert set(settings["base"]) == {"base", "promptnet"}
+    assert settings["judge"]["name"] == "test"
+    assert settings["learning_s"] == {}
 
 
 def test_everything_is_kept_and_nothing_drawn_twice(base: Path, studio: FakeEditStudio, tmp_path: Path):
@@ -191,6 +253,7 @@ def test_everything_is_kept_and_nothing_drawn_twice(base: Path, studio: FakeEdit
         ({"out": "missing"}, "'missing' does not exist"),
         ({"cards": "missing"}, "'missing' does not exist"),
         ({"how": replace(HOW, num_steps=0)}, "steps=0"),
+        ({"how": replace(HOW, scheduler="HeunDiscreteScheduler")}, "scheduler='HeunDiscreteScheduler' must be one of"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_learned(
@@ -217,6 +280,35 @@ def test_a_cards_name_holds_all_that_decides_it(tmp_path: Path):
     assert len({first, *others}) == 5
 
 
+def test_names_of_cards_and_pictures_stay_what_they_were(tmp_path: Path):
+    """Whoever goes on with a folder finds what it holds; another scheduler has names of its own."""
+    edit, how = EDITS["happy"], Learning()
+    assert card_path(tmp_path, "base", edit, 8, how).name == "happy.8-seeds.866b569f8b75.safetensors"
+    assert card_path(tmp_path, "base", edit, 8, replace(how, scheduler="PNDMScheduler")).name[:14] != "happy.8-seeds.8"
+    gallery = Gallery(tmp_path / "pictures", {"base": "base", "promptnet": "one"}, 25, 64)
+    card = MixingWeights(torch.tensor([1.0, 0.5]), NEUTRAL, edit.styled, "DDIMScheduler", 3.0, {})
+    ways = (
+        Way("original", "original", guidance_scale=3.0),
+        Way(EIGHT, "card", edit, card),
+        Way(LEDITS, "ledits", edit, guidance_scale=3.0),
+    )
+    others = [replace(way, scheduler="PNDMScheduler") for way in ways]
+    others[1] = replace(ways[1], card=replace(card, scheduler="PNDMScheduler"))
+    names: dict[Any, list[str]] = {
+        "seeds": ["64166a2df989ce63d47d", "6a6d7ed97a3cfb16b4ce", "ec597473e147e3085e93"],
+        "renders": ["063da60b5893056074ee", "7dc25bf4abcec69d9537", "842e91e3c7e17a09af27"],
+    }
+    for source, expected in names.items():
+        (group,) = make_groups(source, "test", 2)
+        assert [gallery.path(group, as_kept(source, way)).stem for way in ways] == expected
+        assert not {gallery.path(group, way).stem for way in others} & {*expected}
+    # Pictures of subjects depend on the encoder too.
+    (group,) = make_groups("subjects", "test", 2)
+    again = replace(gallery, weights={**gallery.weights, "promptnet": "two"})
+    paths = {each.path(group, as_kept("subjects", way)) for each in (gallery, again) for way in ways}
+    assert len(paths) == 6
+
+
 def test_rows_that_learn_nothing():
     assert fixed_weights(STYLED, 5).tolist() == [0] * 5
     assert fixed_weights(SWITCH, 25).tolist() == [1] * 10 + [0] * 15
@@ -234,7 +326,12 @@ def test_ways_are_told_apart_by_what_decides_their_pictures():
 def test_the_estimate_grows_with_the_work():
     edits = chosen_edits(None)
     whole = estimate(len(edits), ROWS, Pictures(), Learning(), 2)
-    assert whole.endswith("minutes in 2 processes at 9 ms an item")
+    assert whole.endswith("minutes in 2 processes at 17 ms an item")
+    # The rows that learn nothing have cards too, made of the one learned on eight seeds.
+    none = Pictures(seeds=0, renders=0)
+    learning = [estimate(1, rows, none, Learning(), 1).split()[0] for rows in ((STYLED,), (STYLED, EIGHT), ROWS)]
+    assert learning[0] == learning[1] == str(int(8 * 2 * 25 * 20 * 3.5))
+    assert int(learning[2]) == int(learning[0]) * 9 / 8
     assert int(whole.split()[0]) > 2 * int(
         estimate(len(edits), (STYLED, EIGHT), Pictures(), Learning(iterations=5), 2).split()[0]
     )
@@ -247,3 +344,47 @@ def test_shipped_cards_do_not_change_what_the_base_model_is(base: Path):
     assert weight_hashes(base, []) == before
     (base / "unet" / "weights.safetensors").write_bytes(b"other")
     assert weight_hashes(base, []) != before
+
+
+# --- the real thing -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model of random weights that edits can be learned in."""
+    folder = build_edit_base(tmp_path_factory.mktemp("random") / "base")
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    index |= {"tuning": {"steps": 1, "num_views": 1, "batch_size": 1}}
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler"])
+def test_cards_are_learned_and_drawn_for_real(random_base: Path, tmp_path: Path, scheduler: str):
+    how = Learning(num_steps=3, iterations=1, batch_size=2, scheduler=scheduler)
+    spec = EditStudioSpec(random_base, 3, guidance_scale=how.guidance_scale, scheduler=scheduler)
+    tasks = card_tasks(spec, [EDITS["happy"]], [EIGHT], 2, how, tmp_path)
+    cards = all_cards(tasks, workers=1)
+    card = cards[EIGHT, "happy"]
+    assert (card.scheduler, card.num_steps) == (scheduler, 3)
+    assert (card.weights - torch.tensor([1.0, 0, 0])).abs().min() > 1e-3
+    assert cards[STYLED, "happy"].weights.tolist() == [0, 0, 0]
+    (seconds,) = seconds_record(tasks).values()
+    assert seconds > 0
+
+    studio = spec.build()
+    for source in ("seeds", "renders", "subjects") if scheduler == DDIM else ("seeds", "renders"):
+        (group,) = make_groups(source, "test", 1)
+        drawn = []
+        for way in (Way("original", "original"), Way(EIGHT, "card", EDITS["happy"], card)):
+            pictures = studio(group, way)
+            assert [picture.size for picture in pictures] == [(64, 64)]
+            drawn.append(b"".join(picture.tobytes() for picture in pictures))
+        assert drawn[0] != drawn[1]
+
+
+def test_ledits_runs_on_the_base_model(random_base: Path):
+    (group,) = make_groups("seeds", "test", 2)
+    spec = EditStudioSpec(random_base, 2)
+    pictures = spec.build()(group, Way(LEDITS, "ledits", EDITS["happy"], guidance_scale=3.0))
+    assert [picture.size for picture in pictures] == [(64, 64)] * 2

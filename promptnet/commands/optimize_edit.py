@@ -18,13 +18,14 @@ def optimize_edit(
     image: list[Path] | None = None,
     subject: list[Path] | None = None,
     num_seeds: int = 8,
-    batch_size: int = 4,
+    batch_size: int = 8,
     steps: int = 25,
     iterations: int = 20,
     scheduler: str = "DDIMScheduler",
     guidance_scale: float = 3.0,
     learning_rate: float = 0.05,
     preserve: float = 0.05,
+    keep_all_but: list[str] | None = None,
     seed: int = 0,
     clip: str | None = None,
     base: str = EMBEDDED,
@@ -46,9 +47,10 @@ def optimize_edit(
         guidance_scale: of the drawing
         learning_rate: of the optimisation
         preserve: weight of staying like the original, against changing as the prompt does
+        keep_all_but: fields that may change ("expression"); the validation judge holds the others (null: no judge)
         seed: makes the outcome reproducible
         clip: folder of the CLIP that judges the change (null: the embedded model's own)
-        base: base model, a folder in diffusers layout
+        base: base model, a folder in diffusers layout, of the kind of Stable Diffusion 1.5 or 2
         device: auto, cpu, cuda, ...
     """
     check_output(out, (".safetensors",))
@@ -59,10 +61,14 @@ def optimize_edit(
     found, place = find_base(base), pick_device(device)
     quiet()
     with status("loading the base model"):
+        from promptnet.evaluation.judging import judge_folder
         from promptnet.training.disentangle import DisentangleStage
         from promptnet.training.disentangle_data import SeedDataModule
-        from promptnet.training.disentangle_parts import DirectionalClip, VisionPerceptual
+        from promptnet.training.disentangle_parts import DirectionalClip, JudgeKeeps, LossPart, VisionPerceptual
 
+        parts: list[LossPart] = [VisionPerceptual(preserve, clip), DirectionalClip(clip_dir=clip)]
+        if keep_all_but:
+            parts.append(JudgeKeeps(keep_all_but, str(judge_folder(found, "validation"))))
         stage = DisentangleStage(
             from_,
             to,
@@ -72,7 +78,7 @@ def optimize_edit(
             scheduler=scheduler,
             guidance_scale=guidance_scale,
             learning_rate=learning_rate,
-            parts=[VisionPerceptual(preserve, clip), DirectionalClip(clip_dir=clip)],
+            parts=parts,
             pictures=[str(path) for path in image or []],
             subjects=[str(path) for path in subject or []],
             picture_every=0,

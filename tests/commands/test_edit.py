@@ -1,19 +1,24 @@
 """`promptnet edit` and `promptnet optimize-edit`: what they hand on and refuse, with stand-ins for the models."""
 
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers import DDIMScheduler
 from PIL import Image
 
 from promptnet import cli
 from promptnet.commands import edit as edit_module
 from promptnet.commands import optimize_edit as optimize_module
+from promptnet.evaluation.edits import Pictures
+from promptnet.evaluation.edits_cards import Learning
 from promptnet.inference import mixing_pictures
 from promptnet.inference.mixing import MixingWeights
+from tests.training.edit_base import build_edit_base
 
 
 @pytest.fixture
@@ -83,4 +88,77 @@ def test_optimize_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert (noted["num_steps"], noted["pictures"], noted["iterations"]) == (7, [], 20)
     assert (noted["data"].num_seeds, noted["data"].batch_size) == (3, 3)
     assert [part.name for part in noted["parts"]] == ["perceptual", "direction"]
+    (tmp_path / "checkpoints" / "judges" / "validation").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "judges" / "validation" / "config.json").write_text("{}")
+    assert cli.main(["optimize-edit", *words, "--keep-all-but", "expression", "clothes"]) == 0
+    judge = noted["parts"][2]
+    assert (judge.name, judge.changed, Path(judge.judge_dir).name) == ("kept", ["expression", "clothes"], "validation")
     assert cli.main(["optimize-edit", *words, "--iterations", "0"]) == 2
+
+
+def test_defaults_are_those_of_the_recipe_and_the_evaluation():
+    recipe = yaml.safe_load((Path(__file__).parents[2] / "configs/disentangle/smile.yaml").read_text("utf-8"))
+    model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
+    ours = {name: knob.default for name, knob in signature(optimize_module.optimize_edit).parameters.items()}
+    how, pictures = Learning(), Pictures()
+    for name, *others in (
+        ("num_seeds", data["num_seeds"], pictures.learned_on),
+        ("batch_size", data["batch_size"], how.batch_size),
+        ("steps", model["num_steps"], how.num_steps),
+        ("iterations", recipe["trainer"]["max_steps"], how.iterations),
+        ("guidance_scale", model["guidance_scale"], how.guidance_scale),
+        ("learning_rate", model["learning_rate"], how.learning_rate),
+        ("preserve", model["parts"][0]["init_args"]["weight"], how.preserve),
+        ("scheduler", how.scheduler),
+    ):
+        assert others == [ours[name]] * len(others), name
+
+
+# --- the real thing -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model of random weights."""
+    return build_edit_base(tmp_path_factory.mktemp("base"))
+
+
+def test_a_card_is_learned_and_edits_a_picture(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    common = ["--base", str(base), "--device", "cpu"]
+    learn = ["--from", "a portrait of a person", "--to", "a happy portrait of a person", "--out", "smile.safetensors"]
+    few = ["--steps", "3", "--iterations", "2", "--num-seeds", "2"]
+    assert cli.main(["optimize-edit", *learn, *few, *common]) == 0
+    card = MixingWeights.load("smile.safetensors")
+    assert (card.weights - torch.tensor([1.0, 0.0, 0.0])).abs().min() > 1e-3
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save("in.png")
+    for strength in ("0", "1"):
+        words = ["--image", "in.png", "--card", "smile.safetensors", "--strength", strength]
+        assert cli.main(["edit", *words, "--out", f"{strength}.png", *common]) == 0
+    assert Image.open("0.png").size == (64, 64)
+    assert Path("0.png").read_bytes() != Path("1.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--base", "owner/name"], "base model 'owner/name' is not a folder in diffusers layout"),
+        (["--base", "absent"], "base model 'absent' does not exist"),
+        (["--to", "a happy portrait " * 40], "but the text tower reads 48"),
+        (["--to", "a person"], "are the same to the text tower"),
+    ],
+)
+def test_optimize_edit_refuses_in_one_line(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    given = ["--from", "a person", "--to", "a happy person", "--out", "card.safetensors", "--base", str(base)]
+    assert cli.main(["optimize-edit", *given, *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from promptnet.evaluation.drawing import picture_size
 from promptnet.evaluation.rows import PROMPT_KNOBS, Row
-from promptnet.inference.resolution.automatic import automatic_settings, is_far
+from promptnet.inference.resolution.automatic import automatic_settings, in_proportion, is_far, redilation
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
 
 LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "auto")
@@ -107,8 +107,8 @@ def resolution_of(name: str, size: Size, shape: Shape, steps: int) -> str | dict
 def ladder_settings(size: Size, shape: Shape, steps: int) -> dict[str, ResolutionSettings]:
     """The settings of the ladder's rows at one size.
 
-    Re-dilation's factors are those of `auto` where it has some; a picture smaller than trained gets the ratio of the
-    sides in its deepest blocks.
+    Re-dilation's factors are those of `auto` where it has some, without those that it has for dispersed kernels alone;
+    a picture smaller than trained gets the ratio of the sides in its deepest blocks.
     """
     auto = automatic_settings(
         shape.num_blocks,
@@ -118,7 +118,9 @@ def ladder_settings(size: Size, shape: Shape, steps: int) -> dict[str, Resolutio
         trained_latents=shape.trained_latents,
         multiple_px=shape.multiple_px,
     )
-    factors = dict(auto.factors) or _smaller(size, shape)
+    ratios = (size.height / shape.trained_px, size.width / shape.trained_px)
+    dilated = redilation(shape.num_blocks, in_proportion(ratios), shape.trained_latents)
+    factors = dict(dilated) if auto.factors else _smaller(ratios, shape)
     plain = ResolutionSettings(num_steps=steps, attention=False)
     alone = dataclasses.replace(plain, factors=factors, active_steps=auto.active_steps or steps)
     acting = alone.active_steps
@@ -137,8 +139,7 @@ def _deepest(factors: Mapping[str, tuple[float, float]], shape: Shape) -> dict[s
     return {name: factor for name, factor in factors.items() if name in names}
 
 
-def _smaller(size: Size, shape: Shape) -> dict[str, tuple[float, float]]:
-    ratios = (size.height / shape.trained_px, size.width / shape.trained_px)
+def _smaller(ratios: tuple[float, float], shape: Shape) -> dict[str, tuple[float, float]]:
     if not any(is_far(ratio) for ratio in ratios):
         return {}
     return {f"down_blocks.{shape.num_blocks - 1}": ratios, "mid_block": ratios, "up_blocks.0": ratios}

@@ -153,7 +153,9 @@ def test_rows_are_the_settings_their_names_say() -> None:
     assert settings["direct"] == "off"
     assert settings["attention"]["attention"]
     assert not settings["attention"]["factors"]
-    assert settings["redilation"]["factors"] == settings["auto"]["factors"]
+    outermost = set(settings["auto"]["factors"]) - set(settings["redilation"]["factors"])
+    assert outermost == set(settings["auto"]["dispersed"]) == {"down_blocks.0", "up_blocks.2"}
+    assert settings["redilation"]["factors"].items() < settings["auto"]["factors"].items()
     assert not settings["redilation"]["attention"]
     assert settings["+dispersion"]["dispersed_steps"] == settings["+damping"]["damped_steps"] == 20
     assert set(settings["+damping"]["damped_factors"]) < set(settings["redilation"]["factors"])

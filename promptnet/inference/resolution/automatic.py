@@ -24,8 +24,12 @@ DAMPED_RATIO = 3.0
 LARGEST_MAP, LARGEST_MAP_RATIO = 32, 2.5
 # Networks trained on this few latents a side see the whole picture from their outermost depth, and compose it anew in
 # any plain step: in the embedded model (16), the last of 20 alone draws a second head. For those, the whole ratio acts
-# at every depth but the outermost, and to the end.
+# at every depth, and to the end.
 FEW_LATENTS = 32
+# A dispersed 5x5 kernel under factor 2 is not dilated, and sees 5/3 as far as the plain one: more like 1.5 than like 2.
+# Nearer to 1.5, few latents are drawn better with such kernels everywhere; from here on, only with those of the
+# outermost depth, which would break the picture into blocks of two latents if it were dilated.
+OUTERMOST_RATIO = 1.75
 
 
 def automatic_settings(
@@ -62,10 +66,13 @@ def automatic_settings(
     damped = largest >= DAMPED_RATIO and trained_latents > FEW_LATENTS
     ratios = in_proportion((vertical, horizontal))
     factors = redilation(num_blocks, ratios, trained_latents)
+    outermost, dispersed = dispersal(num_blocks, ratios, factors, trained_latents)
     return ResolutionSettings(
         name,
-        factors=factors,
+        factors={**factors, **outermost},
         active_steps=active_steps,
+        dispersed=dispersed,
+        dispersed_steps=active_steps if dispersed else 0,
         progressive="capped" if damped else "no",
         damped_factors=_damped(num_blocks, ratios, factors) if damped else {},
         damped_steps=active_steps if damped else 0,
@@ -159,6 +166,29 @@ def redilation(num_blocks: int, ratios: tuple[float, float], trained_latents: in
         if inner != outer:
             factors[f"up_blocks.{index}.upsamplers"] = outer
     return {name: pair for name, pair in factors.items() if pair != (1.0, 1.0) or "upsamplers" in name}
+
+
+def dispersal(
+    num_blocks: int, ratios: tuple[float, float], factors: Factors, trained_latents: int
+) -> tuple[Factors, tuple[str, ...]]:
+    """Further factors of the outermost depth, and the blocks whose kernels are dispersed.
+
+    Nothing for more latents, where the outermost depth stays plain and sees enough; nor for wide and tall pictures,
+    where neither way of dispersing was better.
+
+    Args:
+        num_blocks: how many down blocks the network has.
+        ratios: height and width over the trained ones, in proportion.
+        factors: of re-dilation.
+        trained_latents: as above.
+    """
+    if trained_latents > FEW_LATENTS or ratios[0] != ratios[1] or num_blocks < 2:
+        return {}, ()
+    if ratios[0] < OUTERMOST_RATIO:
+        return {}, tuple(factors)
+    factor = depth_factor(1, num_blocks, ratios[0], trained_latents)
+    outermost = ("down_blocks.0", f"up_blocks.{num_blocks - 1}")
+    return dict.fromkeys(outermost, (factor, factor)), outermost
 
 
 def _block_depths(num_blocks: int) -> Iterator[tuple[str, int]]:

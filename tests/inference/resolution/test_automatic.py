@@ -101,6 +101,21 @@ def test_networks_of_few_latents_are_adapted_to_the_end(size) -> None:
     ratio = size[0] / 64
     assert settings.factors["mid_block"] == (ratio, ratio)
     assert settings.factors["down_blocks.1"] == (round(ratio + 0.01), round(ratio + 0.01))
+
+
+def test_few_latents_get_dispersed_kernels_everywhere_or_at_the_outermost_depth() -> None:
+    near, twice = (automatic_settings(3, (64, 64), (side, side), 20, trained_latents=16) for side in (96, 128))
+    assert set(near.dispersed) == set(near.factors)
+    assert "down_blocks.0" not in near.factors
+    assert twice.dispersed == ("down_blocks.0", "up_blocks.2")
+    assert twice.factors["up_blocks.2"] == (2, 2)
+    assert near.dispersed_steps == twice.dispersed_steps == 20
+
+
+@pytest.mark.parametrize(("size", "latents"), [((96, 160), 16), ((128, 128), 64), ((256, 256), 64)])
+def test_wide_pictures_and_more_latents_are_not_dispersed(size, latents: int) -> None:
+    settings = automatic_settings(3, (64, 64), size, 20, trained_latents=latents)
+    assert not settings.dispersed
     assert "down_blocks.0" not in settings.factors
 
 

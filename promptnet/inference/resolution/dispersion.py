@@ -126,25 +126,25 @@ def dispersed_kernel(weight: Tensor, matrix: Tensor) -> Tensor:
 class DispersedKernels:
     """One layer's dispersed kernel, computed once for each weight and dtype, and again when the weight changes.
 
+    Weights change without a trace (fusing adapters writes to `.data`), so a copy is kept and compared. Compiled code
+    computes the kernel in every call.
+
     Args:
         transform: the name of the matrix.
     """
 
     def __init__(self, transform: Transform = "solved") -> None:
         self.matrix = transform_matrix(transform)
-        self._key: tuple[object, ...] | None = None
-        self._kernel: Tensor | None = None
+        self._known: tuple[Tensor, Tensor] | None = None  # weight and kernel
 
     def __call__(self, weight: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and weight.requires_grad:
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and weight.requires_grad):
             return dispersed_kernel(weight, self.matrix)
-        key = (weight.data_ptr(), _version(weight), weight.dtype, weight.device, tuple(weight.shape))
-        if self._kernel is None or key != self._key:
+        if self._known is None or not _are_same(weight, self._known[0]):
             with torch.inference_mode(False), torch.no_grad():  # or a later backward pass could not use it
-                self._key, self._kernel = key, dispersed_kernel(weight, self.matrix)
-        return self._kernel
+                self._known = weight.clone(), dispersed_kernel(weight, self.matrix)
+        return self._known[1]
 
 
-def _version(weight: Tensor) -> int:
-    """Counts changes in place; weights made in inference mode do not keep count."""
-    return 0 if weight.is_inference() else weight._version
+def _are_same(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and torch.equal(a, b)

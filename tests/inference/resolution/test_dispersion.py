@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,10 +77,15 @@ def test_kernels_are_computed_once_for_each_weight_and_dtype() -> None:
     assert first.shape == (2, 3, 5, 5)
     assert kernels(weight) is first
     assert kernels(weight.half()).dtype == torch.float16
-    weight = torch.randn(2, 3, 3, 3)
-    before = kernels(weight)
-    weight += 1
-    assert not torch.equal(kernels(weight), before)
+
+
+@pytest.mark.parametrize("change", [lambda w: w.add_(1), lambda w: w.data.copy_(w.flip(0)), lambda w: w.data.add_(1)])
+def test_kernels_are_computed_again_when_the_weight_has_changed(change: Any) -> None:
+    """Also behind autograd's back, which is how adapters are fused."""
+    kernels, weight = DispersedKernels(), torch.randn(2, 3, 3, 3)
+    kernels(weight)
+    change(weight)
+    assert torch.equal(kernels(weight), DispersedKernels()(weight))
 
 
 def test_kernels_carry_gradients_to_their_weights() -> None:

@@ -12,6 +12,7 @@ from promptnet.inference.resolution.dispersion import Transform
 
 Progressive = Literal["no", "published", "capped"]
 Factors = Mapping[str, tuple[float, float]]  # (vertical, horizontal), by layer name or the start of one
+_UNSAID: Any = None  # steps that are not given: all, where there is something to do in them
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class ResolutionSettings:
     Args:
         name: what messages call them.
         factors: re-dilation factors; what is not named stays plain.
-        active_steps: for how many steps these act, from the noisiest on.
+        active_steps: for how many steps these act, from the noisiest on; not given, for all.
         progressive: how factors fall over the active steps: "no", "published", max(ceil(f (tau-i)/tau), 2), which
             raises factors below 2, or "capped", the smaller of f and that.
         damped_factors: the factors of the damped pass of noise-damped guidance.
-        damped_steps: how many steps are damped.
+        damped_steps: how many steps are damped; not given, those in which factors act if there are damped factors.
         dispersed: layers whose kernels are dispersed while they are re-dilated.
-        dispersed_steps: for how many steps these are.
+        dispersed_steps: for how many steps these are; not given, while factors act.
         dispersion: which matrix disperses, "solved" or an older published one, "R20to1" or "R2to1".
         attention: whether self-attention is scaled, in all steps.
         match_plain_size: false for the published output size of strided layers on odd sizes.
@@ -49,12 +50,12 @@ class ResolutionSettings:
 
     name: str = "own settings"
     factors: Factors = field(default_factory=dict)
-    active_steps: int = 0
+    active_steps: int = _UNSAID
     progressive: Progressive = "no"
     damped_factors: Factors = field(default_factory=dict)
-    damped_steps: int = 0
+    damped_steps: int = _UNSAID
     dispersed: tuple[str, ...] = ()
-    dispersed_steps: int = 0
+    dispersed_steps: int = _UNSAID
     dispersion: Transform = "solved"
     attention: bool = True
     match_plain_size: bool = True
@@ -68,6 +69,9 @@ class ResolutionSettings:
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise ValueError(f"{self.name}: num_steps={self.num_steps!r} must be a whole number of at least 1.")
+        self._say_steps("active_steps", bool(self.factors), self.num_steps)
+        self._say_steps("damped_steps", bool(self.damped_factors), self.active_steps or self.num_steps)
+        self._say_steps("dispersed_steps", bool(self.dispersed), self.active_steps)
         for name in ("active_steps", "damped_steps", "dispersed_steps"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= self.num_steps:
@@ -81,6 +85,15 @@ class ResolutionSettings:
         for name in ("attention", "match_plain_size"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{self.name}: {name}={getattr(self, name)!r} must be true or false.")
+        if self.factors and not self.active_steps:
+            raise ValueError(
+                f"{self.name}: active_steps=0, so the factors {dict(self.factors)} would never act: leave active_steps "
+                "out for all steps, or leave the factors out."
+            )
+
+    def _say_steps(self, name: str, needed: bool, all_steps: int) -> None:
+        if getattr(self, name) is _UNSAID:
+            object.__setattr__(self, name, all_steps if needed else 0)
 
     @property
     def is_plain(self) -> bool:
@@ -110,7 +123,10 @@ def settings_from_mapping(values: Mapping[str, Any], name: str) -> ResolutionSet
                 given[key] = (int(height), int(width))
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{name}: {key}={values.get(key)!r} cannot be read: {error}") from error
-    given["dispersed"] = tuple(given.get("dispersed") or ())
+    dispersed = given.get("dispersed") or ()
+    if not (isinstance(dispersed, (list, tuple)) and all(isinstance(layer, str) for layer in dispersed)):
+        raise ValueError(f"{name}: dispersed={dispersed!r} must be a list of layer names, such as [mid_block].")
+    given["dispersed"] = tuple(dispersed)
     return ResolutionSettings(name, **given)
 
 

@@ -107,6 +107,22 @@ def test_own_yaml(tmp_path: Path) -> None:
     assert not settings.is_plain
 
 
+def test_steps_that_are_not_given_are_all_where_there_is_something_to_do() -> None:
+    everything: Any = {"factors": {"mid_block": 2}, "damped_factors": {"mid_block": 2}, "dispersed": ["mid_block"]}
+
+    def steps(**values: Any) -> tuple[int, int, int]:
+        found = settings_from_mapping({"num_steps": 20, **values}, "mine")
+        return found.active_steps, found.damped_steps, found.dispersed_steps
+
+    assert steps() == (0, 0, 0)
+    assert steps(factors={"mid_block": 2}) == (20, 0, 0)
+    assert steps(**everything) == (20, 20, 20)
+    assert steps(**everything, active_steps=8) == (8, 8, 8)
+    assert steps(**everything, active_steps=8, damped_steps=0, dispersed_steps=3) == (8, 0, 3)
+    assert steps(damped_factors={"mid_block": 2}) == (0, 20, 0)
+    assert ResolutionSettings(factors={"mid_block": (2, 2)}).active_steps == 50
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -121,6 +137,9 @@ def test_own_yaml(tmp_path: Path) -> None:
         ({"dispersion": "R3to1"}, "R3to1"),
         ({"attention": "no"}, "attention='no'"),
         ({"num_steps": 0}, "num_steps=0"),
+        ({"factors": {"mid_block": 2}, "active_steps": 0}, "active_steps=0, so"),
+        ({"factors": {"mid_block": 2}, "dispersed": "mid_block"}, r"dispersed='mid_block' must be a list"),
+        ({"factors": {"mid_block": 2}, "dispersed": [1]}, r"dispersed=\[1\]"),
         ({"size_px": 3}, "size_px"),
         (["factors"], "mapping"),
     ],

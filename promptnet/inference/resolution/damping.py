@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from promptnet.inference.resolution.adaptation import Adaptation, check_settings
 from promptnet.inference.resolution.settings import ResolutionSettings
@@ -33,7 +33,8 @@ class NoiseDampedGuidance(Rule):
 
     The unconditional prediction in its damped mode stands in for the plain one; differences stay those of the other
     modes. So a step has one evaluation more than without it: three with one condition, four inside ProFusion's
-    refinement. It stands after the guidance and after the rule that gives terms their mode.
+    refinement. Where e_u has no weight (guidance scale 1), nothing is damped. It stands after the guidance and after
+    the rule that gives terms their mode.
 
     Args:
         mode: of the damped pass, whose layer map is smaller.
@@ -52,9 +53,15 @@ class NoiseDampedGuidance(Rule):
                 found.append(term)
                 continue
             # sum_k w_k (e_k - e_u) has e_u with w_u - 1, as all weights sum to one
-            found.append(replace(term, weight=term.weight - 1))
-            found.append(replace(term, role="uncond.damped", weight=1.0, mode=self.mode))
+            damped = _has_guidance(term.weight)
+            found.append(replace(term, weight=term.weight - damped))
+            found.append(replace(term, role="uncond.damped", weight=damped, mode=self.mode))
         return found
+
+
+def _has_guidance(weight: float | Tensor) -> float | Tensor:
+    """1, or 0 where e_u has no weight: there nothing is guided, and e_k alone is evaluated."""
+    return (weight != 0).to(weight) if isinstance(weight, Tensor) else float(weight != 0)
 
 
 def resolution_rules(

@@ -6,10 +6,23 @@ e_u^damped + w (e_c - e_u).
 """
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def has_halves(pipe: Any) -> bool:
+    """Whether a pipeline's rows are unconditional ones and then as many conditional ones, and nothing else.
+
+    Not so with a third row for each picture, of perturbed attention or of the picture without the text, or with rows
+    for each edit.
+    """
+    kind = type(pipe)
+    asked = signature(kind.__call__).parameters
+    has_more = hasattr(kind, "do_perturbed_attention_guidance") or {"image_guidance_scale", "editing_prompt"} & {*asked}
+    return hasattr(kind, "do_classifier_free_guidance") and not has_more
 
 
 def first_half(value: Any, num_rows: int) -> Any:

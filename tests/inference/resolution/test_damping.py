@@ -81,6 +81,29 @@ def test_after_its_steps_guidance_is_undamped(unet: Any) -> None:
         assert len(terms) == count
 
 
+def test_without_guidance_one_evaluation_is_enough(unet: Any) -> None:
+    """At guidance scale 1, e is e_c; of several rows, those that have none stay what they are alone."""
+    settings = settings_from_mapping(VALUES, "mine")
+    rules = resolution_rules(unet, settings, **SIZES)
+    x = torch.randn(1, 4, 32, 32)
+    calls: list[int] = []
+    hook = unet.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    total = predict_output(unet, x, at(0), [ClassifierFreeGuidance(condition(0), condition(1), 1.0), *rules])
+    hook.remove()
+    assert sum(calls) == 1
+    adapted, _ = check_settings(unet, settings, (128, 128), (256, 256)).modes()
+    with adapted.applied(unet, at(0)):
+        states = condition(1).inputs(x, at(0)).encoder_hidden_states
+        expected = unet(x, at(0).timestep, encoder_hidden_states=states).sample
+    torch.testing.assert_close(total, expected, rtol=0, atol=2e-5)
+    mixed = Term("uncond", torch.tensor([-4.0, 0.0]), condition(0).inputs)
+    weights = {term.role: term.weight for term in rules[-1].terms([mixed], at(0))}
+    assert {role: weight.tolist() for role, weight in weights.items() if isinstance(weight, torch.Tensor)} == {
+        "uncond": [-5, 0],
+        "uncond.damped": [1, 0],
+    }
+
+
 def test_plain_settings_need_no_rules(unet: Any) -> None:
     assert resolution_rules(unet, settings_from_mapping({"attention": False}, "mine"), **SIZES) == []
 

@@ -4,16 +4,24 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from promptnet.inference.resolution.attention import QueryScaling, never_ran, query_scale, scaled_queries
+from promptnet.inference.resolution.attention import (
+    COMPILED_BEFORE,
+    QueryScaling,
+    ScaledAttnProcessor,
+    never_ran,
+    query_scale,
+    scaled_queries,
+)
 from promptnet.inference.resolution.convolution import redilated_conv2d
 from promptnet.inference.resolution.dispersion import DispersedKernels
 from promptnet.inference.resolution.layers import (
     Layer,
+    mixed_attentions,
     num_depths,
     spatial_convolutions,
     spatial_layers,
@@ -36,6 +44,7 @@ class Adaptation:
         dispersed: layers whose kernels are dispersed.
         trained_size_px: height and width of the model's own pictures.
         size_px: height and width wanted.
+        kernels: dispersed kernels by layer, of all modes.
     """
 
     settings: ResolutionSettings
@@ -44,6 +53,7 @@ class Adaptation:
     dispersed: frozenset[str]
     trained_size_px: tuple[float, float]
     size_px: tuple[int, int]
+    kernels: "WeakKeyDictionary[nn.Module, DispersedKernels]" = field(default_factory=WeakKeyDictionary)
 
     @property
     def area_ratio(self) -> float:
@@ -70,7 +80,8 @@ def check_settings(
     """Hold settings against a U-Net, layer by layer.
 
     Raises:
-        ValueError: a name is of no 3x3 convolution of this network, or the settings are for another architecture.
+        ValueError: a name is of no 3x3 convolution of this network, a dispersed layer has no factor, attention is to be
+            scaled that cannot be, or the settings are for another architecture.
     """
     network = uncompiled(network)
     num = num_depths(network)
@@ -88,6 +99,16 @@ def check_settings(
         trained_size_px,
         size_px,
     )
+    if plain := [name for name in adaptation.dispersed if name not in adaptation.factors]:
+        raise ValueError(
+            f"{settings.name} disperses {min(plain)}, which has no factor: kernels are dispersed while their layer is "
+            "re-dilated only, so give it a factor, or leave it out of dispersed."
+        )
+    if settings.attention and adaptation.area_ratio != 1 and (mixed := mixed_attentions(network)):
+        raise ValueError(
+            f"{settings.name} scales self-attention, but {mixed[0]} attends to the text and the picture at once "
+            "(added_kv), which this cannot scale: give settings with attention: false."
+        )
     _warn_of_another_ratio(settings, adaptation)
     return adaptation
 
@@ -142,7 +163,6 @@ class ResolutionMode:
     def __init__(self, adaptation: Adaptation, factors: Factors, num_active: int) -> None:
         self.adaptation, self.factors, self.num_active = adaptation, factors, num_active
         self._convolutions: WeakKeyDictionary[nn.Module, dict[object, _Redilation]] = WeakKeyDictionary()
-        self._kernels: WeakKeyDictionary[nn.Module, DispersedKernels] = WeakKeyDictionary()
 
     def applied(self, unet: nn.Module, step: Step) -> AbstractContextManager[None]:
         """As the loop enters a mode."""
@@ -171,7 +191,7 @@ class ResolutionMode:
             raise RuntimeError(
                 f"Convolutions were to be re-dilated, but the network never called {', '.join(silent[:3])}"
                 f"{' and others' if len(silent) > 3 else ''}: another change to the network goes around them, or it is "
-                "compiled code from before the adaptation (then call torch.compiler.reset())."
+                f"compiled code that has not seen them. {COMPILED_BEFORE}"
             )
         if silent := [name for name, scaling in scalings.items() if not scaling.ran]:
             raise RuntimeError(never_ran(silent[0]))
@@ -214,8 +234,8 @@ class ResolutionMode:
         """One object for one behaviour of one module: compiled code need not be compiled again."""
         known = self._convolutions.setdefault(module, {})
         if (factor, disperse) not in known:
-            settings = self.adaptation.settings
-            kernels = self._kernels.setdefault(module, DispersedKernels(settings.dispersion)) if disperse else None
+            settings, known_kernels = self.adaptation.settings, self.adaptation.kernels
+            kernels = known_kernels.setdefault(module, DispersedKernels(settings.dispersion)) if disperse else None
             known[factor, disperse] = _Redilation(module, factor, kernels, settings.match_plain_size)
         redilation = known[factor, disperse]
         redilation.ran = False
@@ -225,10 +245,19 @@ class ResolutionMode:
         ratio = self.adaptation.area_ratio
         if not self.adaptation.settings.attention or ratio == 1:
             return {}
+        if twice := [name for name, layer in layers.items() if _scales_already(layer.modules[0])]:
+            raise ValueError(
+                f"{twice[0]} has a ScaledAttnProcessor, so its attention would be scaled twice: take that processor "
+                "off, or leave attention to it (attention: false in the settings)."
+            )
         return {
             name: stack.enter_context(scaled_queries(layer.modules[0], _ScaleAt(ratio)))
             for name, layer in layers.items()
         }
+
+
+def _scales_already(attention: nn.Module) -> bool:
+    return isinstance(getattr(attention, "processor", None), ScaledAttnProcessor)
 
 
 @dataclass(frozen=True)

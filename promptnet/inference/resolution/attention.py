@@ -12,6 +12,9 @@ from typing import Any
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+# Said of layers that were not called.
+COMPILED_BEFORE = "If the network is compiled: torch.compiler.reset(), and call it again."
+
 
 def attention_scale(tokens: float, trained_tokens: float) -> float:
     """s = sqrt(ln N / ln T), what logits are multiplied by, arXiv 2306.08645 equation 9.
@@ -107,10 +110,24 @@ def scaled_queries(attention: nn.Module, scale: Callable[[int], float]) -> Itera
         scaling = QueryScaling(scale)
         handles = [layer.register_forward_pre_hook(_TokenCount(scaling)), norm.register_forward_hook(scaling)]
     try:
-        yield scaling
+        with _noticed(layer):
+            yield scaling
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _noticed(layer: nn.Module) -> Iterator[None]:
+    """Lets compiled code know of hooks, which it does not look at: it does look whether a layer has its own forward."""
+    if "forward" in vars(layer):  # somebody else's, such as offloading
+        yield
+        return
+    vars(layer)["forward"] = layer.forward
+    try:
+        yield
+    finally:
+        vars(layer).pop("forward", None)
 
 
 class ScaledAttnProcessor:
@@ -160,12 +177,15 @@ def never_ran(name: str) -> str:
     return (
         f"Attention was to be scaled, but {name} never called the layer that makes its queries, so the factor would "
         "have been ignored. Use a processor that calls attn.to_q, such as diffusers' AttnProcessor2_0, or leave "
-        "attention as it is (attention: false in the settings)."
+        f"attention as it is (attention: false in the settings). {COMPILED_BEFORE}"
     )
 
 
 def is_self_attention(module: nn.Module) -> bool:
     """Whether tokens of the picture attend to each other, and to nothing else."""
-    return (
-        isinstance(module, Attention) and not module.is_cross_attention and getattr(module, "add_k_proj", None) is None
-    )
+    return isinstance(module, Attention) and not module.is_cross_attention and not has_added_keys(module)
+
+
+def has_added_keys(module: nn.Module) -> bool:
+    """Whether an attention's keys are the text's beside the picture's."""
+    return isinstance(module, Attention) and getattr(module, "add_k_proj", None) is not None

@@ -10,10 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from promptnet.inference.resolution.attention import is_self_attention
+from promptnet.inference.resolution.attention import has_added_keys, is_self_attention
 
 # Inside these, tokens or kernels run over time and not over the picture.
-_TEMPORAL = {"TransformerTemporalModel", "AnimateDiffTransformer3D", "MotionModules", "TemporalConvLayer"}
+_TEMPORAL = {
+    "AnimateDiffTransformer3D",
+    "MotionModules",
+    "TemporalBasicTransformerBlock",
+    "TemporalConvLayer",
+    "TransformerTemporalModel",
+}
 _PEFT_PART = re.compile(r"\.(base_layer|lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.[^.]+)?)(?=\.|$)")
 _ROOTS = ("down_blocks", "mid_block", "up_blocks")
 _BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.|mid_block\.")
@@ -68,6 +74,11 @@ def spatial_convolutions(network: nn.Module) -> dict[str, Layer]:
 def spatial_attentions(network: nn.Module) -> dict[str, Layer]:
     """The self-attention layers over the picture, by name."""
     return spatial_layers(network)[1]
+
+
+def mixed_attentions(network: nn.Module) -> list[str]:
+    """Names of the layers that attend to picture and text at once, so that neither can be scaled alone."""
+    return [name for name, module in _spatial_modules(network) if has_added_keys(module)]
 
 
 def spatial_layers(network: nn.Module) -> tuple[dict[str, Layer], dict[str, Layer]]:

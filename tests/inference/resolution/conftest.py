@@ -12,16 +12,18 @@ CROSS_WIDTH = 16
 def build_unet(num_blocks: int = 4, *, seed: int = 0, sample_size: int = 16, **more: Any) -> UNet2DConditionModel:
     """Attention in all blocks but the deepest, as in Stable Diffusion; SDXL has three blocks."""
     torch.manual_seed(seed)
-    plain, attending = num_blocks - 1, {"cross_attention_dim": CROSS_WIDTH, "attention_head_dim": 4}
-    unet = UNet2DConditionModel(
-        sample_size=sample_size,
-        block_out_channels=(8,) * num_blocks,
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * plain + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * plain,
-        norm_num_groups=4,
-        **{**attending, **more},
-    )
+    plain = num_blocks - 1
+    config: dict[str, Any] = {
+        "sample_size": sample_size,
+        "block_out_channels": (8,) * num_blocks,
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D",) * plain + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * plain,
+        "norm_num_groups": 4,
+        "cross_attention_dim": CROSS_WIDTH,
+        "attention_head_dim": 4,
+    }
+    unet = UNet2DConditionModel(**config | more)
     return unet.eval().requires_grad_(False)
 
 

@@ -75,6 +75,49 @@ def test_names_that_do_not_exist_are_refused(key: str, name: str, unet: Any) -> 
         checked(unet, dispersed=[name])
 
 
+def test_dispersed_layers_without_a_factor_are_refused(unet: Any) -> None:
+    with pytest.raises(ValueError, match=r"down_blocks\.1\.downsamplers\.0\.conv, which has no factor"):
+        checked(unet, factors={"mid_block": 2}, dispersed=["mid_block", "down_blocks.1"])
+
+
+def test_attention_to_picture_and_text_at_once_is_refused(make_unet: Any) -> None:
+    simple: Any = {
+        "down_block_types": ("SimpleCrossAttnDownBlock2D",) * 2,
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "up_block_types": ("SimpleCrossAttnUpBlock2D",) * 2,
+    }
+    unet = make_unet(2, **simple)
+    with pytest.raises(ValueError, match=r"down_blocks\.0\.attentions\.0 attends to the text.*attention: false"):
+        checked(unet)
+    assert checked(unet, attention=False, factors={"mid_block": 2}).factors
+
+
+def test_attention_that_is_scaled_already_is_refused(unet: Any, call_unet: Any) -> None:
+    from promptnet.inference.resolution.attention import ScaledAttnProcessor
+
+    mode, _ = checked(unet).modes()
+    attention: Any = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    attention.set_processor(ScaledAttnProcessor(attention.processor, trained_tokens=16))
+    with pytest.raises(ValueError, match=r"mid_block.*ScaledAttnProcessor.*twice"), mode.at(unet, 0.0):
+        call_unet(unet)
+
+
+@pytest.mark.parametrize("backend", ["sliced", "fused"])
+def test_attention_of_a_network_is_scaled_by_every_backend(backend: str, unet: Any, call_unet: Any) -> None:
+    mode, _ = checked(unet).modes()
+    plain = call_unet(unet)
+    with mode.at(unet, 0.0):
+        expected = call_unet(unet)
+    if backend == "sliced":
+        unet.set_attention_slice(1)
+    else:
+        unet.fuse_qkv_projections()
+    with mode.at(unet, 0.0):
+        scaled = call_unet(unet)
+    torch.testing.assert_close(scaled, expected, rtol=0, atol=1e-5)
+    assert (scaled - plain).abs().max() > 1e-4
+
+
 def test_longer_names_have_precedence(unet: Any) -> None:
     factors = checked(unet, factors={"mid_block.resnets.0.conv1": 4, "mid_block": 2, "mid_block.resnets.0": 3}).factors
     assert factors["mid_block.resnets.0.conv1"] == (4, 4)
@@ -139,7 +182,7 @@ def test_dispersed_layers_use_half_the_factor(unet: Any, call_unet: Any) -> None
         adapted = call_unet(unet)
     with mode.at(unet, 0.5):  # re-dilated still, dispersed no more
         later = call_unet(unet)
-    plain, _ = checked(unet, **values).modes()
+    plain, _ = checked(unet, **values, dispersed_steps=0).modes()
     with plain.at(unet, 0.5):
         assert torch.equal(call_unet(unet), later)
     for name, layer in spatial_convolutions(unet).items():
@@ -148,6 +191,22 @@ def test_dispersed_layers_use_half_the_factor(unet: Any, call_unet: Any) -> None
             conv.weight = nn.Parameter(dispersed_kernel(conv.weight, transform_matrix()), requires_grad=False)
             conv.padding = (2, 2)
     torch.testing.assert_close(call_unet(unet), adapted, rtol=0, atol=1e-6)
+
+
+def test_a_dispersed_kernel_is_computed_once_for_all_modes(
+    unet: Any, call_unet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptnet.inference.resolution import dispersion
+
+    computed: list[int] = []
+    plain = dispersion.dispersed_kernel
+    monkeypatch.setattr(dispersion, "dispersed_kernel", lambda *given: computed.append(1) or plain(*given))
+    values: Any = {"factors": {"mid_block": 4}, "damped_factors": {"mid_block": 2}, "dispersed": ["mid_block"]}
+    steps = {"active_steps": 50, "damped_steps": 50, "dispersed_steps": 50}
+    for mode in 2 * checked(unet, **values, **steps).modes():
+        with mode.at(unet, 0.0):
+            call_unet(unet)
+    assert len(computed) == 4  # the layers of the middle block
 
 
 def test_adapters_of_a_convolution_are_redilated_with_it(unet: Any, call_unet: Any) -> None:

@@ -6,16 +6,25 @@ from torch import nn
 
 from promptnet.inference.resolution.adaptation import Adaptation, layer_depths
 from promptnet.inference.resolution.attention import query_scale
+from promptnet.inference.resolution.automatic import is_far
 from promptnet.inference.resolution.layers import spatial_attentions
 from promptnet.inference.resolution.settings import ResolutionSettings
 
 
-def explanation(network: nn.Module, adaptation: Adaptation, num_inference_steps: int | None, *, damps: bool) -> str:
+def explanation(
+    network: nn.Module,
+    adaptation: Adaptation,
+    latent_size: tuple[int, int],
+    num_inference_steps: int | None,
+    *,
+    damps: bool,
+) -> str:
     """Layer, depth, factor, active steps; a column for the damped pass where there is one.
 
     Args:
         network: the plain network.
         adaptation: settings checked against it.
+        latent_size: height and width of the latents that are drawn.
         num_inference_steps: length of the drawing, None for always active.
         damps: whether guidance is damped.
     """
@@ -25,12 +34,18 @@ def explanation(network: nn.Module, adaptation: Adaptation, num_inference_steps:
         f"{adaptation.trained_size_px[1]:g}x{adaptation.trained_size_px[0]:g}"
     ]
     if settings.is_plain:
-        return f"{lines[0]}\nnothing is adapted: the size is near the trained one"
+        return f"{lines[0]}\nnothing is adapted{_why_plain(adaptation)}"
     lines += _convolutions(network, adaptation, num_inference_steps, damps=damps)
     lines.append(_progression(settings))
     lines.append(_damping(settings, num_inference_steps, damps=damps))
-    lines.append(_attention(network, adaptation))
+    lines.append(_attention(network, adaptation, latent_size))
     return "\n".join(line for line in lines if line)
+
+
+def _why_plain(adaptation: Adaptation) -> str:
+    sides = zip(adaptation.size_px, adaptation.trained_size_px, strict=True)
+    is_near = not any(is_far(asked / trained) for asked, trained in sides)
+    return ": the size is near the trained one" if is_near else ": these settings change nothing"
 
 
 def _convolutions(
@@ -77,24 +92,12 @@ def _damping(settings: ResolutionSettings, num_inference_steps: int | None, *, d
     return f"noise-damped guidance: {_steps(settings.damped_steps, settings, num_inference_steps)}"
 
 
-def _attention(network: nn.Module, adaptation: Adaptation) -> str:
+def _attention(network: nn.Module, adaptation: Adaptation, latent_size: tuple[int, int]) -> str:
     if not adaptation.settings.attention:
         return "self-attention: plain"
     layers = spatial_attentions(network).values()
     parts = []
     for depth in sorted({layer.depth for layer in layers}):
-        scale = _scale_at_depth(adaptation, depth, _latents(network, adaptation))
-        parts.append(f"{scale:.3f} at depth {depth}")
+        tokens = math.prod(-(-side // 2**depth) for side in latent_size)
+        parts.append(f"{query_scale(tokens, adaptation.area_ratio):.3f} at depth {depth}")
     return f"self-attention: logits times {', '.join(parts)}, all steps" if parts else "self-attention: none"
-
-
-def _latents(network: nn.Module, adaptation: Adaptation) -> int:
-    """Trained latents, as the network's config has them."""
-    config = getattr(network, "config", {})
-    size = config.get("sample_size") or 64
-    return size * size if isinstance(size, int) else math.prod(size)
-
-
-def _scale_at_depth(adaptation: Adaptation, depth: int, trained_latents: int) -> float:
-    tokens = max(1, round(trained_latents * adaptation.area_ratio / 4**depth))
-    return query_scale(tokens, adaptation.area_ratio)

@@ -9,8 +9,9 @@ anew in each call, so it does not matter what is moved, offloaded, wrapped or co
 
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from promptnet.inference.resolution.adaptation import Adaptation, check_settings
 from promptnet.inference.resolution.automatic import automatic_settings
-from promptnet.inference.resolution.damping_batch import damped_output, first_half
+from promptnet.inference.resolution.damping_batch import damped_output, first_half, has_halves
 from promptnet.inference.resolution.explaining import explanation
 from promptnet.inference.resolution.layers import num_depths, uncompiled
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
@@ -64,6 +65,7 @@ def adapt_resolution(
     unet = pipe_or_unet if pipe is None else getattr(pipe, "unet", None)
     if not isinstance(unet, nn.Module):
         raise ValueError(f"{type(pipe_or_unet).__name__} has no U-Net: give a pipeline with a .unet, or the U-Net.")
+    num_blocks = num_depths(uncompiled(unet))
     scale = vae_scale_factor if pipe is None else _vae_scale_factor(pipe, vae_scale_factor)
     size_px = _checked_size(height, width, scale)
     trained_px = _trained_size_px(unet, trained_size, scale)
@@ -71,7 +73,7 @@ def adapt_resolution(
         raise ValueError(f"num_inference_steps={num_inference_steps} must be at least 1, or None.")
     chosen = (
         automatic_settings(
-            num_depths(uncompiled(unet)),
+            num_blocks,
             trained_px,
             size_px,
             num_inference_steps,
@@ -110,8 +112,7 @@ def _checked_size(height: int, width: int, scale: int) -> tuple[int, int]:
 
 def _trained_size_px(unet: nn.Module, given: int | tuple[int, int] | None, scale: int) -> tuple[int, int]:
     if given is None:
-        config: Any = uncompiled(unet).config
-        sample_size = config.get("sample_size")
+        sample_size = getattr(uncompiled(unet), "config", {}).get("sample_size")
         if not sample_size:
             raise ValueError("This U-Net's config has no sample_size: give trained_size, in pixels.")
         height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
@@ -145,13 +146,13 @@ class ResolutionHandle:
         self._hooks: list[Any] = []
         self._known: tuple[Tensor | None, list[float]] = (None, [])
         self._calls: list[_CallHooks] = []
+        self._drawing = (-1.0, -1.0)  # first and last timestep that a bare network was called with
         self._unet = unet
         self._damps = bool(adaptation.settings.damped_steps) and self._can_damp(pipe)
         vars(uncompiled(unet))[_ATTRIBUTE] = self
         if not adaptation.settings.is_plain:
-            for network in [unet, *_control_networks(pipe)]:
+            for network in map(uncompiled, [unet, *_control_networks(pipe)]):
                 self._attach(network)
-        _forget_compiled(unet)
 
     @property
     def settings(self) -> ResolutionSettings:
@@ -159,7 +160,7 @@ class ResolutionHandle:
 
     @property
     def damps_guidance(self) -> bool:
-        """Whether guidance is noise-damped: settings ask for it, and the pipeline has classifier-free guidance."""
+        """Whether guidance is noise-damped: settings ask for it, and the pipeline's guidance has two halves."""
         return self._damps
 
     def remove(self) -> None:
@@ -172,7 +173,6 @@ class ResolutionHandle:
         attributes = vars(uncompiled(self._unet))
         if attributes.get(_ATTRIBUTE) is self:
             del attributes[_ATTRIBUTE]
-            _forget_compiled(self._unet)
 
     def __enter__(self) -> Self:
         return self
@@ -182,12 +182,17 @@ class ResolutionHandle:
 
     def explain(self) -> str:
         """Print, and return, a table: layer, depth, factor, active steps."""
-        text = explanation(uncompiled(self._unet), self.adaptation, self.num_inference_steps, damps=self._damps)
+        network, steps = uncompiled(self._unet), self.num_inference_steps
+        text = explanation(network, self.adaptation, self.latent_size, steps, damps=self._damps)
         print(text)
         return text
 
     def share(self, timestep: Any) -> float | None:
-        """How much of the drawing is behind at a timestep, 0 to 1; None if everything is always active."""
+        """How much of the drawing is behind at a timestep, 0 to 1; None if everything is always active.
+
+        A pipeline's scheduler says it. A bare network's timesteps are looked up in those of diffusers' spacings, if
+        possible in one that starts as this drawing did: at a timestep of their own, several would do.
+        """
         if self.num_inference_steps is None:
             return None
         t = float(timestep.reshape(-1)[0]) if isinstance(timestep, Tensor) else float(timestep)
@@ -195,8 +200,14 @@ class ResolutionHandle:
         if timesteps:
             nearest = min(range(len(timesteps)), key=lambda index: abs(timesteps[index] - t))
             return nearest / len(timesteps)
-        steps = (_NUM_TRAIN_TIMESTEPS - 1 - t) / _NUM_TRAIN_TIMESTEPS * self.num_inference_steps
-        return max(0.0, int(steps + 0.02) / self.num_inference_steps)
+        first, last = self._drawing
+        first = first if t <= last else t  # timesteps fall, so this is the next drawing's first
+        self._drawing = (first, t)
+        spaced = _spaced_timesteps(self.num_inference_steps)
+        spaced = [timesteps for timesteps in spaced if abs(timesteps[0] - first) < 0.5] or spaced
+        distances = [[abs(each - t) for each in timesteps] for timesteps in spaced]
+        nearest = min(distances, key=min)
+        return nearest.index(min(nearest)) / self.num_inference_steps
 
     def _scheduled(self) -> list[float]:
         """The timesteps of the drawing, where a pipeline has a scheduler."""
@@ -208,7 +219,7 @@ class ResolutionHandle:
         return self._known[1]
 
     def _attach(self, network: nn.Module) -> None:
-        call = _CallHooks(self, damped=network is self._unet)
+        call = _CallHooks(self, damped=network is uncompiled(self._unet))
         self._calls.append(call)
         before: Any = torch.compiler.disable(call.before)
         after: Any = torch.compiler.disable(call.after)
@@ -218,28 +229,32 @@ class ResolutionHandle:
         ]
 
     def _can_damp(self, pipe: Any) -> bool:
-        if pipe is not None and hasattr(type(pipe), "do_classifier_free_guidance"):
+        if pipe is not None and has_halves(pipe):
             return True
-        what = "A bare U-Net" if pipe is None else type(pipe).__name__
+        what = "a bare U-Net" if pipe is None else type(pipe).__name__
         warnings.warn(
-            f"{self.settings.name} asks for noise-damped guidance, but {what} does not say which of its rows are "
-            "unconditional: guidance is not damped. Give a pipeline with classifier-free guidance, or damped_steps: 0.",
+            f"{self.settings.name} asks for noise-damped guidance, but {what} does not call its U-Net with one "
+            "unconditional and one conditional row for each picture, or does not say so: guidance is not damped. Give "
+            "a pipeline with plain classifier-free guidance, or damped_steps: 0.",
             stacklevel=4,
         )
         return False
+
+
+@lru_cache
+def _spaced_timesteps(num_steps: int) -> list[Sequence[float]]:
+    """The timesteps of a drawing, for each way in which diffusers' schedulers space them."""
+    last, stride = _NUM_TRAIN_TIMESTEPS - 1, _NUM_TRAIN_TIMESTEPS // num_steps
+    leading = [stride * (num_steps - 1 - i) for i in range(num_steps)]
+    trailing = [round(_NUM_TRAIN_TIMESTEPS * (1 - i / num_steps)) - 1 for i in range(num_steps)]
+    even = [last * (1 - i / max(1, num_steps - 1)) for i in range(num_steps)]
+    return [[t + 1 for t in leading], leading, trailing, even]  # Stable Diffusion's first, as they meet in places
 
 
 def _control_networks(pipe: Any) -> list[nn.Module]:
     controlnet = getattr(pipe, "controlnet", None)
     networks = list(getattr(controlnet, "nets", [controlnet]))
     return [network for network in networks if isinstance(getattr(network, "down_blocks", None), nn.ModuleList)]
-
-
-def _forget_compiled(network: nn.Module) -> None:
-    """Compiled code does not look whether hooks came or went since."""
-    modules = [network, *uncompiled(network).modules()]
-    if any(isinstance(m, torch._dynamo.OptimizedModule) or m._compiled_call_impl for m in modules):
-        torch.compiler.reset()
 
 
 class _CallHooks:
@@ -296,7 +311,7 @@ class _CallHooks:
         self._inside = True
         try:
             with self.handle._damped.at(network, self._share):
-                return network(*first_half(args, num_rows), **first_half(kwargs, num_rows))
+                return self.handle._unet(*first_half(args, num_rows), **first_half(kwargs, num_rows))
         finally:
             self._inside = False
 

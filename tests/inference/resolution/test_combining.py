@@ -158,7 +158,7 @@ def test_whole_network_offload_before_and_after(make_unet: Any, call_unet: Any) 
 
 def test_compiled_while_adapted(make_unet: Any, call_unet: Any) -> None:
     """Through the wrapper of `torch.compile`, made after the adaptation and outliving it."""
-    unet = make_unet(2)
+    unet = make_unet(1)
     plain = call_unet(unet)
     with adapt_resolution(unet, **SIZE, settings=ALWAYS):
         expected = call_unet(unet)

@@ -102,6 +102,48 @@ def test_explain_has_a_line_for_each_layer(unet: Any, capsys: Any) -> None:
     assert "logits times" in text
 
 
+def test_explain_says_what_is_applied_whatever_the_config_says(make_unet: Any, call_unet: Any) -> None:
+    """The trained size as given, and the tokens that there are."""
+    from promptnet.inference.resolution.attention import QueryScaling, query_scale
+
+    unet, seen = make_unet(2), set()
+    plain = QueryScaling.__call__
+
+    def note(self: Any, layer: Any, args: Any, output: Any) -> Any:
+        seen.add(f"{self.scale(args[0].shape[-2]):.3f}")
+        return plain(self, layer, args, output)
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        adapt_resolution(unet, 264, 200, trained_size=96, settings={"attention": True}) as handle,
+    ):
+        patch.setattr(QueryScaling, "__call__", note)
+        call_unet(unet, 33, 25)
+        text = handle.explain()
+    said = {part.split()[-4] for part in text.splitlines()[-1].replace("logits times", ",").split(",")[1:-1]}
+    assert said == seen == {f"{query_scale(tokens, 264 * 200 / 96**2):.3f}" for tokens in (33 * 25, 17 * 13)}
+
+
+def test_explain_does_not_call_a_far_size_near(unet: Any) -> None:
+    with adapt_resolution(unet, **SIZE, settings={"attention": False}) as handle:
+        assert "settings change nothing" in handle.explain()
+
+
+@pytest.mark.parametrize("num_steps", [10, 20, 25, 30, 50])
+@pytest.mark.parametrize(
+    "spacing", [("leading", 1), ("leading", 0), ("trailing", 0), ("linspace", 0)], ids=lambda s: f"{s[0]}{s[1]}"
+)
+def test_a_bare_networks_steps_are_known_from_its_timesteps(unet: Any, num_steps: int, spacing: Any) -> None:
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(timestep_spacing=spacing[0], steps_offset=spacing[1])
+    scheduler.set_timesteps(num_steps)
+    with adapt_resolution(unet, **SIZE, num_inference_steps=num_steps) as handle:
+        for _ in range(2):  # another drawing
+            shares = [handle.share(t) for t in scheduler.timesteps for _ in range(2)]
+            assert shares == [index / num_steps for index in range(num_steps) for _ in range(2)]
+
+
 def test_adapters_loaded_and_dtypes_changed_afterwards(unet: Any, call_unet: Any) -> None:
     from peft import LoraConfig
 
@@ -116,6 +158,18 @@ def test_adapters_loaded_and_dtypes_changed_afterwards(unet: Any, call_unet: Any
         assert unet(x.double(), 999, encoder_hidden_states=states.double()).sample.dtype == torch.float64
 
 
+def test_adapters_fused_while_dispersed(make_unet: Any, call_unet: Any) -> None:
+    from peft import LoraConfig
+
+    unet, settings = make_unet(), {**ALWAYS, "dispersed": ["mid_block"], "dispersed_steps": 50, "attention": False}
+    unet.add_adapter(LoraConfig(r=2, target_modules=["conv1"], init_lora_weights=False))
+    unet.requires_grad_(False).eval()
+    with adapt_resolution(unet, **SIZE, settings=settings):
+        before = call_unet(unet)
+        unet.fuse_lora()
+        torch.testing.assert_close(call_unet(unet), before, rtol=0, atol=1e-5)
+
+
 def test_sequential_offload_before_and_after(make_unet: Any, call_unet: Any) -> None:
     from accelerate import cpu_offload
 
@@ -128,16 +182,45 @@ def test_sequential_offload_before_and_after(make_unet: Any, call_unet: Any) -> 
         assert torch.equal(call_unet(unet), expected)
 
 
-def test_compiled_code_from_before_is_not_used(make_unet: Any, call_unet: Any) -> None:
-    unet = make_unet(2)
-    plain = call_unet(unet)
-    with adapt_resolution(unet, **SIZE, settings=ALWAYS):
-        expected = call_unet(unet)
-    unet.mid_block.compile(backend="eager")
-    assert torch.equal(call_unet(unet), plain)
-    with adapt_resolution(unet, **SIZE, settings=ALWAYS):
-        assert torch.equal(call_unet(unet), expected)
-    assert torch.equal(call_unet(unet), plain)
+HALF: Any = {"settings": {**ALWAYS, "active_steps": 25}, "num_inference_steps": 50}
+
+
+@pytest.mark.parametrize("way", ["wrapper", "in place", "block"])
+def test_compiled_code_from_before_is_not_used(way: str, make_unet: Any, call_unet: Any) -> None:
+    """Compiled before adapting, through steps in which factors act and others, and after removal; whole graphs."""
+    unet = compiled = make_unet(1)
+    plain = {t: call_unet(unet, timestep=t) for t in (981, 1)}
+    with adapt_resolution(unet, **SIZE, **HALF):
+        expected = {t: call_unet(unet, timestep=t) for t in (981, 1)}
+    if way == "wrapper":
+        compiled = torch.compile(unet, backend="eager", fullgraph=True)
+    else:
+        (unet if way == "in place" else unet.down_blocks[0]).compile(backend="eager", fullgraph=True)
+    assert torch.equal(call_unet(compiled, timestep=981), plain[981])
+    with adapt_resolution(compiled, **SIZE, **HALF):
+        for t in (981, 1, 981):
+            assert torch.equal(call_unet(compiled, timestep=t), expected[t])
+        assert torch.equal(call_unet(unet, timestep=1), expected[1])
+    assert torch.equal(call_unet(compiled, timestep=981), plain[981])
+
+
+def test_compiled_code_is_made_once_for_each_way_of_acting(make_unet: Any, call_unet: Any) -> None:
+    """Also with dispersed kernels; and other networks' compiled code is left alone."""
+    made: list[str] = []
+
+    def backend(name: str) -> Any:
+        return lambda graph, _: made.append(name) or graph.forward
+
+    other: Any = torch.compile(torch.nn.Linear(2, 2), backend=backend("other"), fullgraph=True)
+    other(torch.ones(1, 2))
+    unet = make_unet(1)
+    settings = {**HALF["settings"], "dispersed": ["mid_block"]}
+    compiled: Any = torch.compile(unet, backend=backend("unet"), fullgraph=True)
+    with adapt_resolution(unet, **SIZE, settings=settings, num_inference_steps=50):
+        for t in (981, 961, 1, 21, 981):
+            torch.testing.assert_close(call_unet(compiled, timestep=t), call_unet(unet, timestep=t))
+    other(torch.ones(1, 2))
+    assert made == ["other", "unet", "unet"]
 
 
 def test_a_bare_network_says_that_guidance_is_not_damped(unet: Any) -> None:
@@ -170,4 +253,4 @@ def test_things_without_a_unet_are_refused() -> None:
     with pytest.raises(ValueError, match="has no U-Net"):
         adapt_resolution(object(), 64, 64)
     with pytest.raises(ValueError, match="down_blocks"):
-        adapt_resolution(torch.nn.Linear(1, 1), 64, 64, trained_size=32)
+        adapt_resolution(torch.nn.Linear(1, 1), 64, 64)

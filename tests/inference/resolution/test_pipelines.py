@@ -154,7 +154,7 @@ def test_any_pipeline_is_adapted_and_undone(family: str, make_unet: Any) -> None
 @pytest.mark.parametrize("family", ["sdxl", "sd-controlnet", "animatediff"])
 def test_noise_damped_guidance_on_any_pipeline(family: str, make_unet: Any) -> None:
     pipe = FAMILIES[family](make_unet)
-    undamped = {**DAMPED, "damped_steps": 0}
+    undamped = {**DAMPED, "damped_steps": 0}  # said, so that it is not all
     with adapt_resolution(pipe, HEIGHT_PX, WIDTH_PX, num_inference_steps=2, settings=undamped):
         without = draw(pipe)
     with adapt_resolution(pipe, HEIGHT_PX, WIDTH_PX, num_inference_steps=2, settings={**DAMPED, "num_steps": 2}) as h:

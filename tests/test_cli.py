@@ -35,6 +35,9 @@ class Pipeline:
         self.calls: list[dict[str, Any]] = []
         self.num_timesteps = 3
         self.failure: Exception | None = None
+        self.trained_size_px = (64, 64)
+        self.tiled: list[bool] = []
+        self.vae = SimpleNamespace(enable_tiling=lambda: self.tiled.append(True))
 
     def set_progress_bar_config(self, **_: Any) -> None:
         pass
@@ -219,6 +222,19 @@ def test_every_knob_arrives(pipe: Pipeline) -> None:
     assert (call["width"], call["height"], call["num_inference_steps"]) == (96, 64, 7)
     assert (call["class_word"], call["negative_prompt"], call["generator"].initial_seed()) == ("dog", "blur", 5)
     assert isinstance(call["subject"], Subject)
+
+
+@pytest.mark.parametrize("resolution", ["off", "auto", "published:sd21-2048x2048", "mine.yaml"])
+def test_the_resolution_arrives(resolution: str, pipe: Pipeline) -> None:
+    assert run("generate", "--prompt", "x", "--out", "a.png", "--size", "128x64", "--resolution", resolution) == 0
+    (call,) = pipe.calls
+    assert (call["resolution"], call["width"], call["height"]) == (resolution, 128, 64)
+
+
+@pytest.mark.parametrize(("size", "tiled"), [(None, False), ("128x128", False), ("160x128", True), ("192x64", False)])
+def test_pictures_much_larger_than_trained_are_decoded_in_tiles(size: str | None, tiled: bool, pipe: Pipeline) -> None:
+    assert run("generate", "--prompt", "x", "--out", "a.png", *(["--size", size] if size else [])) == 0
+    assert bool(pipe.tiled) == tiled
 
 
 def test_published_values_give_way_to_what_is_said(pipe: Pipeline) -> None:

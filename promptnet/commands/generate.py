@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def generate(
         prompt: what to draw, for example "a sad portrait of S* wearing sunglasses"; S1*, S2* for several subjects
         out: the picture to write (.png, .jpg, .webp); several are numbered out-1.png, out-2.png
         subject: one subject file of `promptnet customize`, or several
-        size: WIDTHxHEIGHT in pixels (null: the size the base model was trained at)
+        size: WIDTHxHEIGHT in pixels (null: the size the base model was trained at); more than four times the trained
+            area is decoded in tiles
         resolution: auto (also when null) adapts the base model to a size far from its own, off never; or
             published:NAME, or a YAML file
         steps: denoising steps
@@ -91,6 +93,8 @@ def generate(
     generator = make_generator(seed)
     with status("loading the base model"):
         pipe = load_pipeline(base, device, promptnet, image_encoder)
+    if size is not None and needs_tiles(parse_size(size), pipe.trained_size_px):
+        pipe.vae.enable_tiling()
     if subjects:
         options["subject"] = subjects[0] if len(subjects) == 1 else subjects
     with sampling_bar(pipe, "drawing") as callback:
@@ -105,6 +109,16 @@ def generate(
     for path, image in zip(paths, drawn.images, strict=True):
         write_whole(path, image.save)
         print(path)
+
+
+def needs_tiles(size_px: tuple[int, int], trained_size_px: tuple[int, int]) -> bool:
+    """Whether a picture is decoded in tiles, as decoding takes memory with its area: above four times the trained one.
+
+    Args:
+        size_px: of the picture.
+        trained_size_px: of the pictures that the base model was trained on.
+    """
+    return prod(size_px) > 4 * prod(trained_size_px)
 
 
 def published_knobs() -> dict[str, Any]:

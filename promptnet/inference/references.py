@@ -1,6 +1,7 @@
 """What a pipeline keeps of a reference picture: its latents at the trained size, and what the vision tower saw."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -42,9 +43,28 @@ def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in about [-1, 1] of scaled latents; in tiles where the VAE is told to."""
-    latents = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    return decode_in_tiles(vae, latents) if is_tiled(vae, latents) else vae.decode(latents, return_dict=False)[0]
+    """Pictures (B, 3, H, W) in about [-1, 1] of scaled latents; in tiles where the VAE is told to.
+
+    Only for latents that ask for gradients a graph is made. Without, a float16 VAE that overflows (`force_upcast`, such
+    as SDXL's) computes in float32, as in diffusers.
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad), _without_overflow(vae):
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        return decode_in_tiles(vae, latents) if is_tiled(vae, latents) else vae.decode(latents, return_dict=False)[0]
+
+
+@contextmanager
+def _without_overflow(vae: Any) -> Iterator[None]:
+    """In float32 where float16 would not do; not where a backward pass is to find the weights as they were."""
+    overflows = vae.dtype == torch.float16 and vae.config.get("force_upcast")
+    if torch.is_grad_enabled() or not overflows:
+        yield
+        return
+    vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        vae.to(torch.float16)
 
 
 @torch.no_grad()

@@ -1,3 +1,4 @@
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,28 @@ from promptnet.inference.references import decode_latents, encode_pixels
 def picture(width: int = 60, height: int = 40) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def test_a_vae_that_overflows_decodes_in_float32_and_is_left_as_it_was(pipe: Any) -> None:
+    """As in diffusers: where the VAE's config says so, in float16."""
+    vae, latents = copy.deepcopy(pipe.vae).half(), torch.randn(1, 4, 8, 8).half()
+    weights = {name: value.clone() for name, value in vae.state_dict().items()}
+    assert vae.config.force_upcast
+    with torch.no_grad():
+        found = decode_latents(vae, latents)
+        expected = copy.deepcopy(vae).float().decode(latents.float() / vae.config.scaling_factor).sample
+    assert torch.equal(found, expected)
+    assert all(value.dtype == torch.float16 for value in vae.state_dict().values())
+    assert all(torch.equal(value, weights[name]) for name, value in vae.state_dict().items())
+    vae.register_to_config(force_upcast=False)
+    with torch.no_grad():
+        assert decode_latents(vae, latents).dtype == torch.float16
+
+
+def test_a_graph_is_made_for_latents_that_ask_for_it_alone(pipe: Any) -> None:
+    vae, latents = copy.deepcopy(pipe.vae).requires_grad_(), torch.randn(1, 4, 8, 8)
+    assert not decode_latents(vae, latents).requires_grad
+    assert decode_latents(vae, latents.requires_grad_()).requires_grad
 
 
 @pytest.mark.parametrize("shift", [None, 0.3])

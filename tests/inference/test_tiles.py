@@ -72,6 +72,26 @@ def test_tiles_are_much_nearer_to_the_whole_picture_than_diffusers_alone(embedde
     assert ours < 0.6 * theirs
 
 
+def test_no_steps_show_where_tiles_meet(embedded_vae: Any) -> None:
+    """What tiles change of the step from a pixel to the next, across their borders against elsewhere."""
+    picture = to_pixels(render(identities("validation")[0], sample_attributes(Random(0)), 192))
+    with torch.no_grad():
+        latents = embedded_vae.encode(picture[None]).latent_dist.mode()
+        expected = whole(embedded_vae, latents)
+        found = steps_at_borders(decode_in_tiles(embedded_vae, latents) - expected, 48)  # of 64, a quarter overlaps
+        embedded_vae.tile_overlap_factor = 0
+        abutting = steps_at_borders(decode_in_tiles(embedded_vae, latents) - expected, 64)
+    assert found < 1.5
+    assert abutting > 2, "the measure sees seams"
+
+
+def steps_at_borders(change: torch.Tensor, every: int) -> float:
+    """Mean absolute steps along both sides, at multiples of `every` over those elsewhere."""
+    steps = [change.diff(dim=side).abs().transpose(side, -1).flatten(0, -2).mean(0) for side in (-1, -2)]
+    at, elsewhere = torch.cat([step[every - 1 :: every] for step in steps]), torch.cat(steps)
+    return float(at.mean() / elsewhere.mean())
+
+
 def test_with_its_own_statistics_a_picture_is_decoded_as_it_is(vae: Any) -> None:
     latents = uneven(TILE, TILE, rows=2)
     with normalised_with(measured(vae, latents)):

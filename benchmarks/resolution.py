@@ -1,12 +1,14 @@
 """Time and memory of an adapted U-Net call against a plain one, and of a damped step against the published loop.
 
-    python benchmarks/resolution.py                                 # the embedded model's shape, processor
+    python benchmarks/resolution.py --ratio 2 4                     # the embedded model's shape, processor
     python benchmarks/resolution.py --shape sdxl --ratio 2 --device cuda --dtype float16
 
-Prints ratios; lower is better. Targets: a call with whole factors at most 1.15 of a plain one at the same latents, a
-damped step at most 0.78 of the published loop's four items, memory within 3 percent. Calls take turns, and each ratio
-is the median over rounds; on a processor, time is that of the process, so that other work on the machine counts
-little. Peak memory is measured on a GPU.
+Weights are random. Prints ratios, lower is better, beside their targets: a call with whole factors at most 1.15 of a
+plain one at the same latents, a damped step at most 0.78 of the published loop's four items, memory at most 1.03 of
+plain. Calls take turns, and each ratio is the median over rounds; on a processor, time is that of the process, so that
+other work on the machine counts little. Memory is the weights and the most that lies beside them during a call, from a
+clean start: a mode is made inside the call, so that what it keeps is counted with it and with no other. The published
+loop holds two copies of the U-Net beside it.
 """
 
 import argparse
@@ -18,10 +20,19 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from peak_memory import peak_bytes
+from torch import Tensor
 
+from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.resolution.adaptation import check_settings
 from promptnet.inference.resolution.automatic import automatic_settings
+from promptnet.inference.resolution.damping import resolution_rules
 from promptnet.inference.resolution.settings import ResolutionSettings, settings_from_mapping
+from promptnet.inference.sampling import UNetInputs, predict_output
+from promptnet.inference.schedule import Step
+
+CALL_TARGET, STEP_TARGET, MEMORY_TARGET = 1.15, 0.78, 1.03
+COPIES_OF_PUBLISHED_LOOP = 2
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -53,7 +64,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 
-
 Call = Callable[[], Any]
 
 
@@ -79,79 +89,128 @@ def ratios(calls: Mapping[str, Call], reference: str, repeats: int, device: str)
     return found, statistics.median(times[reference] for times in rounds)
 
 
-def peak_bytes(call: Call, device: str) -> int:
-    """Most memory during a call on a GPU; 0 elsewhere."""
-    if not device.startswith("cuda"):
-        return 0
-    torch.cuda.reset_peak_memory_stats()
-    call()
-    return torch.cuda.max_memory_allocated()
-
-
-def variants(num_blocks: int, ratio: float, trained_latents: int) -> dict[str, ResolutionSettings]:
-    """What is measured: `auto`, its factors alone, factors that need resizing, dispersed layers."""
-    trained, size = (512, 512), (round(512 * ratio), round(512 * ratio))
-    auto = automatic_settings(num_blocks, trained, size, trained_latents=trained_latents)
+def variants(num_blocks: int, sizes: Any, trained_latents: int) -> dict[str, ResolutionSettings]:
+    """What is measured: `auto`, its factors alone, factors that need resizing, dispersed layers, damping."""
+    auto = automatic_settings(num_blocks, *sizes, trained_latents=trained_latents)
     if not auto.factors:
-        raise ValueError(f"ratio={ratio} must be at least 1.25: nothing is re-dilated below.")
-    base = {"factors": dict(auto.factors), "active_steps": 50, "attention": False}
+        raise ValueError(f"{sizes[1]} must be at least 1.25 times {sizes[0]}: nothing is re-dilated below.")
+    base: dict[str, Any] = {"factors": dict(auto.factors), "attention": False}
     fractional = {name: tuple(max(1.0, f - 0.5) for f in pair) for name, pair in auto.factors.items()}
+    deepest = {f"down_blocks.{num_blocks - 1}", "mid_block", "up_blocks.0"}
+    damped = auto.damped_factors or {name: pair for name, pair in auto.factors.items() if name in deepest}
     return {
         "auto": auto,
         "re-dilation": settings_from_mapping(base, "re-dilation"),
         "attention": settings_from_mapping({"attention": True}, "attention"),
         "fractional factors": settings_from_mapping({**base, "factors": fractional}, "fractional"),
-        "dispersion": settings_from_mapping(
-            {**base, "dispersed": list(auto.factors), "dispersed_steps": 50}, "dispersion"
-        ),
+        "dispersion": settings_from_mapping({**base, "dispersed": list(auto.factors)}, "dispersion"),
+        "damping": settings_from_mapping({**base, "damped_factors": dict(damped)}, "damping"),
     }
+
+
+def verdict(value: float, target: float | None) -> str:
+    """A figure beside its target."""
+    if target is None:
+        return f"{value:.3f} (no target)"
+    return f"{value:.3f} (target {target}: {'ok' if value <= target else 'missed'})"
+
+
+class Subject:
+    """One shape at one size, and what is called of it.
+
+    Args:
+        shape: key of `SHAPES`.
+        ratio: asked side over trained side.
+        device: where.
+        dtype: of weights and latents.
+    """
+
+    def __init__(self, shape: str, ratio: float, device: str, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        unet: Any = UNet2DConditionModel(**SHAPES[shape])
+        self.unet: Any = unet.eval().to(device, dtype)
+        num_blocks, trained = len(self.unet.config["block_out_channels"]), SHAPES[shape]["sample_size"]
+        multiple = 2 ** (num_blocks - 1)
+        self.side = max(1, round(trained * ratio / multiple)) * multiple
+        self.sizes: Any = ((8 * trained,) * 2, (8 * self.side,) * 2)
+        self.settings = variants(num_blocks, self.sizes, trained)
+        self.weights = sum(parameter.nbytes for parameter in self.unet.parameters())
+        width = self.unet.config["cross_attention_dim"]
+        self.x = torch.randn(1, 4, self.side, self.side, device=device, dtype=dtype)
+        self.uncond, self.prompt = torch.randn(2, 1, 77, width, device=device, dtype=dtype)
+        self.step = Step(0, 50, torch.tensor(981, device=device), 0.1, 0.2)
+
+    def modes(self, name: str) -> Any:
+        """New ones, which keep nothing yet."""
+        return check_settings(self.unet, self.settings[name], *self.sizes).modes()
+
+    def plain(self, rows: int = 1) -> None:
+        states = torch.cat([self.uncond, self.prompt])[:rows]
+        self.unet(self.x.expand(rows, -1, -1, -1), self.step.timestep, encoder_hidden_states=states)
+
+    def adapted(self, mode: Any, rows: int = 1) -> None:
+        with mode.applied(self.unet, self.step):
+            self.plain(rows)
+
+    def clean(self, name: str) -> None:
+        """A call in a mode of its own."""
+        self.adapted(self.modes(name)[0])
+
+    def damped_step(self) -> Tensor:
+        """The rule's three items."""
+        uncond, prompt = (Condition(functools.partial(_inputs, states)) for states in (self.uncond, self.prompt))
+        trained_px, asked_px = self.sizes
+        rules = resolution_rules(self.unet, self.settings["damping"], trained_size_px=trained_px, size_px=asked_px)
+        return predict_output(self.unet, self.x, self.step, [ClassifierFreeGuidance(uncond, prompt, 7.5), *rules])
+
+    def published_step(self) -> None:
+        """Both networks, each with both rows."""
+        for mode in self.modes("damping"):
+            self.adapted(mode, 2)
+
+
+def _inputs(states: Tensor, x: Tensor, step: Step) -> UNetInputs:
+    return UNetInputs(states)
+
+
+def report(subject: Subject, device: str, repeats: int) -> None:
+    """All figures of one shape and size."""
+    names = [name for name in subject.settings if name != "damping"]
+    calls: dict[str, Call] = {"plain": subject.plain}
+    calls |= {name: functools.partial(subject.adapted, subject.modes(name)[0]) for name in names}
+    found, seconds = ratios(calls, "plain", repeats, device)
+    calls.clear()  # and their kernels
+    print(f"  plain call {seconds * 1000:.1f} ms")
+    plain = subject.weights + peak_bytes(subject.plain, device)
+    for name in names:
+        whole = all(f == round(f) for pair in subject.settings[name].factors.values() for f in pair)
+        target = CALL_TARGET if whole and name != "dispersion" else None
+        memory = subject.weights + peak_bytes(functools.partial(subject.clean, name), device)
+        print(f"  {name}: time {verdict(found[name], target)}, memory {verdict(memory / plain, MEMORY_TARGET)}")
+    steps: dict[str, Call] = {"ours": subject.damped_step, "published": subject.published_step}
+    found, _ = ratios(steps, "published", repeats, device)
+    guided = subject.weights + peak_bytes(functools.partial(subject.plain, 2), device)
+    ours, published = (peak_bytes(call, device) for call in steps.values())
+    ours, published = subject.weights + ours, (1 + COPIES_OF_PUBLISHED_LOOP) * subject.weights + published
+    print(f"  damped step: time {verdict(found['ours'], STEP_TARGET)} of the published loop")
+    print(f"  its memory: {verdict(ours / guided, MEMORY_TARGET)} of a plain guided call's")
+    print(f"  its memory: {verdict(ours / published, None)} of the published loop's")
 
 
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--ratio", type=float, default=2.0, help="asked side over trained side")
+    parser.add_argument("--shape", choices=SHAPES, nargs="+", default=["tiny"])
+    parser.add_argument("--ratio", type=float, nargs="+", default=[2.0], help="asked side over trained side")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
-
-    torch.manual_seed(0)
-    dtype = getattr(torch, given.dtype)
-    unet = UNet2DConditionModel(**SHAPES[given.shape]).eval().to(given.device, dtype)
-    num_blocks = len(unet.config["block_out_channels"])
-    side = round(SHAPES[given.shape]["sample_size"] * given.ratio)
-    multiple = 2 ** (num_blocks - 1)
-    side = max(multiple, side // multiple * multiple)
-
-    def inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        x = torch.randn(rows, 4, side, side, device=given.device, dtype=dtype)
-        return x, torch.randn(rows, 77, unet.config["cross_attention_dim"], device=given.device, dtype=dtype)
-
-    def plain(rows: int) -> None:
-        x, states = inputs(rows)
-        unet(x, 500, encoder_hidden_states=states)
-
-    def adapted(mode: Any, rows: int) -> None:
-        with mode.at(unet, 0.0):
-            plain(rows)
-
-    sizes: Any = ((512, 512), (round(512 * given.ratio),) * 2)
-    settings = variants(num_blocks, given.ratio, SHAPES[given.shape]["sample_size"])
-    modes = {name: check_settings(unet, each, *sizes).modes()[0] for name, each in settings.items()}
-    calls: dict[str, Call] = {"plain": lambda: plain(1)}
-    calls |= {name: functools.partial(adapted, mode, 1) for name, mode in modes.items()}
-    found, seconds = ratios(calls, "plain", given.repeats, given.device)
-    print(f"{given.shape}, latents {side}x{side}, {given.device}, {given.dtype}: plain call {seconds * 1000:.1f} ms")
-    plain_bytes = peak_bytes(calls["plain"], given.device)
-    for name in modes:
-        memory = f", peak memory {peak_bytes(calls[name], given.device) / plain_bytes:.3f}" if plain_bytes else ""
-        print(f"  {name}: {found[name]:.3f} of a plain call{memory}")
-    mode = modes["re-dilation"]
-    steps = {"ours": lambda: (adapted(mode, 2), plain(1)), "published": lambda: (adapted(mode, 2), plain(2))}
-    found, _ = ratios(steps, "published", given.repeats, given.device)
-    print(f"  damped step, three items: {found['ours']:.3f} of four items")
+    for shape in given.shape:
+        for ratio in given.ratio:
+            subject = Subject(shape, ratio, given.device, getattr(torch, given.dtype))
+            print(f"{shape}, {ratio:g} times the side, latents {subject.side}, {given.device}, {given.dtype}")
+            report(subject, given.device, given.repeats)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models import attention_processor
 from diffusers.models.attention_processor import (
     Attention,
     AttnProcessor,
@@ -57,6 +59,19 @@ BACKENDS = [AttnProcessor(), AttnProcessor2_0(), SlicedAttnProcessor(1)]
 def test_every_backend_sees_the_factor(processor: Any) -> None:
     attn, x = build_attention(), torch.randn(2, 12, 8, dtype=torch.float64)
     attn.set_processor(ScaledAttnProcessor(processor, trained_tokens=5))
+    torch.testing.assert_close(attn(x), expected(attn, x, attention_scale(12, 5)), rtol=0, atol=1e-12)
+
+
+def test_xformers_sees_the_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers' processor for it, with the library's one function written out."""
+
+    def attention(q: Any, k: Any, v: Any, *, attn_bias: Any, op: Any, scale: float) -> torch.Tensor:
+        return (scale * q @ k.mT).softmax(-1) @ v  # (B * heads, N, d)
+
+    library = SimpleNamespace(ops=SimpleNamespace(memory_efficient_attention=attention))
+    monkeypatch.setattr(attention_processor, "xformers", library)
+    attn, x = build_attention(), torch.randn(2, 12, 8, dtype=torch.float64)
+    attn.set_processor(ScaledAttnProcessor(attention_processor.XFormersAttnProcessor(), trained_tokens=5))
     torch.testing.assert_close(attn(x), expected(attn, x, attention_scale(12, 5)), rtol=0, atol=1e-12)
 
 

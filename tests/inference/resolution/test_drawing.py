@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import numpy as np
@@ -93,17 +94,29 @@ def test_subjects_and_plain_prompts_in_one_batch(pipe: Any, make_subject: Any) -
     assert not any("_conv_forward" in vars(module) for module in pipe.unet.modules())
 
 
-def test_promptnet_stays_plain(pipe: Any, make_subject: Any) -> None:
-    seen: list[bool] = []
-    convolutions = [m for m in pipe.promptnet.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+@pytest.mark.parametrize("resolution", ["auto", "off"])
+def test_promptnet_runs_at_its_trained_size_in_plain_mode(resolution: str, pipe: Any, make_subject: Any) -> None:
+    """While the U-Net, which is watched the same way, does neither."""
+    sizes: dict[str, set[Any]] = {"promptnet": set(), "unet": set()}
+    adapted: dict[str, set[bool]] = {"promptnet": set(), "unet": set()}
+
+    def watch(name: str, module: torch.nn.Module, inputs: Any) -> None:
+        adapted[name].add("_conv_forward" in vars(module) or "forward" in vars(module))
+        if module in entrances:
+            sizes[name].add(tuple(inputs[0].shape[-2:]))
+
+    entrances = {pipe.promptnet.conv_in, pipe.unet.conv_in}
     hooks = [
-        m.register_forward_hook(lambda module, *_: seen.append("_conv_forward" in vars(module))) for m in convolutions
+        module.register_forward_pre_hook(functools.partial(watch, name))
+        for name in sizes
+        for module in getattr(pipe, name).modules()
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
     ]
-    draw(pipe, 32, 32, prompt="S*", subject=make_subject(pipe))
+    draw(pipe, 32, 32, prompt="S*", subject=make_subject(pipe), resolution=resolution)
     for hook in hooks:
         hook.remove()
-    assert seen
-    assert not any(seen)
+    assert sizes == {"promptnet": {(8, 8)}, "unet": {(16, 16)}}
+    assert adapted == {"promptnet": {False}, "unet": {False, True} if resolution == "auto" else {False}}
 
 
 def test_own_settings_and_mistakes_in_them(pipe: Any) -> None:

@@ -1,8 +1,13 @@
 """Real diffusers pipelines of each architecture, with random weights, adapted by one line and undone."""
 
 import functools
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import (
@@ -12,14 +17,18 @@ from diffusers import (
     DDIMScheduler,
     MotionAdapter,
     StableDiffusionControlNetPipeline,
+    StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLPipeline,
     TextToVideoSDPipeline,
     UNet3DConditionModel,
+    UNetSpatioTemporalConditionModel,
 )
 
 from promptnet.inference.resolution import adapt_resolution
+from promptnet.inference.resolution.damping_batch import has_halves
+from promptnet.inference.resolution.handle import active_handle
 
 WIDTH = 16  # of the text's states
 HEIGHT_PX, WIDTH_PX = 64, 48  # trained at 32: latents 16x16, two pixels each
@@ -46,13 +55,24 @@ def sd(make_unet: Any, prediction: str = "epsilon", **unet: Any) -> Any:
     return StableDiffusionPipeline(*parts, requires_safety_checker=False)
 
 
-def xl_unet(make_unet: Any) -> Any:
+def xl_unet(make_unet: Any, **more: Any) -> Any:
+    """No attention in the outermost blocks, more of it in the deepest, two layers each."""
     added: Any = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
-    return make_unet(3, **added, projection_class_embeddings_input_dim=WIDTH + 24, use_linear_projection=True)
+    return make_unet(
+        3,
+        **added,
+        **more,
+        projection_class_embeddings_input_dim=WIDTH + 24,
+        use_linear_projection=True,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=2,
+        transformer_layers_per_block=(1, 1, 2),
+    )
 
 
-def sdxl(make_unet: Any) -> Any:
-    parts: Any = [vae(), None, None, None, None, xl_unet(make_unet), scheduler()]
+def sdxl(make_unet: Any, text: tuple[Any, ...] = (None,) * 4, **unet: Any) -> Any:
+    parts: Any = [vae(), *text, xl_unet(make_unet, **unet), scheduler()]
     return StableDiffusionXLPipeline(*parts, add_watermarker=False)
 
 
@@ -136,11 +156,17 @@ def draw(pipe: Any, height: int = HEIGHT_PX, width: int = WIDTH_PX, steps: int =
     return drawn.frames if hasattr(drawn, "frames") else drawn.images
 
 
+def weights(pipe: Any) -> dict[str, torch.Tensor]:
+    """Of the U-Net and, where there is one, the ControlNet."""
+    networks = [pipe.unet, *filter(None, [getattr(pipe, "controlnet", None)])]
+    return {f"{i}.{key}": value.clone() for i, net in enumerate(networks) for key, value in net.state_dict().items()}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_pipeline_is_adapted_and_undone(family: str, make_unet: Any) -> None:
     pipe = FAMILIES[family](make_unet)
     plain = draw(pipe)
-    state = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    state = weights(pipe)
     with adapt_resolution(pipe, HEIGHT_PX, WIDTH_PX, num_inference_steps=2) as handle:
         adapted = draw(pipe)
         assert "depth" in handle.explain()
@@ -148,7 +174,9 @@ def test_any_pipeline_is_adapted_and_undone(family: str, make_unet: Any) -> None
     assert adapted.isfinite().all()
     assert (adapted - plain).abs().max() > 1e-4
     assert torch.equal(draw(pipe), plain)
-    assert all(torch.equal(value, state[name]) for name, value in pipe.unet.state_dict().items())
+    assert state.keys() == weights(pipe).keys()
+    assert all(torch.equal(value, state[name]) for name, value in weights(pipe).items())
+    assert not [name for name, value in vars(pipe.unet.mid_block.resnets[0].conv1).items() if callable(value)]
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd-controlnet", "animatediff"])
@@ -164,11 +192,132 @@ def test_noise_damped_guidance_on_any_pipeline(family: str, make_unet: Any) -> N
     assert (damped - without).abs().max() > 1e-4
 
 
+def test_four_times_a_large_trained_size_is_damped_by_auto(make_unet: Any) -> None:
+    """Trained on more latents a side than `auto` calls few."""
+    pipe = sdxl(make_unet, sample_size=36)
+    with adapt_resolution(pipe, 288, 288, num_inference_steps=2) as handle:
+        assert handle.settings.progressive == "capped"
+        assert handle.damps_guidance
+        damped = draw(pipe, 288, 288, steps=1)
+    with adapt_resolution(pipe, 288, 288, num_inference_steps=2, settings=replace(handle.settings, damped_steps=0)):
+        undamped = draw(pipe, 288, 288, steps=1)
+    assert damped.isfinite().all()
+    assert (damped - undamped).abs().max() > 1e-4
+
+
+def test_a_damped_picture_is_the_formula_with_three_items_a_step(make_unet: Any) -> None:
+    """e_u^damped + w (e_c - e_u), by hand, for two pictures in a batch."""
+    pipe: Any = sd(make_unet)
+    rows: list[int] = []
+    noise, states = torch.randn(2, 4, 32, 24), torch.randn(2, 5, WIDTH)
+    hook = pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    options: Any = {"num_images_per_prompt": 2, "guidance_scale": 7.5, "num_inference_steps": 3, "latents": noise}
+    options |= {"prompt_embeds": states[:1], "negative_prompt_embeds": states[1:], "output_type": "latent"}
+    settings = {**DAMPED, "active_steps": 2, "damped_steps": 2, "num_steps": 3}
+    with adapt_resolution(pipe, HEIGHT_PX, WIDTH_PX, settings=settings, num_inference_steps=3) as handle:
+        found = pipe(height=HEIGHT_PX, width=WIDTH_PX, **options).images
+    hook.remove()
+    assert rows == [4, 2, 4, 2, 4]  # the last step is not damped
+
+    adapted, damped = handle.adaptation.modes()
+    x, prompt, negative = noise, *(states[i : i + 1].expand(2, -1, -1) for i in (0, 1))
+
+    @torch.no_grad()
+    def noise_of(mode: Any, states: torch.Tensor, share: float) -> torch.Tensor:
+        with mode.at(pipe.unet, share):
+            return pipe.unet(x, t, encoder_hidden_states=states).sample
+
+    pipe.scheduler.set_timesteps(3)
+    for index, t in enumerate(pipe.scheduler.timesteps):
+        share = index / 3
+        e_u, e_c = noise_of(adapted, negative, share), noise_of(adapted, prompt, share)
+        base = noise_of(damped, negative, share) if index < 2 else e_u
+        x = pipe.scheduler.step(base + 7.5 * (e_c - e_u), t, x).prev_sample
+    torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_of_three_rows_a_picture_is_not_damped(make_unet: Any) -> None:
+    """Perturbed attention has a third row: two pictures have halves, but not those."""
+    parts: Any = [vae(), None, None, make_unet(), scheduler(), None, None]
+    pipe: Any = StableDiffusionPAGPipeline(*parts, requires_safety_checker=False, pag_applied_layers="mid")
+    options: Any = {"prompt_embeds": torch.randn(2, 5, WIDTH), "negative_prompt_embeds": torch.randn(2, 5, WIDTH)}
+    options |= {"latents": torch.randn(2, 4, 32, 24), "output_type": "pt", "num_inference_steps": 1}
+    pictures = []
+    for settings in (DAMPED, {**DAMPED, "damped_steps": 0}):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            handle = adapt_resolution(pipe, HEIGHT_PX, WIDTH_PX, settings=settings)
+        assert any("guidance is not damped" in str(each.message) for each in said) == bool(settings["damped_steps"])
+        with handle:
+            pictures.append(pipe(height=HEIGHT_PX, width=WIDTH_PX, **options).images)
+    assert torch.equal(*pictures)
+
+
+@pytest.mark.parametrize(
+    ("name", "halves"),
+    [("StableDiffusion", True), ("StableDiffusionXL", True), ("StableDiffusionXLControlNet", True)]
+    + [("AnimateDiff", True), ("StableDiffusionXLInpaint", True), ("StableDiffusionXLPAG", False)]
+    + [("StableDiffusionInstructPix2Pix", False), ("StableDiffusionXLInstructPix2Pix", False)]
+    + [("LEditsPPPipelineStableDiffusion", False), ("TextToVideoSD", False)],
+)
+def test_pipelines_whose_rows_are_two_halves(name: str, halves: bool) -> None:
+    """And which say so: text-to-video's does not say whether it guides."""
+    kind = getattr(diffusers, name if "Pipeline" in name else f"{name}Pipeline")
+    assert has_halves(object.__new__(kind)) is halves
+
+
+def text_parts() -> tuple[Any, ...]:
+    """SDXL's two text towers and tokenizers, as small as can be."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from promptnet.models.tiny import train_tokenizer
+
+    tokenizer = train_tokenizer(["a lighthouse in a storm"] * 2, 400)
+    tokenizer.model_max_length = 12
+    special: Any = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes: Any = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), **sizes, projection_dim=WIDTH, max_position_embeddings=12, **special
+    )
+    return CLIPTextModel(config).eval(), CLIPTextModelWithProjection(config).eval(), tokenizer, tokenizer
+
+
+def test_the_recipes_of_the_page_run_on_sdxl(make_unet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, at a smaller size and on the CPU."""
+    page = (Path(__file__).parents[3] / "docs" / "resolution.md").read_text("utf-8")
+    recipe, tiles = (block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "2048" in block)
+    made = sdxl(make_unet, text_parts())
+    made.set_progress_bar_config(disable=True)
+    made.vae.disable_tiling()
+    monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", lambda *_, **__: made)
+    names: dict[str, Any] = {"prompt": "a storm"}
+    for code in (recipe, tiles):
+        for asked, small in (("2048", "64"), ("50", "2"), ('"cuda"', '"cpu"')):
+            code = code.replace(asked, small)
+        exec(code, names)
+    made.vae.disable_tiling()  # it is shared
+    assert names["image"].size == (64, 64)
+    assert [image.size for image in names["images"]] == [(64, 64)]
+    assert active_handle(made.unet) is None
+    assert not names["pixels"].requires_grad
+
+
 def test_only_spatial_layers_of_video_networks_are_adapted(make_unet: Any) -> None:
     from promptnet.inference.resolution.layers import spatial_attentions, spatial_convolutions
 
-    for pipe in (animatediff(make_unet), text_to_video(make_unet)):
-        names = [*spatial_convolutions(pipe.unet), *spatial_attentions(pipe.unet)]
+    still = UNetSpatioTemporalConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 32),
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        num_attention_heads=2,
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=12,
+    )
+    for unet in (animatediff(make_unet).unet, text_to_video(make_unet).unet, still):
+        names = [*spatial_convolutions(unet), *spatial_attentions(unet)]
         assert any("attentions.0.transformer_blocks.0.attn1" in name for name in names)
         assert not [name for name in names if "motion" in name or "temp" in name or "transformer_in" in name]
 

@@ -61,19 +61,66 @@ def test_names_read_width_by_height() -> None:
     assert published("sdxl-4096x4096").trained_size_px == (1024, 1024)
 
 
-def test_the_table_of_sd21_at_2048() -> None:
-    settings = published("sd21-2048x2048")
-    assert {name: factor[0] for name, factor in settings.factors.items()} == {
-        "down_blocks.2.resnets": 3,
-        "down_blocks.2.downsamplers": 4,
-        "down_blocks.3": 4,
-        "mid_block": 4,
-        "up_blocks.0": 4,
-        "up_blocks.1": 4,
-        "up_blocks.2": 3,
-        "up_blocks.3.resnets": 2,
-    }
-    assert set(settings.factors) - set(settings.damped_factors) == {"up_blocks.3.resnets"}
+# Factors by block, as published: down_blocks, mid_block, up_blocks from the outermost number given.
+TWICE = {"down_blocks.1": 2, "down_blocks.2": 2, "down_blocks.3": 2, "mid_block": 2}
+TWICE |= {"up_blocks.0": 2, "up_blocks.1": 2, "up_blocks.2": 2}
+FOUR = {"down_blocks.1": 2, "down_blocks.2": 3, "down_blocks.3": 4, "mid_block": 4}
+FOUR |= {"up_blocks.0": 4, "up_blocks.1": 3, "up_blocks.2": 2}
+SD15_DAMPED = {"down_blocks.2": 3, "down_blocks.3": 4, "mid_block": 4, "up_blocks.0": 4, "up_blocks.1": 3}
+SD21_DAMPED = {"down_blocks.2.resnets": 3, "down_blocks.2.downsamplers": 4, "down_blocks.3": 4, "mid_block": 4}
+SD21_DAMPED |= {"up_blocks.0": 4, "up_blocks.1": 4, "up_blocks.2": 3}
+XL_TWICE = {"down_blocks.3": 2, "mid_block": 2, "up_blocks.0": 2}
+XL_WIDE = {"down_blocks.2": 3, "down_blocks.3": 4, "mid_block": 4, "up_blocks.0": 4, "up_blocks.1": 3, "up_blocks.2": 2}
+
+
+def scaled(factors: dict[str, int], by: float) -> dict[str, float]:
+    return {name: factor * by for name, factor in factors.items()}
+
+
+TABLE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sd15-1024x1024": (TWICE, {}),
+    "sd15-1280x1280": (scaled(TWICE, 1.25), {}),
+    "sd15-2048x1024": (FOUR, SD15_DAMPED),
+    "sd15-2048x2048": (FOUR, SD15_DAMPED),
+    "sd21-1024x1024": (TWICE, {}),
+    "sd21-1280x1280": (scaled(TWICE, 1.25), {}),
+    "sd21-2048x1024": (FOUR, SD21_DAMPED),
+    "sd21-2048x2048": ({**SD21_DAMPED, "up_blocks.3.resnets": 2}, SD21_DAMPED),
+    "sdxl-2048x2048": (XL_TWICE, {}),
+    "sdxl-2560x2560": (scaled(XL_TWICE, 1.25), {}),
+    "sdxl-4096x2048": (XL_WIDE, XL_TWICE),
+    "sdxl-4096x4096": ({**XL_WIDE, "down_blocks.2": 4}, XL_TWICE),
+}
+DISPERSED = {
+    "sd15": ("down_blocks.2.downsamplers", "down_blocks.3", "mid_block", "up_blocks.0", "up_blocks.1"),
+    "sd21": ("down_blocks.2.downsamplers", "down_blocks.3", "mid_block", "up_blocks.0", "up_blocks.1"),
+    "sdxl": ("down_blocks.2", "mid_block", "up_blocks.0"),
+}
+FREE_U = {
+    "sd15": {"b1": 1.2, "b2": 1.4, "s1": 0.9, "s2": 0.2},
+    "sd21": {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2},
+    "sdxl": None,
+}
+
+
+def repaired(factors: dict[str, Any]) -> dict[str, Any]:
+    """What was meant for down_blocks.3 acts in down_blocks.2."""
+    deepest = {"down_blocks.2": factors["down_blocks.3"]} if factors else {}
+    return {name: factor for name, factor in factors.items() if name != "down_blocks.3"} | deepest
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_every_published_file_holds_the_published_numbers(name: str) -> None:
+    settings, base = published(name), name.split("-")[0]
+    expected = TABLE["-".join(name.split("-")[:2])]
+    if name.endswith("-repaired"):
+        expected = repaired(expected[0]), repaired(expected[1])
+    assert settings.factors == {layer: (factor, factor) for layer, factor in expected[0].items()}
+    assert settings.damped_factors == {layer: (factor, factor) for layer, factor in expected[1].items()}
+    assert settings.dispersed == (DISPERSED[base] if "disperse" in name else ())
+    assert settings.freeu == FREE_U[base]
+    assert settings.num_blocks == (3 if base == "sdxl" else 4)
+    assert not settings.match_plain_size
 
 
 def test_repaired_settings_name_what_exists_and_keep_the_rest() -> None:

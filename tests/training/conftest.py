@@ -40,6 +40,25 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def face_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model of Stable Diffusion's kind with random weights, for pictures of 32 px."""
+    from tests.training.face_runs import write_base
+
+    return write_base(tmp_path_factory.mktemp("face-base"), "sd")
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set: three shards of 8 pictures in two shapes, six of each of four people."""
+    from tests.datasets.conftest import write_shard
+
+    folder = tmp_path_factory.mktemp("faces")
+    for shard in range(3):
+        write_shard(folder / f"{shard}.parquet", range(8 * shard, 8 * shard + 8), [(40, 40), (30, 48)], people=4)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def picture_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the few pictures of the tests are rendered once."""
     return tmp_path_factory.mktemp("pictures")

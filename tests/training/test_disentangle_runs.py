@@ -11,7 +11,7 @@ from tests.training.conftest import ROOT
 from tests.training.edit_base import build_edit_base
 from tests.training.forked import Runs
 from tests.training.kill_run import newest_step
-from tests.training.test_ranks import start_ranks
+from tests.training.ranks import start_ranks
 
 
 @pytest.fixture(scope="module")

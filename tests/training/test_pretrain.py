@@ -7,17 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    CLIPImageProcessor,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-)
+from transformers import CLIPImageProcessor
 
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.objective import denoising_target, noised
@@ -26,77 +18,16 @@ from promptnet.training.families import VisionInput, load_base
 from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen
 from promptnet.training.pretrain import PretrainStage
-from promptnet.training.shapes import any_tokenizer
 from promptnet.training.timesteps import low_discrepancy_timesteps
+from tests.training.face_runs import write_base
 
 Build = Callable[..., PretrainStage]
 FAMILIES = ("sd", "sd-v", "sdxl")
 
 
-def _text(width: int, **more: Any) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=100,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        **more,
-    )
-
-
-def _write_base(folder: Path, family: str) -> Path:
-    """A complete base model with random weights: pictures of 32 px, latents 4 x 16 x 16."""
-    torch.manual_seed(0)
-    two = family == "sdxl"
-    added: dict[str, Any] = {
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 6 * 8 + 12,
-    }
-    UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=24 + 32 if two else 24,
-        attention_head_dim=2,  # type: ignore[arg-type]
-        norm_num_groups=8,
-        **(added if two else {}),
-    ).save_pretrained(folder / "unet")
-    AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,  # type: ignore[arg-type]
-        up_block_types=("UpDecoderBlock2D",) * 2,  # type: ignore[arg-type]
-        block_out_channels=(8, 8),  # type: ignore[arg-type]
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=32,
-    ).save_pretrained(folder / "vae")
-    CLIPTextModel(_text(24)).save_pretrained(folder / "text_encoder")
-    any_tokenizer(16).save_pretrained(folder / "tokenizer")
-    if two:
-        CLIPTextModelWithProjection(_text(32, projection_dim=12)).save_pretrained(folder / "text_encoder_2")
-        any_tokenizer(16).save_pretrained(folder / "tokenizer_2")
-    vision = CLIPVisionConfig(
-        hidden_size=20, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
-    )
-    CLIPVisionModel(vision).save_pretrained(folder / "vision")
-    side = {"height": 16, "width": 16}
-    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=side).save_pretrained(folder / "vision")
-    DDIMScheduler(
-        prediction_type="v_prediction" if family == "sd-v" else "epsilon",
-        rescale_betas_zero_snr=family == "sd-v",
-    ).save_pretrained(folder / "scheduler")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: _write_base(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
+    return {family: write_base(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
 
 
 @pytest.fixture

@@ -11,21 +11,6 @@ from lightning.pytorch.callbacks import Callback
 from promptnet.datasets.face_module import FaceDataModule
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.training.pretrain import PretrainStage
-from tests.datasets.conftest import write_shard
-from tests.training.test_pretrain import _write_base
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _write_base(tmp_path_factory.mktemp("base"), "sd")
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faces")
-    for shard in range(3):
-        write_shard(folder / f"{shard}.parquet", range(7 * shard, 7 * shard + 7), [(40, 40), (30, 48)])
-    return folder
 
 
 class Watch(Callback):
@@ -88,12 +73,12 @@ def fit(base: Path, faces: Path, place: Path, num_steps: int, ckpt: Path | None,
     ids=["cached", "streamed", "buckets"],
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
-    base: Path, faces: Path, tmp_path: Path, options: dict[str, Any]
+    face_base: Path, faces: Path, tmp_path: Path, options: dict[str, Any]
 ):
-    whole, seen = fit(base, faces, tmp_path / "whole", 4, None, **options)
-    first, before = fit(base, faces, tmp_path / "first", 2, None, **options)
+    whole, seen = fit(face_base, faces, tmp_path / "whole", 4, None, **options)
+    first, before = fit(face_base, faces, tmp_path / "first", 2, None, **options)
     first.save_checkpoint(tmp_path / "at-2.ckpt")
-    second, after = fit(base, faces, tmp_path / "second", 4, tmp_path / "at-2.ckpt", **options)
+    second, after = fit(face_base, faces, tmp_path / "second", 4, tmp_path / "at-2.ckpt", **options)
     assert before.steps + after.steps == seen.steps
     assert len(seen.steps) == 8
     expected, found = (trainer.lightning_module.promptnet.state_dict() for trainer in (whole, second))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,9 @@ from promptnet.training.cli import main
 from promptnet.training.ledger import read_ledger
 from promptnet.training.stopping import EXIT_INTERRUPTED
 from tests.training.conftest import ROOT
-from tests.training.forked import Runs, torchrun_rank
+from tests.training.forked import Runs
 from tests.training.kill_run import newest_step, state_at, step_reached
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def start_ranks(runs: Runs, run_dir: Path, start, *options: str) -> list[int]:
-    """Two processes as torchrun starts them."""
-    port, ddp = free_port(), f"--config={ROOT / 'configs/trainer/ddp.yaml'}"
-    two = (ddp, "--trainer.accelerator=cpu", "--trainer.devices=2")
-    return [start(run_dir, *two, *options, environment=torchrun_rank(rank, 2, port)) for rank in range(2)]
+from tests.training.ranks import CALLBACKS, assert_alike, farthest, start_ranks
 
 
 def pretraining(runs: Runs, base: Path, cache: Path):
@@ -44,25 +31,6 @@ def pretraining(runs: Runs, base: Path, cache: Path):
         return runs.start(run_dir / "log", "fit", *given, *options, environment=environment)
 
     return start
-
-
-CALLBACKS = """[
- {class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}},
- {class_path: promptnet.training.ledger.SampleLedger, init_args: {folder: FOLDER}}]"""
-
-
-def farthest(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> float:
-    """Largest difference of any weight."""
-    assert expected.keys() == found.keys()
-    return max(float((expected[name] - found[name]).abs().max()) for name in expected)
-
-
-def assert_alike(one: Path, other: Path, step: int) -> None:
-    expected, found = state_at(one, step), state_at(other, step)
-    for part in ("state_dict", "current_model_state"):
-        assert farthest(expected[part], found[part]) < 1e-6, part
-    moments = [state["optimizer_states"][0]["state"] for state in (expected, found)]
-    assert farthest(*[{str(k): value["exp_avg"] for k, value in moment.items()} for moment in moments]) < 1e-6
 
 
 def test_two_ranks_equal_accumulation_and_go_on_as_one(

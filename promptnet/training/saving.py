@@ -14,8 +14,9 @@ from promptnet.training.stopping import NoSignalConnector, RunInterrupted, StopS
 class SaveState(Checkpoint):
     """Saves the whole state of training, and keeps the newest few.
 
-    SIGTERM, SIGINT and SIGUSR1 save at the end of the optimiser step under way and end the process with status 75. On
-    one process they are also heeded during validation; several finish theirs first, as their shares of it may differ.
+    SIGTERM, SIGINT and SIGUSR1 save at the end of the optimiser step under way and end the process with status 75. They
+    are also heeded during validation, which every rank does whole and so in step with the others, and while features
+    are computed before the training.
 
     Args:
         dirpath: the checkpoints' folder.
@@ -31,10 +32,9 @@ class SaveState(Checkpoint):
         self._step = self._saved_step = 0
         self._in_validation = False
 
-    @property
-    def stop_requested(self) -> bool:
-        """Whether this process was asked to stop; what takes long may then leave off."""
-        return self._stop.requested
+    def is_to_stop(self, trainer: Any) -> bool:
+        """Whether any rank was asked to stop; all have to ask. What takes long may then leave off."""
+        return self._stop.agreed(trainer)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take the signals over from Lightning."""
@@ -51,8 +51,7 @@ class SaveState(Checkpoint):
                 "checkpoint that rank 0 calls damaged and repeat the command"
             )
         self._step = self._saved_step = trainer.global_step
-        if self._stop.agreed(trainer):
-            raise RunInterrupted(exit_code(trainer))
+        leave_if_asked(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if it is time to, or if the run is to stop; never between two batches of one optimiser step."""
@@ -99,7 +98,7 @@ class SaveState(Checkpoint):
         self._stop.restore()
 
     def _is_to_leave_validation(self, trainer: Any) -> bool:
-        return self.stop_requested and trainer.world_size == 1 and not trainer.sanity_checking
+        return not trainer.sanity_checking and self._stop.agreed(trainer)
 
     def _leave_validation(self, trainer: Any) -> None:
         self._in_validation = True
@@ -115,6 +114,21 @@ class SaveState(Checkpoint):
             # What it did not write, or cannot read, it does not remove.
             for path in [path for path in newest_first(self.dirpath) if number_of(path)][self.keep :]:
                 remove(path)
+
+
+def is_to_stop(trainer: Any) -> bool:
+    """Whether any rank of a run was asked to stop; every rank gets the same answer, so all have to ask."""
+    return any(each.is_to_stop(trainer) for each in trainer.callbacks if isinstance(each, SaveState))
+
+
+def leave_if_asked(trainer: Any) -> None:
+    """Leave a run in which there is nothing new to save; to be called on every rank.
+
+    Raises:
+        RunInterrupted: a rank was asked to stop.
+    """
+    if is_to_stop(trainer):
+        raise RunInterrupted(exit_code(trainer))
 
 
 def _begin_validation_anew(loops: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.training.conftest import ROOT
 from tests.training.forked import Runs
 from tests.training.kill_run import newest_step, state_at, step_reached
 from tests.training.ranks import CALLBACKS, assert_alike, farthest, start_ranks
+
+LIMIT_S = 10
 
 
 def pretraining(runs: Runs, base: Path, cache: Path):
@@ -56,16 +59,37 @@ def test_two_ranks_equal_accumulation_and_go_on_as_one(
     assert [number for batch in seen for number in batch] == list(range(32))
 
 
+def stop_one(runs: Runs, ranks: list[int], run_dir: Path) -> None:
+    """Send a signal to the second rank alone; all have to leave in time."""
+    sent = time.monotonic()
+    os.kill(ranks[1], signal.SIGTERM)
+    assert [runs.wait(pid) for pid in ranks] == [EXIT_INTERRUPTED] * 2, (run_dir / "log").read_text()[-3000:]
+    assert time.monotonic() - sent < LIMIT_S
+
+
 def test_every_rank_stops_where_one_is_asked_to(runs: Runs, tmp_path: Path):
     ranks = start_ranks(runs, tmp_path, runs.start_tiny, "--trainer.max_steps=400")
     for pid in ranks:
         runs.wait_for(lambda: step_reached(tmp_path) >= 5, pid)
-    os.kill(ranks[1], signal.SIGTERM)
-    assert [runs.wait(pid) for pid in ranks] == [EXIT_INTERRUPTED] * 2, (tmp_path / "log").read_text()[-3000:]
+    stop_one(runs, ranks, tmp_path)
     ledgers = [read_ledger(tmp_path / f"ledger/rank-{rank}.jsonl") for rank in range(2)]
     assert len(ledgers[0]) == len(ledgers[1]) == newest_step(tmp_path)
     seen = sorted(number for ledger in ledgers for entry in ledger for number in entry["sample"])
     assert seen == list(range(8 * newest_step(tmp_path)))
+
+
+def test_every_rank_leaves_a_long_validation_and_begins_it_anew(runs: Runs, tmp_path: Path):
+    steps = "--trainer.max_steps=30"
+    ranks = start_ranks(runs, tmp_path, runs.start_tiny, steps, "--model.init_args.slow_validation_s=7")
+    for pid in ranks:
+        runs.wait_for(lambda: step_reached(tmp_path) == 25, pid)
+    time.sleep(1)  # in the first of three batches of the validation
+    stop_one(runs, ranks, tmp_path)
+    assert newest_step(tmp_path) == 25
+    assert "validated" not in (tmp_path / "log").read_text()
+    ranks = start_ranks(runs, tmp_path, runs.start_tiny, steps)
+    assert [runs.wait(pid) for pid in ranks] == [0, 0], (tmp_path / "log").read_text()[-3000:]
+    assert (tmp_path / "log").read_text().count("validated at step 25") == 2  # by either rank
 
 
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed_zero2"])

@@ -16,7 +16,6 @@ from transformers import CLIPImageProcessor
 
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.training.measures.people import HeldOutPerson
-from promptnet.training.saving import SaveState
 
 
 def drawing_pipeline(stage: Any) -> PromptNetPipeline:
@@ -95,12 +94,6 @@ def _one_by_one(vae: Any) -> Iterator[None]:
         yield
     finally:
         vae.use_slicing = before
-
-
-def is_stopping(trainer: Any) -> bool:
-    """Whether this run was asked to stop and will, as soon as it may; several ranks would first have to agree."""
-    saving = (callback for callback in trainer.callbacks if isinstance(callback, SaveState))
-    return trainer.world_size == 1 and any(callback.stop_requested for callback in saving)
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from promptnet.training.callbacks.drawing import (
     draw,
     drawing_pipeline,
     is_sharded,
-    is_stopping,
     undisturbed,
 )
 from promptnet.training.callbacks.logs import check_after_averaging, log_picture, log_scalars, log_text
 from promptnet.training.measures.contact_sheet import contact_sheet
 from promptnet.training.measures.people import HeldOutPerson, held_out_people
+from promptnet.training.saving import is_to_stop
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class ValidationPictures(Callback):
         with undisturbed([stage, *stage.frozen.values()]):
             pipe = drawing_pipeline(stage)
             for person in self.people:
-                if is_stopping(trainer):
+                if is_to_stop(trainer):  # every rank draws the same people, so all ask as often
                     return None
                 pictures.append(draw(pipe, person, self.num_steps, self.guidance))
         return Drawn(trainer.global_step, self.people, pictures, time.perf_counter() - start_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections import OrderedDict
@@ -25,6 +26,7 @@ from promptnet.datasets.latents import weights_hash
 from promptnet.datasets.shards import ShardStore
 
 ROWS_PER_FILE = 256
+BATCH_SIZE = 16  # pictures encoded together
 _MAX_HANDLES = 256
 
 
@@ -141,7 +143,8 @@ def fill(
     encode: Encode,
     chunks: Sequence[Chunk],
     *,
-    batch_size: int = 16,
+    batch_size: int = BATCH_SIZE,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> None:
     """Compute some chunks of a cache.
 
@@ -151,6 +154,7 @@ def fill(
         encode: pictures (of one size or several) -> their features, in order.
         chunks: those to compute, such as this rank's share of `cache.missing()`.
         batch_size: pictures encoded together.
+        after_batch: called `num_batches` times; what it raises ends the filling, and whole chunks stay.
     """
     for chunk in chunks:
         first = cache.store.starts[chunk.shard]
@@ -158,4 +162,11 @@ def fill(
         features: list[torch.Tensor] = []
         for start in range(0, len(rows), batch_size):
             features += encode([pixels(row, chunk.flipped) for row in rows[start : start + batch_size]])
-        cache.write(chunk, features)
+            if len(features) == len(rows):
+                cache.write(chunk, features)
+            after_batch()
+
+
+def num_batches(chunks: Sequence[Chunk], batch_size: int = BATCH_SIZE) -> int:
+    """How many batches `fill` encodes for these chunks."""
+    return sum(math.ceil((chunk.stop - chunk.start) / batch_size) for chunk in chunks)

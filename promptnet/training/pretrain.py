@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
-from promptnet.datasets.feature_cache import fill, network_hash
+from promptnet.datasets.feature_cache import network_hash
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.conditions import strided
 from promptnet.inference.defaults import SamplingDefaults
@@ -27,6 +27,7 @@ from promptnet.models.text import Positions
 from promptnet.training.diffusion_stage import DiffusionStage, Predict
 from promptnet.training.export import save_half
 from promptnet.training.families import VisionInput, load_base, mean_word_norm
+from promptnet.training.filling import fill_together
 from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen
 from promptnet.training.timesteps import low_discrepancy_timesteps
@@ -161,7 +162,7 @@ class PretrainStage(DiffusionStage):
                 network.compile_repeated_blocks(backend=self.compile_backend)
 
     def _fill_caches(self) -> None:
-        """Compute the features that are missing, all ranks together; on machines that share no disk, each its own."""
+        """Compute the features that the data module wants and has not."""
         trainer: Any = self.trainer
         wanted = getattr(trainer.datamodule, "features", [])
         if not wanted:
@@ -172,12 +173,7 @@ class PretrainStage(DiffusionStage):
         }
         for cache, pixels in trainer.datamodule.caches({name: hashes[name] for name in wanted}):
             encode = self._encode_vision if cache.kind == "vision" else self._encode_moments
-            shares = ((trainer.global_rank, trainer.world_size), (trainer.local_rank, trainer.num_devices))
-            for rank, num_ranks in shares:
-                missing = cache.missing()
-                trainer.strategy.barrier()  # nobody writes before all have looked
-                fill(cache, pixels, encode, missing[rank::num_ranks])
-                trainer.strategy.barrier()
+            fill_together(trainer, cache, pixels, encode)
 
     @torch.no_grad()
     def _encode_moments(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -46,6 +46,7 @@ class DiffusionStage(Stage):
 
     def setup(self, stage: str) -> None:
         """Read the encoded pictures."""
+        super().setup(stage)
         self.latents = {split: self._latents_of(split) for split in ("train", "validation")}
 
     def on_fit_start(self) -> None:

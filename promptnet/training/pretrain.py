@@ -30,6 +30,7 @@ from promptnet.training.families import VisionInput, load_base, mean_word_norm
 from promptnet.training.filling import fill_together
 from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen
+from promptnet.training.stage import Stage
 from promptnet.training.timesteps import low_discrepancy_timesteps
 
 __all__ = ["PretrainStage", "mean_word_norm", "write_index"]
@@ -141,9 +142,11 @@ class PretrainStage(DiffusionStage):
             super().prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Read the encoded pictures."""
+        """Read the encoded pictures, where there are any."""
         if self._renders():
             super().setup(stage)
+        else:
+            Stage.setup(self, stage)
 
     def _renders(self) -> bool:
         return hasattr(self.trainer.datamodule, "rendered")  # type: ignore[attr-defined]

@@ -11,6 +11,8 @@ from torch import nn
 
 from promptnet.training.optimizers import Optimizer, Schedule, build_optimizer, learning_rate_factor
 
+_FSDP_PART = "_fsdp_wrapped_module."  # stands in names behind every module that FSDP has wrapped
+
 
 def channels_last(model: Any) -> Any:
     """The same model, its kernels laid out as the CPU's and the GPU's convolutions like them best."""
@@ -22,7 +24,9 @@ class Stage(L.LightningModule):
 
     Args:
         learning_rate: peak.
-        weight_decay: of matrices and kernels; biases, norms and embeddings are never decayed.
+        weight_decay: of matrices and kernels. Biases, norms, and everything with "embedding" in its name are never
+            decayed: tables of words, and also the linear and convolution layers that are called so, such as
+            `time_embedding`, `vision_embedding` and `promptnet_cond_embedding` of the encoder.
         warmup_steps: optimiser steps of linear warm-up.
         decay_share: share of all steps, at the end, over which a trapezoid falls linearly to zero.
         betas: of Adam.
@@ -45,16 +49,25 @@ class Stage(L.LightningModule):
         self.optimizer: Optimizer = optimizer
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.decay_share, self.betas = warmup_steps, decay_share, betas
+        self._decayed: set[str] | None = None
 
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
         """The parameters that train, with their names."""
         return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
 
+    def setup(self, stage: str) -> None:
+        """Note which parameters decay while they still have their shapes: FSDP makes them flat before the optimiser."""
+        self._decayed = self._names_to_decay()
+
+    def _names_to_decay(self) -> set[str]:
+        return {name for name, value in self.trainable() if value.ndim >= 2 and "embedding" not in name}
+
     def configure_optimizers(self) -> Any:
         """AdamW in two groups (with and without decay) and the schedule, stepped every optimiser step."""
-        named = list(self.trainable())
-        decayed = [value for name, value in named if value.ndim >= 2 and "embedding" not in name]
-        others = [value for name, value in named if value.ndim < 2 or "embedding" in name]
+        names = self._names_to_decay() if self._decayed is None else self._decayed
+        named = [(name.replace(_FSDP_PART, ""), value) for name, value in self.trainable()]
+        decayed = [value for name, value in named if name in names]
+        others = [value for name, value in named if name not in names]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizer = build_optimizer(self.optimizer, groups, self.learning_rate, self.betas)
         num_steps = int(self.trainer.estimated_stepping_batches)

@@ -2,6 +2,8 @@
 
 import itertools
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +56,16 @@ def test_the_8_bit_optimiser_names_its_extra(monkeypatch: pytest.MonkeyPatch):
         build_optimizer("adamw8bit", [{"params": [nn.Parameter(torch.ones(1))]}], 1.0, (0.9, 0.9))
 
 
+@pytest.fixture
+def two_ranks() -> Iterator[None]:
+    """The first of two processes of which the other does not exist: FSDP cuts weights up, and nothing is sent."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    torch.distributed.destroy_process_group()
+
+
 class _Small(Stage):
     def __init__(self) -> None:
         super().__init__(weight_decay=0.3)
@@ -70,3 +82,23 @@ def test_only_matrices_decay_and_frozen_parameters_stay_out():
     assert [tuple(value.shape) for value in decayed["params"]] == [(2, 3)]
     assert sorted(tuple(value.shape) for value in others["params"]) == [(2,), (3,), (3,), (4, 3)]
     assert torch.is_tensor(stage.frozen_layer.weight)
+
+
+def decayed_names(stage: _Small) -> list[str]:
+    stage.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()  # type: ignore[assignment]
+    decayed, _ = stage.configure_optimizers()["optimizer"].param_groups
+    names = {id(value): name for name, value in stage.named_parameters()}
+    return [names[id(value)] for value in decayed["params"]]
+
+
+def test_what_fsdp_has_made_flat_decays_as_before(two_ranks: None):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    stage = _Small()
+    assert decayed_names(stage) == ["linear.weight"]
+    stage.setup("fit")
+    policy: dict[str, Any] = {"auto_wrap_policy": ModuleWrapPolicy({nn.Linear}), "use_orig_params": True}
+    FullyShardedDataParallel(stage, device_id=torch.device("cpu"), **policy)
+    assert {value.ndim for value in stage.parameters()} == {1}
+    assert decayed_names(stage) == ["linear._fsdp_wrapped_module.weight"]

@@ -21,6 +21,7 @@ from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.checkpoints import FOLDER, CheckpointError, RunCheckpointIO, newest_checkpoint, sweep
 from promptnet.training.run_lock import RunLock, RunTakenError
 from promptnet.training.saving import SaveState
+from promptnet.training.sharding import leave_out_averaging
 from promptnet.training.trainer import RunTrainer
 
 
@@ -72,7 +73,9 @@ class TrainingCLI(LightningCLI):
         kwargs |= {"default_root_dir": run_dir, "plugins": plugins}
         kwargs["callbacks"] = _with_metrics_file(self.config_init["fit"]["trainer"]["callbacks"])
         # The data modules share their stream among the ranks themselves (promptnet.datasets.stream).
-        return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        leave_out_averaging(trainer)
+        return trainer
 
     def before_fit(self) -> None:
         """Take the run's folder (first rank alone), and find the checkpoint to go on from."""

@@ -255,6 +255,7 @@ def setting_of(config: Any) -> Setting:
     devices = trainer["devices"]
     count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).lstrip("-").isdigit() else 1
     callbacks = [str(_get(callback, "class_path")) for callback in trainer["callbacks"] or []]
+    strategy = _strategy(trainer["strategy"])
     rendered = "size_px" in data  # such data modules keep latents, whatever their options
     return Setting(
         batch_size=data["batch_size"],
@@ -262,9 +263,9 @@ def setting_of(config: Any) -> Setting:
         features=("latents",) if rendered else tuple(data.get("features") or ()),
         precision=_precision(trainer["precision"]),
         num_devices=max(1, count) * int(trainer["num_nodes"] or 1),
-        strategy=_strategy(trainer["strategy"]),
+        strategy=strategy,
         accumulate=int(trainer["accumulate_grad_batches"] or 1),
-        averaged=any("WeightAveraging" in name for name in callbacks),
+        averaged=any("WeightAveraging" in name for name in callbacks) and not _is_sharded(strategy),
         max_steps=int(trainer["max_steps"]),
     )
 
@@ -281,6 +282,11 @@ def _strategy(given: Any) -> str:
     options = _get(given, "init_args") or {}
     has_view = "gradient_as_bucket_view" in options and options["gradient_as_bucket_view"]
     return f"{_get(given, 'class_path')}{' bucket_view' if has_view else ''}"
+
+
+def _is_sharded(strategy: str) -> bool:
+    """Whether Lightning keeps no weight average under it (promptnet.training.sharding)."""
+    return any(kind in strategy.lower() for kind in ("fsdp", "deepspeed", "modelparallel"))
 
 
 def _get(value: Any, name: str) -> Any:

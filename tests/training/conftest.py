@@ -79,6 +79,16 @@ def whole_run(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def two_ranks() -> Iterator[None]:
+    """The first of two processes of which the other does not exist: FSDP cuts weights up, and nothing is sent."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    torch.distributed.destroy_process_group()
+
+
 def options_of(config: str, run_dir: Path, cache: Path) -> list[str]:
     """What a stage's configuration needs to run on 48 pictures with batches of 4, in one process."""
     return [

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptnet.training.cli import main
 from promptnet.training.ledger import read_ledger
 from promptnet.training.stopping import EXIT_INTERRUPTED
 from tests.training.conftest import ROOT
@@ -90,20 +89,6 @@ def test_every_rank_leaves_a_long_validation_and_begins_it_anew(runs: Runs, tmp_
     ranks = start_ranks(runs, tmp_path, runs.start_tiny, steps)
     assert [runs.wait(pid) for pid in ranks] == [0, 0], (tmp_path / "log").read_text()[-3000:]
     assert (tmp_path / "log").read_text().count("validated at step 25") == 2  # by either rank
-
-
-@pytest.mark.parametrize("name", ["fsdp", "deepspeed_zero2"])
-def test_what_shards_does_without_averaged_weights(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    given = [f"--config={ROOT / place}.yaml" for place in ("configs/pretrain/tiny", f"configs/trainer/{name}")]
-    monkeypatch.setattr("sys.argv", ["train.py", "fit", *given, "--print_config"])
-    with pytest.raises(SystemExit) as leaving:
-        main()
-    assert leaving.value.code in (0, None)
-    printed = capsys.readouterr().out
-    assert "EMAWeightAveraging" not in printed
-    assert "promptnet.training.callbacks.Throughput" in printed
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_zero2"])

@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -54,16 +53,6 @@ def test_the_8_bit_optimiser_names_its_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ValueError, match=r"promptnet\[8bit\]"):
         build_optimizer("adamw8bit", [{"params": [nn.Parameter(torch.ones(1))]}], 1.0, (0.9, 0.9))
-
-
-@pytest.fixture
-def two_ranks() -> Iterator[None]:
-    """The first of two processes of which the other does not exist: FSDP cuts weights up, and nothing is sent."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    yield
-    torch.distributed.destroy_process_group()
 
 
 class _Small(Stage):

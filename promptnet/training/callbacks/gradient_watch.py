@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -28,6 +29,10 @@ class GradientWatch(Callback):
     they are) and says so on the console. With fp16 the loss scaler does that itself, and a few such steps at the
     beginning are how it finds its scale.
 
+    DeepSpeed keeps its gradients to itself. There the norm is that of its engine, read when the step is done; bad steps
+    are counted, but DeepSpeed says neither whose gradients they were nor asks before it takes such a step or leaves it.
+    Where its engine computes no norm, nothing is counted, and that is said.
+
     Args:
         patience: this many such steps in a row end the run with `TrainingDiverged`.
         window: steps over which the share is taken.
@@ -39,6 +44,7 @@ class GradientWatch(Callback):
         self.patience, self.num_nonfinite, self.num_in_a_row = patience, 0, 0
         self._clipped: deque[bool] = deque(maxlen=window)
         self._seen_none = False
+        self._step = self._num_skipped = 0  # what DeepSpeed's engine had done when it was last looked at
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, for the checkpoint."""
@@ -50,35 +56,65 @@ class GradientWatch(Callback):
         self.num_nonfinite, self.num_in_a_row = state_dict["num_nonfinite"], state_dict["num_in_a_row"]
         self._clipped.extend(state_dict["clipped"])
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See where DeepSpeed's engine stands."""
+        self._step = trainer.global_step
+        self._num_skipped = getattr(_engine(trainer), "skipped_steps", 0)
+
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Look at the gradients after accumulation and unscaling, before clipping."""
         norm = gradient_norm(pl_module.named_parameters())
         if norm is None:
-            self._warn_of_none(trainer)
+            if _engine(trainer) is None:
+                self._warn_of_none(trainer)
             return
         norm = _over_shards(trainer, norm)
         if bool(norm.isfinite()):
             self.num_in_a_row = 0
             self._clipped.append(_is_clipped(trainer, pl_module, float(norm)))
         else:
-            self._report(trainer, pl_module)
-        share = sum(self._clipped) / max(1, len(self._clipped))
-        pl_module.log_dict({"gradients/norm": float(norm), "gradients/clipped_share": share})
-        pl_module.log("gradients/nonfinite_steps", float(self.num_nonfinite))
+            where = _blame(pl_module)
+            _drop(trainer, pl_module)
+            self._report(trainer, trainer.global_step + 1, where, "the step is not taken")
+        self._log(pl_module, float(norm))
 
-    def _report(self, trainer: Trainer, stage: LightningModule) -> None:
-        """Count, name, drop, and stop when there is no end to it."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ask DeepSpeed's engine, which alone has seen the gradients, what they were."""
+        engine = _engine(trainer)
+        if engine is None or trainer.global_step == self._step:
+            return
+        self._step, skipped = trainer.global_step, engine.skipped_steps - self._num_skipped
+        self._num_skipped = engine.skipped_steps
+        found = engine.get_global_grad_norm()
+        if found is None:
+            self._warn_of_none(trainer)
+            return
+        norm = float(found)
+        if skipped or not math.isfinite(norm) or norm < 0:  # some versions say -1 where it is not finite
+            taken = "DeepSpeed has left the step out" if skipped else "DeepSpeed has taken the step"
+            self._report(trainer, trainer.global_step, "DeepSpeed does not say whose", taken)
+            norm = math.inf
+        else:
+            self.num_in_a_row = 0
+            self._clipped.append(bool(trainer.gradient_clip_val) and norm > float(trainer.gradient_clip_val or 0))
+        self._log(pl_module, norm)
+
+    def _log(self, stage: LightningModule, norm: float) -> None:
+        share = sum(self._clipped) / max(1, len(self._clipped))
+        stage.log_dict({"gradients/norm": norm, "gradients/clipped_share": share})
+        stage.log("gradients/nonfinite_steps", float(self.num_nonfinite))
+
+    def _report(self, trainer: Trainer, step: int, where: str, taken: str) -> None:
+        """Count, say, and stop when there is no end to it."""
         self.num_nonfinite += 1
         self.num_in_a_row += 1
-        step, where = trainer.global_step + 1, _blame(stage)
         rank_zero_warn(
-            f"step {step}: the gradients are not finite ({where}); the step is not taken. "
+            f"step {step}: the gradients are not finite ({where}); {taken}. "
             f"{self.num_nonfinite} such steps in this run, {self.num_in_a_row} in a row."
         )
         log_scalars(trainer, {"gradients/nonfinite_steps": float(self.num_nonfinite)})
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
-            for value in stage.parameters():
-                value.grad = None
         if self.num_in_a_row >= self.patience:
             raise TrainingDiverged(
                 f"step {step}: the gradients were not finite {self.num_in_a_row} times in a row ({where}). Go on from "
@@ -91,6 +127,18 @@ class GradientWatch(Callback):
             strategy = type(trainer.strategy).__name__
             rank_zero_warn(f"{strategy} shows no gradients, so neither norm nor clipping nor bad values are counted")
         self._seen_none = True
+
+
+def _engine(trainer: Trainer) -> Any:
+    """DeepSpeed's engine; None under any other strategy."""
+    return getattr(trainer.strategy, "deepspeed_engine", None)
+
+
+def _drop(trainer: Trainer, stage: LightningModule) -> None:
+    """Have the optimiser find no gradients; a loss scaler leaves the step out itself."""
+    if getattr(trainer.precision_plugin, "scaler", None) is None:
+        for value in stage.parameters():
+            value.grad = None
 
 
 def _blame(stage: LightningModule) -> str:

@@ -7,8 +7,9 @@ machine share the copies.
 
 A copy is named after the shard's version, as its file system tells it, and after a hash of the pictures in it. What is
 computed from pictures is filed under that hash (promptnet.datasets.feature_cache), which comes from the very bytes that
-are served. While it is copied, every picture is decoded once: its size is noted (columns `width_px`, `height_px`), and
-one that cannot be read stops the run at its start and not after a day.
+are served. An empty file of the copy's name stays where the copy had to make room, so that a hash is learnt once. While
+it is copied, every picture is decoded once: its size is noted (columns `width_px`, `height_px`), and one that cannot be
+read stops the run at its start and not after a day.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from PIL import Image
 from promptnet.images.opening import ImageError, open_image
 
 SIZE_COLUMNS = ("width_px", "height_px")
+_LEARNT = ".content"
 _COPIED_ROWS = 64  # rows that are in memory at once while a shard is copied
 _MAX_MAPPED = 1024  # shards a process has mapped at one time; systems allow some 65,000 maps in all
 
@@ -121,6 +123,7 @@ class ShardStore:
         self.copies_dir = Path(copies_dir)
         self.copies_dir.mkdir(parents=True, exist_ok=True)
         self._copies = {path.name.partition("-")[0]: path for path in self.copies_dir.glob("*.arrow")}
+        self._contents = dict(path.stem.split("-") for path in self.copies_dir.glob(f"*{_LEARNT}"))
         self._forget_handles()
 
     def __len__(self) -> int:
@@ -164,8 +167,12 @@ class ShardStore:
 
     def content(self, shard: int) -> str:
         """The hash of a shard's pictures, in their order."""
-        entry = self.shards[shard]
-        return (self._copies.get(entry.version) or self._ensure_copy(entry)).stem.partition("-")[2]
+        version = self.shards[shard].version
+        if version not in self._contents:
+            note = next(self.copies_dir.glob(f"{version}-*{_LEARNT}"), None)  # of another process
+            named = note or self._copies.get(version) or self._ensure_copy(self.shards[shard])
+            self._contents[version] = named.stem.partition("-")[2]
+        return self._contents[version]
 
     def table(self, shard: int) -> pa.Table:
         """A shard's rows, mapped into memory; fetched first where there is no copy."""
@@ -219,6 +226,7 @@ class ShardStore:
         try:
             content = write_copy(shard.url, draft)
             final = self.copies_dir / f"{shard.version}-{content}.arrow"
+            final.with_suffix(_LEARNT).touch()
             draft.replace(final)
         finally:
             draft.unlink(missing_ok=True)

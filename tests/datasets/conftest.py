@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from promptnet.datasets.shards import write_copy
+
 Sizes = list[tuple[int, int]]
 
 
@@ -34,6 +36,18 @@ def write_shard(path: Path, numbers: range, sizes: Sizes | None = None, people: 
         "source_hash": [f"{k:032x}" for k in numbers],
     }
     pq.write_table(pa.table(columns), path)
+
+
+def count_copies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses of the shards that are fetched from now on."""
+    fetched: list[str] = []
+
+    def noting(url: str, path: Path) -> str:
+        fetched.append(url)
+        return write_copy(url, path)
+
+    monkeypatch.setattr("promptnet.datasets.shards.write_copy", noting)
+    return fetched
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from promptnet.datasets.shards import ShardStore, find_shards, open_picture
-from tests.datasets.conftest import png, write_shard
+from tests.datasets.conftest import count_copies, png, write_shard
 
 Make = Callable[..., Path]
 
@@ -42,6 +42,24 @@ def test_a_bounded_store_keeps_few_copies_and_still_finds_every_row(prepared: Ma
         assert len(list((tmp_path / "copies").glob("*.arrow"))) <= 2
     store.prefetch(2)
     assert store.row(5, ["image"])["image"]["bytes"] == png(5)
+
+
+def test_what_is_in_a_shard_is_learnt_once_however_few_copies_are_kept(
+    prepared: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fetched = count_copies(monkeypatch)
+    whole = ShardStore(prepared(2, 3, 2), tmp_path / "whole")
+    expected = [whole.content(shard) for shard in range(3)]
+    first = ShardStore(whole.source, tmp_path / "few", max_shards=1)
+    waiting = ShardStore(whole.source, tmp_path / "few", max_shards=1)
+    assert [first.content(shard) for shard in range(3)] == expected
+    assert len(fetched) == 6
+    again = ShardStore(whole.source, tmp_path / "few", max_shards=1)
+    for store in (first, waiting, again, pickle.loads(pickle.dumps(again))):
+        assert [store.content(shard) for shard in range(3)] == expected
+    assert len(fetched) == 6
+    assert again.row(0, ["caption"]) == {"caption": "a hat number 0"}
+    assert len(fetched) == 7
 
 
 def test_a_changed_shard_is_copied_again(prepared: Make, tmp_path: Path):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import lightning as L
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from promptnet.datasets.face_module import FaceDataModule
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.training.pretrain import PretrainStage
+from tests.datasets.conftest import count_copies
 
 
 class Watch(Callback):
@@ -23,7 +25,9 @@ class Watch(Callback):
         self.steps.append((batch["target_row"].tolist(), float(outputs["loss"])))
 
 
-def fit(base: Path, faces: Path, place: Path, num_steps: int, ckpt: Path | None, **options: Any) -> tuple[Any, Watch]:
+def fit(
+    base: Path, faces: Path | str, place: Path, num_steps: int, ckpt: Path | None, **options: Any
+) -> tuple[Any, Watch]:
     """Train to `num_steps`; the trainer and what was seen."""
     torch.manual_seed(0)
     stage = PretrainStage(
@@ -89,3 +93,21 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
         folders = list((tmp_path / "cache" / "features").iterdir())
         assert sorted(folder.name.split("-")[0] for folder in folders) == ["latents", "vision"]
         assert float(whole.callback_metrics["val/loss"]) > 0
+
+
+def test_a_stream_from_an_address_computes_its_features_once(
+    face_base: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    system = fsspec.filesystem("memory")
+    for path in sorted(faces.glob("*.parquet")):
+        system.pipe_file(f"/streamed/{path.name}", path.read_bytes())
+    given: dict[str, Any] = {"window_shards": 1, "num_validation": 0, "features": ["latents", "vision"]}
+    _, seen = fit(face_base, "memory://streamed", tmp_path / "whole", 2, None, **given)
+    computed = sorted((tmp_path / "cache/features").rglob("*.safetensors"))
+    assert len(computed) == 2 * 2 * 3  # kinds, mirrored and not, shards
+    fetched = count_copies(monkeypatch)
+    monkeypatch.setattr(PretrainStage, "_encode_vision", None)  # nothing is computed again
+    _, after = fit(face_base, "memory://streamed", tmp_path / "again", 2, None, **given)
+    assert after.steps == seen.steps
+    assert len(fetched) <= 2  # those that are trained on, and none to learn what is in the others
+    assert sorted((tmp_path / "cache/features").rglob("*.safetensors")) == computed

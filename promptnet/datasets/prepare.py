@@ -127,8 +127,7 @@ def _locked(out: Path) -> Iterator[None]:
         raise ValueError(f"another process prepares '{out}': wait for it, or name another folder") from error
     try:
         yield
-    finally:
-        (out / _LOCK).unlink(missing_ok=True)
+    finally:  # the file stays: whoever has opened it meanwhile must find the lock that the next one takes
         os.close(descriptor)
 
 

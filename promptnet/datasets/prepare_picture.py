@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -14,7 +13,7 @@ from promptnet.datasets.prepare_options import PrepareOptions
 from promptnet.datasets.sources import Raw, Refused
 from promptnet.images.aligning import Crop, crop_around, cut, inside_share
 from promptnet.images.faces import DetectionError, Face
-from promptnet.images.opening import MIN_SIZE_PX, open_image
+from promptnet.images.opening import MAX_FILE_BYTES, MIN_SIZE_PX, open_image, read_file
 from promptnet.images.sharpness import sharpness
 
 Row = dict[str, Any]
@@ -35,8 +34,10 @@ def rows_of(raw: Raw, name: str, options: PrepareOptions, detect: Detect | None)
     Raises:
         ImageError: it gives none; `reason` and `problem` say why.
     """
-    source = BytesIO(raw.content) if isinstance(raw.content, bytes) else raw.content
-    image = open_image(source, max_pixels=options.max_pixels, min_size_px=min(MIN_SIZE_PX, options.smallest_face_px))
+    # Read once: the file may vanish, or become another, before its hash is taken.
+    content = raw.content if isinstance(raw.content, bytes) else read_file(raw.content, MAX_FILE_BYTES)
+    min_size_px = min(MIN_SIZE_PX, options.smallest_face_px)
+    image = open_image(BytesIO(content), max_pixels=options.max_pixels, min_size_px=min_size_px)
     found = _whole(image, options) if detect is None else _faces(image, options, detect)
     sharp = [row for row in found if row["sharpness"] >= options.min_sharpness]
     if not sharp:
@@ -47,7 +48,7 @@ def rows_of(raw: Raw, name: str, options: PrepareOptions, detect: Detect | None)
         "identity": raw.identity if len(found) == 1 else None,
         "caption": raw.caption,
         "source": name,
-        "source_hash": _file_hash(raw.content),
+        "source_hash": hashlib.sha256(content).hexdigest(),
         "pixel_hash": _pixel_hash(image),
     }
     return [row | about for row in sharp]
@@ -117,13 +118,6 @@ def _row(outcome: Image.Image, options: PrepareOptions) -> Row:
     else:
         outcome.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     return {"image": {"bytes": file.getvalue(), "path": None}, "sharpness": sharpness(outcome)}
-
-
-def _file_hash(content: Path | bytes) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pixel_hash(image: Image.Image) -> str:

@@ -61,7 +61,10 @@ class HubSource:
 
     def read(self, entry: Entry) -> Raw:
         """See `Source`."""
-        row = self.data[entry.place]
+        try:
+            row = self.data[entry.place]
+        except Exception as error:  # the library raises anything
+            raise Refused("unreadable", f"cannot be read ({type(error).__name__}: {error})") from error
         return Raw(_content(row[self.columns.image]), self._text(row, _identity(self.columns)), self._caption(row))
 
     def version(self) -> str:

@@ -1,6 +1,7 @@
 """`promptnet prepare` on 2,000 files of which 100 are bad, killed at any time, on a full disk."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -20,11 +21,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from promptnet.datasets import prepare
+from promptnet.datasets import prepare, prepare_picture
 from promptnet.datasets.prepare import Prepared, prepare_pictures
 from promptnet.datasets.prepare_options import PrepareOptions
 from promptnet.datasets.prepared import FEATURES, load_prepared, read_report, schema
-from promptnet.datasets.sources import Columns, printable
+from promptnet.datasets.sources import Columns, Raw, printable
+from promptnet.images.faces import Face
+from promptnet.images.opening import ImageError
 from tests.datasets.picture_sets import (
     BAD_FILES,
     BAD_PLACES,
@@ -139,7 +142,7 @@ def test_the_schema_is_what_datasets_itself_would_write() -> None:
 def test_everything_is_for_its_owner_alone(prepared: Prepared, work: Path) -> None:
     for path in [work / "out", *(work / "out").rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-    assert sorted(path.name for path in (work / "out").iterdir()) == ["README.md", "data", "report.json"]
+    assert sorted(path.name for path in (work / "out").iterdir()) == [".lock", "README.md", "data", "report.json"]
 
 
 def test_repeating_a_finished_command_changes_nothing(prepared: Prepared, work: Path) -> None:
@@ -399,6 +402,36 @@ def test_folders_that_will_not_do(few: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="workers=0"):
         prepare_pictures([str(few)], tmp_path / "out", SMALL, workers=0)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "mine.txt", "nothing"]
+
+
+def test_whoever_waits_has_the_lock_that_the_next_one_takes(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare_pictures([str(few)], out, SMALL)
+    with open(out / ".lock") as waiting:  # opened while the first was at work
+        prepare_pictures([str(few)], out, SMALL)
+        fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(ValueError, match="another process prepares"):
+            prepare_pictures([str(few)], out, SMALL)
+
+
+def test_a_file_is_read_once_and_may_then_vanish(few: Path) -> None:
+    path = next(path for path in few.rglob("*") if path.is_file())
+    content = path.read_bytes()
+
+    def vanish(image: Image.Image) -> list[Face]:
+        path.unlink()
+        points = ((12.0, 14.0), (24.0, 14.0), (18.0, 20.0), (13.0, 26.0), (23.0, 26.0))
+        return [Face((4.0, 4.0, 28.0, 28.0), points, 0.99)]
+
+    options = PrepareOptions(size_px=16, min_face_px=16, margin=0.0)
+    try:
+        (row,) = prepare_picture.rows_of(Raw(path), path.name, options, vanish)
+        assert not path.exists()
+        assert row["source_hash"] == hashlib.sha256(content).hexdigest()
+        with pytest.raises(ImageError, match="does not exist"):
+            prepare_picture.rows_of(Raw(path), path.name, options, None)
+    finally:
+        path.write_bytes(content)
 
 
 def test_one_preparation_a_folder(few: Path, tmp_path: Path) -> None:

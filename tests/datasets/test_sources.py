@@ -15,7 +15,7 @@ from PIL import Image
 from promptnet.datasets.source_folder import FolderSource
 from promptnet.datasets.source_hub import HubSource
 from promptnet.datasets.source_shards import ShardSource
-from promptnet.datasets.sources import Columns, Refused, Source, open_sources, printable
+from promptnet.datasets.sources import Columns, Entry, Refused, Source, open_sources, printable
 
 
 def picture(number: int) -> bytes:
@@ -350,6 +350,9 @@ def test_saved_data_sets(saved: str, data_set: Any, tmp_path: Path, monkeypatch:
     assert source.read(second).content == b"broken"  # decoding is not for the library
     with pytest.raises(Refused, match="row without a picture"):
         source.read(third)
+    with pytest.raises(Refused, match=r"cannot be read \(IndexError") as refusal:  # an error of the library's
+        source.read(Entry("beyond", 9))
+    assert refusal.value.reason == "unreadable"
 
 
 def test_a_data_set_crosses_processes_and_has_a_version(data_set: Any, tmp_path: Path) -> None:

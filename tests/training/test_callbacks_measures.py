@@ -387,6 +387,20 @@ def test_flops_are_counted_as_pytorch_counts_them():
     assert count.total == reference.get_total_flops() > 0
 
 
+def test_what_gradient_checkpointing_computes_again_is_counted_apart():
+    from torch.utils.checkpoint import checkpoint
+
+    network = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.SiLU(), torch.nn.Linear(16, 8), torch.nn.SiLU())
+    x = torch.randn(3, 8, requires_grad=True)
+    with counting_flops([network]) as plain:
+        network(x).square().sum().backward()
+    with counting_flops([network]) as twice:
+        checkpoint(network, x, use_reentrant=False).square().sum().backward()  # type: ignore[union-attr]
+    assert plain.recomputed == 0
+    assert twice.recomputed == 2 * (2 * 3 * 8 * 16) == plain.total / 3
+    assert twice.total - twice.recomputed == plain.total
+
+
 @pytest.mark.parametrize(
     ("name", "precision", "expected"),
     [

@@ -162,7 +162,7 @@ def test_what_a_run_logs(run: Any):
         assert [step for step, _ in values_of(entries, name)] == [2, 3], name  # and at the end, without a validation
     for name in ("gradients/norm", "gradients/clipped_share", "gradients/nonfinite_steps", "train/loss"):
         assert [step for step, _ in values_of(entries, name)] == [1, 2, 3], name
-    for name in ("speed/images_per_s", "speed/data_wait_share", "speed/mfu", "speed/step_tflop"):
+    for name in ("speed/images_per_s", "speed/data_wait_share", "speed/mfu", "speed/hfu", "speed/step_tflop"):
         assert [step for step, _ in values_of(entries, name)] == [2, 3], name
     assert values_of(entries, "alarm/val/identity") == [(2, 0.0)]
     assert all(0 < share < 1 for _, share in values_of(entries, "speed/data_wait_share"))

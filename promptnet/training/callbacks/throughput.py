@@ -59,10 +59,10 @@ class Throughput(Callback):
 
     Scalars: `speed/images_per_s` over all devices, checkpoints and logging included; `speed/data_wait_share`, the share
     of the time in which the trainer waited for the next batch (on this rank); `speed/step_tflop`, what one batch on one
-    device takes; `speed/mfu`, where the device's peak is known.
+    device takes; where the device's peak is known `speed/mfu`, the share of it that the model's own operations make, and
+    `speed/hfu`, the same with what gradient checkpointing computes again. `speed/step_tflop` counts that too.
 
     The operations are counted once a run, in its first batch, which runs slower for it and is left out of the figures.
-    What gradient checkpointing computes again is counted too, so with it the figure is what the hardware does.
 
     Args:
         peak_tflops: of one device, in 10^12 operations a second; None looks its name up (`measures.speed.PEAKS`).
@@ -73,6 +73,7 @@ class Throughput(Callback):
             raise ValueError(f"peak_tflops={peak_tflops} must be above 0")
         self.peak_tflops = peak_tflops
         self.flop_per_image: float | None = None
+        self.recomputed_per_image = 0.0
         self._clock: FetchClock | None = None
         self._counting = ExitStack()
         self._counter: FlopCount | None = None
@@ -82,11 +83,12 @@ class Throughput(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The count: a resumed run takes the same steps in the same way as one that was never interrupted."""
-        return {"flop_per_image": self.flop_per_image}
+        return {"flop_per_image": self.flop_per_image, "recomputed_per_image": self.recomputed_per_image}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The count, from the checkpoint."""
         self.flop_per_image = state_dict["flop_per_image"]
+        self.recomputed_per_image = state_dict.get("recomputed_per_image", 0.0)  # an earlier version knew the sum alone
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put a clock on the data."""
@@ -111,6 +113,7 @@ class Throughput(Callback):
         if self._counter is not None:
             self._counting.close()
             self.flop_per_image = self._counter.total / num_rows(batch)
+            self.recomputed_per_image = self._counter.recomputed / num_rows(batch)
             self._counter = None
         if self._since_s is None:
             self._restart()
@@ -152,7 +155,9 @@ class Throughput(Callback):
         }
         peak = self.peak_tflops or _looked_up(trainer)
         if peak:
-            figures["speed/mfu"] = utilisation(self.flop_per_image, images_per_s / trainer.world_size, peak)
+            needed, each = self.flop_per_image - self.recomputed_per_image, images_per_s / trainer.world_size
+            figures["speed/mfu"] = utilisation(needed, each, peak)
+            figures["speed/hfu"] = utilisation(self.flop_per_image, each, peak)
         return figures
 
 

@@ -58,7 +58,9 @@ def peak_tflops(device_name: str, precision: str, has_tf32: bool = False) -> flo
 
 
 def utilisation(flop_per_image: float, images_per_s: float, tflops: float) -> float:
-    """MFU of one device: operations that the model needs a second, over what the device could do."""
+    """Of one device: operations a second over what it could do. Those that the model needs give the model's share
+    (MFU), those that are done, recomputation included, the hardware's (HFU).
+    """
     return flop_per_image * images_per_s / (tflops * 1e12)
 
 
@@ -82,13 +84,16 @@ def num_rows(batch: Any) -> int:
 class FlopCount(TorchDispatchMode):
     """Adds up `total` floating-point operations, by PyTorch's own formulas, of what runs while it is entered.
 
+    `recomputed` is the part of them that gradient checkpointing does a second time: what runs inside a backward pass
+    with gradients switched on.
+
     `torch.utils.flop_counter.FlopCounterMode` takes some operations apart to count their pieces, and their results are
     then not bit for bit the same: in a training, the counted step would decide the weights. Here each runs as it is.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.total = self.recomputed = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, and count it if there is a formula for it."""
@@ -97,7 +102,10 @@ class FlopCount(TorchDispatchMode):
         outcome = func(*args, **(kwargs or {}))
         formula = flop_registry.get(getattr(func, "overloadpacket", None))
         if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=outcome)
+            flops = formula(*args, **(kwargs or {}), out_val=outcome)
+            self.total += flops
+            if torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1:
+                self.recomputed += flops
         return outcome
 
 
@@ -105,8 +113,7 @@ class FlopCount(TorchDispatchMode):
 def counting_flops(networks: Sequence[nn.Module]) -> Iterator[FlopCount]:
     """Count the floating-point operations inside the block, backward included.
 
-    Results stay the same, bit for bit. Compiled networks run eagerly meanwhile. What gradient checkpointing computes
-    twice counts twice.
+    Results stay the same, bit for bit. Compiled networks run eagerly meanwhile.
     """
     compiled = any(getattr(module, "_compiled_call_impl", None) for network in networks for module in network.modules())
     with ExitStack() as stack:

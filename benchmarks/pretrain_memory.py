@@ -62,7 +62,7 @@ def measure(stage: PretrainStage, setting: Setting, device: torch.device, num_st
     for _ in range(num_steps):
         begin = time.perf_counter()
         with torch.autocast(device.type, low, enabled="mixed" in setting.precision):
-            loss = stage._loss(real_batch(stage, setting, device), "train")
+            loss = stage.loss(real_batch(stage, setting, device), "train")
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -76,4 +76,11 @@ class DiffusionStage(Stage):
         timesteps = low_discrepancy_timesteps(self.seed, samples, len(self.alphas)).to(latents.device)
         alphas = self.alphas[timesteps]
         target = denoising_target(latents, noise, alphas, prediction_type(self.scheduler))
-        return F.mse_loss(predict(noised(latents, noise, alphas), timesteps), target)
+        predicted, weights = predict(noised(latents, noise, alphas), timesteps), self.sample_weights(alphas)
+        if weights is None:
+            return F.mse_loss(predicted, target)
+        return (weights * (predicted.float() - target).square().mean(dim=(1, 2, 3))).mean()
+
+    def sample_weights(self, alphas: torch.Tensor) -> torch.Tensor | None:
+        """How much each sample's error counts, by its alphabar (B,); None where all count alike."""
+        return None

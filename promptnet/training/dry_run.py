@@ -206,7 +206,7 @@ def take_step(stage: PretrainStage, setting: Setting) -> tuple[int, int]:
     existing = [value for network in networks for value in [*network.parameters(), *network.buffers()]]
     existing += [value for value in batch.values() if isinstance(value, torch.Tensor)]
     with StepMeter(existing) as meter, patch.object(F, "scaled_dot_product_attention", meter.attention):
-        stage._loss(batch, "train").backward()
+        stage.loss(batch, "train").backward()
     return meter.flops, meter.peak_bytes
 
 

@@ -17,21 +17,19 @@ from promptnet.datasets.feature_cache import network_hash
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.conditions import strided
 from promptnet.inference.defaults import SamplingDefaults
-from promptnet.inference.objective import denoising_target, noised
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.tuning import TuningDefaults
 from promptnet.models.placeholders import Padding
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text import Positions
-from promptnet.training.diffusion_stage import DiffusionStage, Predict
+from promptnet.training.diffusion_stage import DiffusionStage
 from promptnet.training.export import save_half
 from promptnet.training.families import VisionInput, load_base, mean_word_norm
 from promptnet.training.filling import fill_together
 from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen
 from promptnet.training.stage import Stage
-from promptnet.training.timesteps import low_discrepancy_timesteps
 
 __all__ = ["PretrainStage", "mean_word_norm", "write_index"]
 
@@ -251,7 +249,8 @@ class PretrainStage(DiffusionStage):
             )
         return batch["size_ids"]
 
-    def _loss(self, batch: dict[str, Any], split: str) -> torch.Tensor:
+    def loss(self, batch: dict[str, Any], split: str) -> torch.Tensor:
+        """The error of one batch of "train" or "validation"."""
         reference, target = self._pair(batch, split)
         cached = "reference_vision" in batch
         vision = batch["reference_vision"] if cached else self._vision_states(batch["reference_pixels"])
@@ -283,27 +282,21 @@ class PretrainStage(DiffusionStage):
         unet = self.frozen["unet"]
         return unet(noisy.to(unet.dtype), timesteps, **self._conditions(batch, None)).sample
 
-    def denoising_loss(self, predict: Predict, latents: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-        """As in `DiffusionStage`; in training weighted by min-SNR where that is asked for."""
+    def sample_weights(self, alphas: torch.Tensor) -> torch.Tensor | None:
+        """Min-SNR's in training, where that is asked for."""
         if self.min_snr_gamma is None or not self.training:
-            return super().denoising_loss(predict, latents, samples)
-        samples = samples.cpu()
-        noise = sample_noise(self.seed, samples, "noise", tuple(latents.shape[1:])).to(latents)
-        timesteps = low_discrepancy_timesteps(self.seed, samples, len(self.alphas)).to(latents.device)
-        alphas, kind = self.alphas[timesteps], prediction_type(self.scheduler)
-        target = denoising_target(latents, noise, alphas, kind)
-        errors = (predict(noised(latents, noise, alphas), timesteps).float() - target).square().mean(dim=(1, 2, 3))
-        return (min_snr_weights(alphas, self.min_snr_gamma, kind) * errors).mean()
+            return None
+        return min_snr_weights(alphas, self.min_snr_gamma, prediction_type(self.scheduler))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One batch's loss."""
-        loss = self._loss(batch, "train")
+        loss = self.loss(batch, "train")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["prompt"]))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss with fixed noise on people never seen in training."""
-        self.log("val/loss", self._loss(batch, "validation"), prog_bar=True, batch_size=len(batch["prompt"]))
+        self.log("val/loss", self.loss(batch, "validation"), prog_bar=True, batch_size=len(batch["prompt"]))
 
     def on_train_end(self) -> None:
         """Write the encoder; if its place is in the base model's folder, that folder is a PromptNetPipeline now."""

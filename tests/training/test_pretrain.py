@@ -56,7 +56,7 @@ def batch_of(pictures: int = 2, height_px: int = 32, width_px: int = 32) -> dict
 
 def gradients(stage: PretrainStage, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     stage.zero_grad()
-    stage._loss(batch, "train").backward()
+    stage.loss(batch, "train").backward()
     return {name: value.grad for name, value in stage.named_parameters() if value.grad is not None}
 
 
@@ -86,13 +86,13 @@ def test_the_loss_of_the_embedded_models_path_is_what_it_always_was(random_base:
     expected = F.mse_loss(
         stage.frozen["unet"](x, timesteps, states).sample, denoising_target(clean, noise, alphas, "v_prediction")
     )
-    assert torch.equal(stage._loss(batch, "train"), expected)
+    assert torch.equal(stage.loss(batch, "train"), expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_trains_the_whole_encoder_and_nothing_else(family: str, build: Build):
     stage = build(family)
-    loss = stage._loss(batch_of(), "train")
+    loss = stage.loss(batch_of(), "train")
     loss.backward()
     assert 0.05 < float(loss.detach()) < 10
     without = [name for name, value in stage.named_parameters() if value.grad is None or not value.grad.any()]
@@ -129,7 +129,7 @@ def test_sdxl_has_a_part_of_the_word_for_each_tower_and_needs_sizes(build: Build
     assert torch.equal(same_pooled, pooled)  # type: ignore[arg-type]
     del batch["size_ids"]
     with pytest.raises(ValueError, match="FaceDataModule"):
-        stage._loss(batch, "train")
+        stage.loss(batch, "train")
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
@@ -140,38 +140,38 @@ def test_agreeing_with_the_described_person_is_a_second_error_in_training(family
     stage.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign, assignment]
     seen: list[torch.Tensor] = []
     hook = stage.frozen["unet"].register_forward_hook(lambda _, __, output: seen.append(output.sample))
-    loss = stage._loss(batch, "train")
+    loss = stage.loss(batch, "train")
     hook.remove()
     student, teacher = seen
     agreement = (student - teacher).square().mean()
     assert student.requires_grad
     assert not teacher.requires_grad
     torch.testing.assert_close(logged["train/described"], agreement)
-    torch.testing.assert_close(loss, plain._loss(batch, "train") + 3 * agreement)
-    assert torch.equal(stage._loss(batch, "validation"), plain._loss(batch, "validation"))
+    torch.testing.assert_close(loss, plain.loss(batch, "train") + 3 * agreement)
+    assert torch.equal(stage.loss(batch, "validation"), plain.loss(batch, "validation"))
     del batch["described"]
     with pytest.raises(ValueError, match=r"described_weight=3\.0 needs captions"):
-        stage._loss(batch, "train")
+        stage.loss(batch, "train")
     with pytest.raises(ValueError, match="described_weight=-1"):
         build(family, described_weight=-1)
 
 
 def test_cached_features_give_the_loss_of_the_pictures(build: Build):
     stage, batch = build("sd"), batch_of()
-    expected = stage._loss(batch, "train")
+    expected = stage.loss(batch, "train")
     cached = {key: value for key, value in batch.items() if "pixels" not in key}
     for role in ("reference", "target"):
         cached[f"{role}_moments"] = torch.stack(stage._encode_moments(list(batch[f"{role}_pixels"])))
     cached["reference_vision"] = torch.stack(stage._encode_vision(list(batch["reference_pixels"])))
-    assert torch.equal(stage._loss(cached, "train"), expected)
+    assert torch.equal(stage.loss(cached, "train"), expected)
 
 
 def test_a_batch_of_one_picture_each_is_encoded_once(build: Build):
     stage, batch = build("sd"), batch_of()
     batch["target_pixels"] = batch["reference_pixels"]
-    expected = stage._loss(batch, "train")
+    expected = stage.loss(batch, "train")
     del batch["target_pixels"]
-    assert torch.equal(stage._loss(batch, "train"), expected)
+    assert torch.equal(stage.loss(batch, "train"), expected)
 
 
 def test_the_posterior_is_drawn_by_sample_number_and_in_training_alone(build: Build):
@@ -184,7 +184,7 @@ def test_the_posterior_is_drawn_by_sample_number_and_in_training_alone(build: Bu
 
 def test_targets_may_have_another_shape_than_references(build: Build):
     stage = build("sd")
-    assert math.isfinite(float(stage._loss(batch_of(2, 40, 24), "train").detach()))
+    assert math.isfinite(float(stage.loss(batch_of(2, 40, 24), "train").detach()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -260,9 +260,9 @@ def test_min_snr_weighs_training_and_leaves_validation_alone(family: str, build:
     plain, weighted, batch = build(family), build(family, min_snr_gamma=1e-3), batch_of()
     without_bound = build(family, min_snr_gamma=1e30)
     if family == "sd":  # min(SNR, inf) / SNR = 1
-        torch.testing.assert_close(without_bound._loss(batch, "train"), plain._loss(batch, "train"))
-    assert float(weighted._loss(batch, "train").detach()) < float(plain._loss(batch, "train").detach())
-    assert torch.equal(weighted.eval()._loss(batch, "validation"), plain.eval()._loss(batch, "validation"))
+        torch.testing.assert_close(without_bound.loss(batch, "train"), plain.loss(batch, "train"))
+    assert float(weighted.loss(batch, "train").detach()) < float(plain.loss(batch, "train").detach())
+    assert torch.equal(weighted.eval().loss(batch, "validation"), plain.eval().loss(batch, "validation"))
     with pytest.raises(ValueError, match="min_snr_gamma=0"):
         build(family, min_snr_gamma=0.0)
 

@@ -59,8 +59,8 @@ class Throughput(Callback):
 
     Scalars: `speed/images_per_s` over all devices, checkpoints and logging included; `speed/data_wait_share`, the share
     of the time in which the trainer waited for the next batch (on this rank); `speed/step_tflop`, what one batch on one
-    device takes; where the device's peak is known `speed/mfu`, the share of it that the model's own operations make, and
-    `speed/hfu`, the same with what gradient checkpointing computes again. `speed/step_tflop` counts that too.
+    device takes; where the device's peak is known `speed/mfu`, the share of it that the model's own operations make,
+    and `speed/hfu`, the same with what gradient checkpointing computes again. `speed/step_tflop` counts that too.
 
     The operations are counted once a run, in its first batch, which runs slower for it and is left out of the figures.
 

@@ -11,30 +11,28 @@ tensors that are alive at one time. The rest is arithmetic on the number of para
     weight average (EMA)        4
     frozen networks             2 or 4, by the precision; the VAE 4
 
-FSDP divides weights, gradients and optimiser by the number of devices, ZeRO-2 gradients and optimiser. What the count
-leaves out: the allocator's waste, the workspaces of libraries, and the CUDA context, together often 1 to 3 GB; and that
-autocast keeps norms in float32.
+FSDP divides weights, gradients and optimiser by the number of devices, ZeRO-2 gradients and optimiser. A validation is
+counted too, its loss and what it draws: it needs more where a decoder or a CLIP of its own takes more than a step's
+activations. What the count leaves out: the allocator's waste, the workspaces of libraries, and the CUDA context,
+together often 1 to 3 GB; and that autocast keeps norms in float32.
 """
 
 from __future__ import annotations
 
 import importlib
-import weakref
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from promptnet.training.dry_run_validation import Drawing, Work, drawing_work
 from promptnet.training.families import shapes_only
 from promptnet.training.precision import frozen_dtype, place_frozen
 from promptnet.training.pretrain import PretrainStage
+from promptnet.training.step_meter import metered
 
 GIB = 2**30
 
@@ -54,6 +52,10 @@ class Setting:
         accumulate: batches a step.
         averaged: whether a weight average is kept.
         max_steps: of the run; -1 where that is open.
+        num_validation: pictures that the validation loss is taken on, on every device.
+        drawing: what a validation draws, None where it draws nothing.
+        validate_every: batches between two validations, None where that is not a number of batches.
+        takes_all: whether the devices are all those of this machine, whatever their number.
     """
 
     batch_size: int = 8
@@ -65,6 +67,10 @@ class Setting:
     accumulate: int = 1
     averaged: bool = False
     max_steps: int = -1
+    num_validation: int = 0
+    drawing: Drawing | None = None
+    validate_every: int | None = None
+    takes_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,91 +82,47 @@ class Plan:
         memory_bytes: on each device, by what it is for.
         step_flops: floating-point operations of one optimiser step on each device.
         setting: of the run.
+        validation_flops: of one validation on each device: its loss, its pictures, and CLIP's look at them.
     """
 
     parameters: dict[str, int]
     memory_bytes: dict[str, int]
     step_flops: int
     setting: Setting
+    validation_flops: int = 0
 
     def lines(self) -> list[str]:
         """For the console."""
         setting = self.setting
         frozen = sum(count for name, count in self.parameters.items() if name != "promptnet")
         images = setting.batch_size * setting.accumulate
-        found = [f"parameters: {self.parameters['promptnet']:,} train (promptnet), {frozen:,} are frozen"]
+        found = []
+        if setting.takes_all:
+            found.append(f"devices: all, which are {setting.num_devices} here; for others give --trainer.devices")
+        found += [f"parameters: {self.parameters['promptnet']:,} train (promptnet), {frozen:,} are frozen"]
         found += [f"  {name:<28}{count:>16,}" for name, count in self.parameters.items()]
         found.append(f"memory on each of {setting.num_devices} device(s), batch {setting.batch_size}, predicted:")
         found += [f"  {name:<44}{num_bytes / GIB:>8.2f} GiB" for name, num_bytes in self.memory_bytes.items()]
         found.append(f"  {'together':<44}{sum(self.memory_bytes.values()) / GIB:>8.2f} GiB, and 1 to 3 for the device")
         per_image = self.step_flops / images
         found.append(f"a step: {self.step_flops / 1e12:.2f} TFLOP on each device, {per_image / 1e12:.3f} an image")
+        between = 0.0  # steps between two validations
+        if self.validation_flops:
+            found.append(f"a validation: {self.validation_flops / 1e12:.2f} TFLOP on each device{self._drawn()}")
+            if setting.validate_every:
+                between = setting.validate_every / setting.accumulate
+                share = self.validation_flops / (self.validation_flops + between * self.step_flops)
+                found[-1] += f"; every {between:,.0f} steps it is {share:.1%} of the run's work"
         if setting.max_steps > 0:
-            total = self.step_flops * setting.max_steps * setting.num_devices
+            num_validations = int(setting.max_steps / between) if between else 0
+            each = self.step_flops * setting.max_steps + self.validation_flops * num_validations
+            total = each * setting.num_devices
             found.append(f"the run: {setting.max_steps:,} steps, {total / 1e18:.2f} EFLOP on all devices")
         return found
 
-
-class StepMeter(TorchDispatchMode):
-    """Counts, inside the block, operations and the most bytes that were alive at one time among the tensors made there.
-
-    Attention counts as the fused kernels of GPUs do it, which never hold its weights.
-
-    Args:
-        existing: tensors from before the block, weights above all; they do not count, nor do views of them.
-    """
-
-    def __init__(self, existing: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
-        self.flops = self.live_bytes = self.peak_bytes = 0
-        storages = [tensor.untyped_storage() for tensor in existing]
-        self._known: dict[int, Any] = {storage._cdata: storage for storage in storages}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        outputs = func(*args, **kwargs)
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=outputs)
-        for tensor in tree_leaves(outputs):
-            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                self._note(tensor.untyped_storage())
-        return outputs
-
-    def _note(self, storage: Any) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        num_bytes = storage.nbytes()
-
-        def gone(_: Any) -> None:
-            self.live_bytes -= num_bytes
-            self._known.pop(key, None)
-
-        self._known[key] = weakref.ref(storage, gone)
-        self.live_bytes += num_bytes
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-
-    def attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> Any:
-        """Stands in for `scaled_dot_product_attention`."""
-        return _FusedAttention.apply(self, query, key, value)
-
-
-class _FusedAttention(torch.autograd.Function):
-    """Attention's shapes and operations, forward and back, without anything of the size of its weights."""
-
-    @staticmethod
-    def forward(ctx: Any, meter: StepMeter, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Any:
-        ctx.meter = meter
-        ctx.save_for_backward(query, key, value)
-        meter.flops += sdpa_flop_count(query.shape, key.shape, value.shape)
-        return query.new_empty(*query.shape[:-1], value.shape[-1])  # (B, heads, T, width)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        query, key, value = ctx.saved_tensors
-        ctx.meter.flops += sdpa_backward_flop_count(gradients[0].shape, query.shape, key.shape, value.shape)
-        return None, torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    def _drawn(self) -> str:
+        drawing = self.setting.drawing
+        return "" if drawing is None else f", {drawing.num_pictures} pictures drawn in {drawing.num_steps} steps"
 
 
 def build_on_meta(options: Mapping[str, Any]) -> PretrainStage:
@@ -193,8 +155,8 @@ def meta_batch(stage: PretrainStage, setting: Setting) -> dict[str, Any]:
     return batch
 
 
-def take_step(stage: PretrainStage, setting: Setting) -> tuple[int, int]:
-    """One batch forward and back on the meta device: operations, and the peak of the activations in bytes."""
+def take_step(stage: PretrainStage, setting: Setting) -> Work:
+    """One batch forward and back on the meta device."""
     low = frozen_dtype(setting.precision)
     place_frozen(stage.frozen, low, torch.device("meta"))
     nn.Module.to(stage.promptnet, dtype=low)  # the activations' format; the weights are counted by themselves
@@ -202,12 +164,16 @@ def take_step(stage: PretrainStage, setting: Setting) -> tuple[int, int]:
         if value.requires_grad:
             value.register_post_accumulate_grad_hook(_drop_gradient)
     batch = meta_batch(stage, setting)
-    networks = [stage.promptnet, *stage.frozen.values()]
-    existing = [value for network in networks for value in [*network.parameters(), *network.buffers()]]
-    existing += [value for value in batch.values() if isinstance(value, torch.Tensor)]
-    with StepMeter(existing) as meter, patch.object(F, "scaled_dot_product_attention", meter.attention):
+    with metered(existing_tensors(stage, batch)) as meter:
         stage.loss(batch, "train").backward()
-    return meter.flops, meter.peak_bytes
+    return Work(meter.flops, meter.peak_bytes)
+
+
+def existing_tensors(stage: PretrainStage, batch: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Those that are there before a step: weights and the batch."""
+    networks = [stage.promptnet, *stage.frozen.values()]
+    weights = [value for network in networks for value in [*network.parameters(), *network.buffers()]]
+    return weights + [value for value in batch.values() if isinstance(value, torch.Tensor)]
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:
@@ -220,13 +186,32 @@ def make_plan(options: Mapping[str, Any], setting: Setting) -> Plan:
     networks = {"promptnet": stage.promptnet, **stage.frozen}
     parameters = {name: sum(value.numel() for value in network.parameters()) for name, network in networks.items()}
     trainable = sum(value.numel() for value in stage.promptnet.parameters() if value.requires_grad)
-    flops, activations = take_step(stage, setting)
+    step = take_step(stage, setting)
+    validation = validate(stage, setting)
     frozen = sum(
         value.numel() * value.element_size() for network in stage.frozen.values() for value in network.parameters()
     )
     memory = _memory(trainable, parameters["promptnet"], setting, stage.optimizer)
-    memory |= {"frozen networks": frozen, "activations, at their peak": activations}
-    return Plan(parameters, memory, flops * setting.accumulate, setting)
+    memory |= {"frozen networks": frozen, "activations, at their peak": step.peak_bytes}
+    if validation.peak_bytes > step.peak_bytes:
+        memory["what a validation takes beyond these"] = validation.peak_bytes - step.peak_bytes
+    return Plan(parameters, memory, step.flops * setting.accumulate, setting, validation.flops)
+
+
+def validate(stage: PretrainStage, setting: Setting) -> Work:
+    """One validation on the meta device, behind `take_step`: the loss without gradients, then pictures."""
+    total = Work(0, 0)
+    if setting.num_validation:
+        batch = meta_batch(stage, setting)
+        with torch.no_grad(), metered(existing_tensors(stage, batch)) as meter:
+            stage.loss(batch, "validation")
+        num_batches = math.ceil(setting.num_validation / setting.batch_size)
+        total = Work(meter.flops * num_batches, meter.peak_bytes)
+    if setting.drawing is None:
+        return total
+    batch = meta_batch(stage, replace(setting, batch_size=setting.drawing.num_prompts))
+    drawn = drawing_work(stage, setting.drawing, batch, existing_tensors(stage, batch))
+    return Work(total.flops + drawn.flops, max(total.peak_bytes, drawn.peak_bytes))
 
 
 def _memory(trainable: int, whole: int, setting: Setting, optimizer: str) -> dict[str, int]:
@@ -252,22 +237,58 @@ def _memory(trainable: int, whole: int, setting: Setting, optimizer: str) -> dic
 def setting_of(config: Any) -> Setting:
     """The setting in the resolved configuration of `fit`, as LightningCLI holds it before anything is built."""
     data, trainer = _arguments(config["data"]), config["trainer"]
-    devices = trainer["devices"]
-    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).lstrip("-").isdigit() else 1
+    of_machine, takes_all = _devices(trainer["devices"], str(trainer["accelerator"]))
     callbacks = [str(_get(callback, "class_path")) for callback in trainer["callbacks"] or []]
     strategy = _strategy(trainer["strategy"])
+    every = trainer["val_check_interval"]
     rendered = "size_px" in data  # such data modules keep latents, whatever their options
     return Setting(
         batch_size=data["batch_size"],
         resolution_px=data["size_px"] if rendered else data["resolution_px"],
         features=("latents",) if rendered else tuple(data.get("features") or ()),
         precision=_precision(trainer["precision"]),
-        num_devices=max(1, count) * int(trainer["num_nodes"] or 1),
+        num_devices=of_machine * int(trainer["num_nodes"] or 1),
         strategy=strategy,
         accumulate=int(trainer["accumulate_grad_batches"] or 1),
         averaged=any("WeightAveraging" in name for name in callbacks) and not _is_sharded(strategy),
         max_steps=int(trainer["max_steps"]),
+        num_validation=int(data.get("num_validation") or 0),
+        drawing=None if "fsdp" in strategy.lower() else _drawing(trainer["callbacks"] or []),
+        validate_every=int(every) if isinstance(every, int) or str(every).isdigit() else None,
+        takes_all=takes_all,
     )
+
+
+def _devices(given: Any, accelerator: str) -> tuple[int, bool]:
+    """How many devices of one machine a run takes, and whether that is all there are, as far as this machine goes."""
+    if isinstance(given, list):
+        return len(given), False
+    text = str(given)
+    if text in ("auto", "-1"):
+        return 1 if accelerator == "cpu" else max(1, torch.cuda.device_count()), True
+    return (len(text.strip(",").split(",")), False) if "," in text else (int(text), False)
+
+
+def _drawing(callbacks: Any) -> Drawing | None:
+    """What the callbacks draw at a validation, and the CLIP that looks at it."""
+    found: dict[str, Any] = {}
+    for callback in callbacks:
+        name = str(_get(callback, "class_path")).rpartition(".")[2]
+        options = _options(callback)
+        if name == "ValidationPictures":
+            found |= {key: options[key] for key in ("num_people", "num_prompts", "num_steps") if key in options}
+            found.setdefault("num_people", 4)
+        if name == "ValidationMeasures" and options.get("clip"):
+            found["clip"] = options["clip"]
+    return Drawing(**found) if "num_people" in found else None
+
+
+def _options(callback: Any) -> dict[str, Any]:
+    try:
+        given = _get(callback, "init_args") or {}
+    except (KeyError, AttributeError):  # none are named
+        return {}
+    return dict(given) if isinstance(given, Mapping) else given.as_dict()
 
 
 def _precision(given: Any) -> str:

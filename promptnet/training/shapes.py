@@ -13,7 +13,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import (
+    CLIPConfig,
     CLIPImageProcessor,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -102,6 +104,8 @@ BASES: dict[str, BaseShape] = {
 }
 VISIONS: dict[str, Spec] = {VIT_H: _vision(1280, 32, "gelu"), VIT_L: _vision(1024, 24, "quick_gelu")}
 
+CLIP_TEXTS: dict[str, Spec] = {VIT_H: _text(1024, 24, 16, "gelu"), VIT_L: _CLIP_L_TEXT}  # of the whole CLIPs
+
 
 def base_parts(base: str) -> tuple[dict[str, nn.Module], Any]:
     """The networks of a base model on the meta device, by their component's name, and its scheduler."""
@@ -150,6 +154,17 @@ def vision_tower(vision: str, base: str) -> CLIPVisionModel:
             return CLIPVisionModel(CLIPVisionConfig(**VISIONS[vision]))
         where: dict[str, Any] = {} if vision else {"subfolder": "image_encoder"}
         return CLIPVisionModel(CLIPVisionConfig.from_pretrained(vision or base, **where))
+
+
+def clip_model(name: str) -> CLIPModel:
+    """A whole CLIP on the meta device, by its id or folder."""
+    with torch.device("meta"):
+        if name in CLIP_TEXTS:
+            width = CLIP_TEXTS[name]["hidden_size"]
+            return CLIPModel(
+                CLIPConfig(text_config=CLIP_TEXTS[name], vision_config=VISIONS[name], projection_dim=width)
+            )
+        return CLIPModel(CLIPConfig.from_pretrained(name))
 
 
 def image_processor(tower: CLIPVisionModel) -> CLIPImageProcessor:

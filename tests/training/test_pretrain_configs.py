@@ -1,6 +1,7 @@
 """Every shipped pretraining config builds what it says, at its true shapes, without a weight or a download."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,10 @@ from promptnet.inference.prediction import prediction_type
 from promptnet.training.callbacks import MetricsFile, ValidationMeasures, ValidationPictures, WriteModelCard
 from promptnet.training.callbacks.drawing import check_drawable
 from promptnet.training.callbacks.logs import check_after_averaging
-from promptnet.training.dry_run import Plan, Setting, StepMeter, build_on_meta, make_plan, meta_batch, setting_of
+from promptnet.training.dry_run import Plan, Setting, build_on_meta, make_plan, meta_batch, setting_of
+from promptnet.training.dry_run_validation import Drawing, _clip_work
+from promptnet.training.shapes import clip_model
+from promptnet.training.step_meter import StepMeter
 
 ROOT = Path(__file__).parents[2]
 # Numbers of parameters as the models' own files have them.
@@ -157,9 +161,64 @@ def test_the_setting_is_read_from_the_config():
     config = load("sdxl")
     config["trainer"] |= {"num_nodes": 2, "devices": 8, "strategy": "ddp"}
     setting = setting_of(config)
-    assert setting == Setting(2, 1024, ("latents",), "bf16-mixed", 16, "ddp", 4, True, 80_000)
+    expected = Setting(2, 1024, ("latents",), "bf16-mixed", 16, "ddp", 4, True, 80_000)
+    assert setting == replace(expected, validate_every=8000)  # it draws nothing
     stage = build_on_meta(load("sd2")["model"]["init_args"])
     assert meta_batch(stage, Setting())["reference_pixels"].shape == (8, 3, 512, 512)
+
+
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "expected"),
+    [
+        ("auto", "auto", 8),
+        (-1, "cuda", 8),
+        ("auto", "cpu", 1),
+        ("3", "cuda", 3),
+        ("0,2", "cuda", 2),
+        ([0, 1, 5], "gpu", 3),
+    ],
+)
+def test_all_devices_are_those_of_this_machine(
+    devices: Any, accelerator: str, expected: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    config = load("sdxl")
+    config["trainer"] |= {"num_nodes": 2, "devices": devices, "accelerator": accelerator, "strategy": "ddp"}
+    setting = setting_of(config)
+    assert setting.num_devices == 2 * expected
+    assert setting.takes_all == (devices in ("auto", -1))
+
+
+def test_a_validation_is_counted_with_what_it_draws():
+    config = load("sd2")
+    config["trainer"] |= {"num_nodes": 1, "strategy": "auto", "accumulate_grad_batches": 2}
+    drawing = Drawing(4, 4, 25, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+    assert setting_of(config).drawing == drawing
+    config["trainer"]["strategy"] = "fsdp"
+    assert setting_of(config).drawing is None  # no device holds the encoder
+
+    base = {"base_dir": str(ROOT / "checkpoints/tiny"), "region_kernel_size": 1}
+    plain = Setting(batch_size=4, resolution_px=64, features=("latents", "vision"), precision="32-true", max_steps=100)
+    loss = replace(plain, num_validation=9, validate_every=10)
+    few, many = (replace(loss, drawing=Drawing(2, 3, num_steps)) for num_steps in (5, 10))
+    plans = [make_plan(base, setting) for setting in (plain, loss, few, many)]
+    flops = [plan.validation_flops for plan in plans]
+    assert flops[0] == 0
+    assert flops[1] < 3 * plans[0].step_flops  # three batches, forward alone
+    assert flops[1] < flops[2] < flops[3]
+    guided_step, rest = (flops[3] - flops[2]) / 5, flops[2] - flops[1]
+    assert rest > 5 * guided_step  # the decoder
+    lines = "\n".join(plans[2].lines())
+    assert "6 pictures drawn in 5 steps; every 10 steps it is" in lines
+    more = {plan.memory_bytes.get("what a validation takes beyond these", 0) for plan in plans[:2]}
+    assert more == {0}
+
+
+def test_a_clip_of_its_own_is_counted_at_its_true_size():
+    clip = clip_model("laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+    assert count(clip) == 986_109_441
+    work = _clip_work(Drawing(clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"))
+    assert work.peak_bytes > 2 * 986_109_441
 
 
 def test_a_dry_run_prints_config_and_plan_and_trains_nothing(
@@ -176,7 +235,15 @@ def test_a_dry_run_prints_config_and_plan_and_trains_nothing(
     assert end.value.code == 0
     printed = capsys.readouterr().out
     assert "accumulate_grad_batches: 2" in printed
-    for told in ("train (promptnet)", "weight average", "activations", "TFLOP on each device", "the run:"):
+    told_of = (
+        "train (promptnet)",
+        "weight average",
+        "activations",
+        "TFLOP on each device",
+        "a validation:",
+        "the run:",
+    )
+    for told in told_of:
         assert told in printed
     assert not (tmp_path / "run").exists()
 

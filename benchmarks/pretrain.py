@@ -1,12 +1,18 @@
 """Pretraining: our trainer against a straightforward one, on the same model and data in the same run.
 
-    python benchmarks/pretrain.py --config configs/pretrain/tiny.yaml --steps 40 --pairs 5
+    python benchmarks/pretrain.py --config configs/pretrain/tiny-prepared.yaml --steps 40 --pairs 5
+    python benchmarks/pretrain.py --shape sd2 --steps 20 --warmup 5 --pairs 3
 
-Both are measured on a quiet machine, in turn, in pairs of runs; the ratio is the median over pairs. Ours is what
-`python train.py fit` runs: the config's data module, precision, caches and averaging, with what a run tells its owner
-(gradients, speed, metrics.jsonl), without validation and checkpoints. The straightforward one does what the published
-code does in each step: opens both pictures, encodes them with the VAE and the reference with the vision tower, encodes
-the prompt, runs everything eagerly in the usual memory layout, clips, and steps AdamW; it keeps no weight average.
+The first needs the set and the folder that docs/pretrain.md makes ("Try it on portraits"). The second needs nothing but
+a GPU: `--shape` makes a base model of that shape with random weights and a set of random pictures in a temporary folder
+(4 GB for sd2), and trains on them by configs/pretrain/sd2.yaml with both features precomputed.
+
+Both are measured on a quiet machine, in pairs of runs of which every second begins with the other trainer; the ratio is
+the median over pairs. Ours is what `python train.py fit` runs: the config's data module, precision, caches and
+averaging, with what a run tells its owner (gradients, speed, metrics.jsonl), without validation and checkpoints. The
+straightforward one does what the published code does in each step: opens the pictures, encodes them with the VAE (one
+picture where reference and target are the same) and the reference with the vision tower, encodes the prompt, runs
+everything eagerly in the usual memory layout, clips, and steps AdamW; it reads no cache and keeps no weight average.
 
 Anything after the named options goes to LightningCLI, for example --data.init_args.batch_size 8.
 """
@@ -18,15 +24,19 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback
+from random_base import SHAPES, write_random_base, write_random_set
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from promptnet.datasets.faces import Caches, FacePairs
 from promptnet.datasets.portrait_module import pixels_of
 from promptnet.inference.objective import denoising_target, noised
 from promptnet.inference.prediction import prediction_type
@@ -93,23 +103,22 @@ def ours(cli: TrainingCLI, warmup: int) -> tuple[float, dict[str, float]]:
 
 
 class RawPairs(Dataset[dict[str, Any]]):
-    """The data module's pairs as pictures: both opened anew for every sample, nothing precomputed."""
+    """The data module's pairs as pictures, opened anew for every sample: no cache is read."""
 
     def __init__(self, pairs: Any) -> None:
-        self.pairs = pairs
+        self.pairs = replace(pairs, caches=Caches()) if isinstance(pairs, FacePairs) else pairs
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
         item = self.pairs[sample]
-        if hasattr(self.pairs, "data"):
-            reference = item["reference_pixels"]
-            target = pixels_of(self.pairs.data[item["target_index"]]["image"])
-        else:
-            reference = self.pairs.reference_pixels(item["reference_row"], False)
-            target = self.pairs.target_pixels(item["target_row"], False)
-        return {"reference": reference, "target": target, "prompt": item["prompt"]}
+        raw = {"reference": item["reference_pixels"], "prompt": item["prompt"]}
+        if self.pairs.reference == "same-picture":
+            return raw
+        if "target_pixels" in item:
+            return {**raw, "target": item["target_pixels"]}
+        return {**raw, "target": pixels_of(self.pairs.data[item["target_index"]]["image"])}
 
 
 class StraightforwardTrainer:
@@ -138,15 +147,17 @@ class StraightforwardTrainer:
     def step(self, batch: dict[str, Any]) -> None:
         """One optimiser step."""
         with self.autocast():
-            loss = self._loss(batch["reference"].to(self.device), batch["target"].to(self.device), batch["prompt"])
+            target = batch["target"].to(self.device) if "target" in batch else None
+            loss = self._loss(batch["reference"].to(self.device), target, batch["prompt"])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.promptnet.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _loss(self, reference: torch.Tensor, target: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    def _loss(self, reference: torch.Tensor, target: torch.Tensor | None, prompts: list[str]) -> torch.Tensor:
         with torch.no_grad():
-            latents, reference_latents = self._encoded(target), self._encoded(reference)
+            reference_latents = self._encoded(reference)
+            latents = reference_latents if target is None else self._encoded(target)
             vision = self._seen(reference)
         noise = torch.randn_like(latents)
         timesteps = torch.randint(len(self.alphas), (len(latents),), device=self.device)
@@ -195,21 +206,47 @@ def autocast_of(precision: str, device: torch.device) -> Any:
     return (lambda: torch.autocast(device.type, dtype)) if dtype else nullcontext
 
 
-def one_pair(args: argparse.Namespace, options: Sequence[str], run_dir: str) -> tuple[float, float, dict[str, float]]:
+def one_pair(
+    args: argparse.Namespace, options: Sequence[str], run_dir: str, ours_first: bool
+) -> tuple[float, float, dict[str, float]]:
     """Images a second of either, on fresh copies of the same networks."""
     cli = build(args, options, run_dir)
     device = cli.trainer.strategy.root_device
     plain = StraightforwardTrainer(cli.model, device, autocast_of(str(cli.trainer.precision), device))
-    fast, said = ours(cli, args.warmup)
     module: Any = cli.datamodule
     steps = range(args.warmup, args.warmup + args.steps)
-    slow = straightforward(plain, module.train, module.batch_size, module.num_workers, steps)
-    return fast, slow, said
+
+    def slow() -> float:
+        if not hasattr(module, "train"):  # ours has not run yet
+            module.prepare_data()
+            module.setup("fit")
+        return straightforward(plain, module.train, module.batch_size, module.num_workers, steps)
+
+    if ours_first:
+        fast, said = ours(cli, args.warmup)
+        return fast, slow(), said
+    slowly = slow()
+    fast, said = ours(cli, args.warmup)
+    return fast, slowly, said
+
+
+def made(args: argparse.Namespace, folder: Path) -> tuple[Path, list[str]]:
+    """A base model and a set of the asked shape; the config that trains on them, and what it is told."""
+    config = Path("configs/pretrain") / {"tiny": "tiny-prepared.yaml", "sd2": "sd2.yaml"}[args.shape]
+    side_px = yaml.safe_load(config.read_text())["data"]["init_args"]["resolution_px"]
+    base = write_random_base(folder / "base", args.shape)
+    faces = write_random_set(folder / "faces", args.pictures, side_px)
+    model = [f"--model.init_args.base_dir={base}", "--model.init_args.vision_id=null"]
+    data = [f"--data.init_args.data_dir={faces}", f"--data.init_args.cache_dir={folder / 'cache'}"]
+    data += ["--data.init_args.validation_dir=null", "--data.init_args.num_validation=0"]
+    return config, [*model, *data, "--data.init_args.features=[latents,vision]", "--data.init_args.captioned=0"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Our pretraining against a straightforward trainer.")
-    parser.add_argument("--config", type=Path, default=Path("configs/pretrain/tiny.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/pretrain/tiny-prepared.yaml"))
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights and pictures, in place of --config")
+    parser.add_argument("--pictures", type=int, default=256, help="of the set that --shape makes")
     parser.add_argument("--steps", type=int, default=40, help="measured steps of a run")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them")
     parser.add_argument("--pairs", type=int, default=5, help="runs of each, in turn")
@@ -218,13 +255,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--steps, --warmup and --pairs must be at least 1")
 
     pairs = []
-    for _ in range(args.pairs):
-        with tempfile.TemporaryDirectory() as run_dir:
-            pairs.append(one_pair(args, options, run_dir))
+    with tempfile.TemporaryDirectory() as folder:
+        if args.shape:
+            args.config, given = made(args, Path(folder))
+            options = [*given, *options]
+        for number in range(args.pairs):
+            pairs.append(one_pair(args, options, f"{folder}/run-{number}", ours_first=number % 2 == 0))
     fast, slow = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
     ratio = statistics.median(pair[0] / pair[1] for pair in pairs)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"\n{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.config}, {args.steps} steps")
+    what = f"{args.config}{f' at the shape of {args.shape} with random weights' if args.shape else ''}"
+    print(f"\n{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, {what}, {args.steps} steps")
     print(f"our trainer              {fast:9.2f} images/s")
     print(f"straightforward trainer  {slow:9.2f} images/s")
     print(f"ratio                    {ratio:9.2f}   (median of {len(pairs)} paired runs)")

@@ -10,29 +10,17 @@ process's peak resident memory. A CPU needs some 20 GB and several minutes for S
 import argparse
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from random_base import randomise
 
 from promptnet.training.dry_run import GIB, Setting, build_on_meta, make_plan, meta_batch
 from promptnet.training.precision import frozen_dtype, place_frozen
 from promptnet.training.pretrain import PretrainStage
-
-
-def randomise(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Weights on the meta device become small random ones, part by part, so that no second copy is ever held."""
-    nn.Module.to(network, dtype=dtype)
-    network.to_empty(device=device)
-    for value in [*network.parameters(), *network.buffers()]:
-        if value.is_floating_point():
-            value.data.normal_(std=0.02)
-    for module in network.modules():
-        ids = getattr(module, "position_ids", None)
-        if isinstance(ids, torch.Tensor):
-            ids.copy_(torch.arange(ids.shape[-1]).expand_as(ids))
 
 
 def materialise(stage: PretrainStage, precision: str, device: torch.device) -> None:
@@ -74,7 +62,7 @@ def measure(stage: PretrainStage, setting: Setting, device: torch.device, num_st
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB, seconds
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the prediction, then the measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/pretrain/sd2.yaml"))
@@ -82,17 +70,18 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--predict-only", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     config = yaml.safe_load(args.config.read_text())
     options = config["model"]["init_args"] | {"gradient_checkpointing": True}
-    side_px = config["data"]["init_args"]["resolution_px"]
+    side_px = config["data"]["init_args"].get("resolution_px", 64)  # the portraits of the embedded model
     setting = Setting(args.batch_size, side_px, ("latents", "vision"), args.precision)
     print("\n".join(make_plan(options, setting).lines()), flush=True)
     if args.predict_only:
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak, seconds = measure(build_on_meta(options), setting, device, args.steps)
-    print(f"measured on {device.type}: {peak:.2f} GiB at most, {seconds:.2f} s for the last step")
+    what = "held by torch's allocator" if device.type == "cuda" else "peak resident memory of the whole process"
+    print(f"measured on {device.type}: {peak:.2f} GiB at most ({what}), {seconds:.2f} s for the last step")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,8 @@ class TrainingCLI(LightningCLI):
         if SLURMEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))  # its requeueing saves in the middle of a step
         kwargs |= {"default_root_dir": run_dir, "plugins": plugins}
-        kwargs["callbacks"] = _with_metrics_file(self.config_init["fit"]["trainer"]["callbacks"])
+        built = self.config_init["fit"] if self.subcommand else self.config_init
+        kwargs["callbacks"] = _with_metrics_file(built["trainer"]["callbacks"])
         # The data modules share their stream among the ranks themselves (promptnet.datasets.stream).
         trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
         leave_out_averaging(trainer)

@@ -106,7 +106,7 @@ class RawPairs(Dataset[dict[str, Any]]):
     """The data module's pairs as pictures, opened anew for every sample: no cache is read."""
 
     def __init__(self, pairs: Any) -> None:
-        self.pairs = replace(pairs, caches=Caches()) if isinstance(pairs, FacePairs) else pairs
+        self.pairs: Any = replace(pairs, caches=Caches()) if isinstance(pairs, FacePairs) else pairs
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -1,6 +1,7 @@
 """Two processes as torchrun starts them, and what their runs are compared with."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,11 +22,24 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def start_ranks(runs: Runs, run_dir: Path, start, *options: str) -> list[int]:
-    """Two processes as torchrun starts them."""
+def slurm_task(rank: int, num_ranks: int, port: int) -> dict[str, str]:
+    """What srun tells each task of a job on one machine."""
+    numbers = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NTASKS": num_ranks, "SLURM_NODEID": 0}
+    numbers |= {"SLURM_NTASKS_PER_NODE": num_ranks, "SLURM_NNODES": 1, "SLURM_JOB_ID": 4711, "MASTER_PORT": port}
+    words = {"SLURM_JOB_NAME": "pretraining", "SLURM_NODELIST": "127.0.0.1"}
+    return {name: str(number) for name, number in numbers.items()} | words
+
+
+Environment = Callable[[int, int, int], dict[str, str]]
+
+
+def start_ranks(
+    runs: Runs, run_dir: Path, start: Callable[..., int], *options: str, told: Environment = torchrun_rank
+) -> list[int]:
+    """Two processes as torchrun starts them, or `told` what another launcher tells them."""
     port, ddp = free_port(), f"--config={ROOT / 'configs/trainer/ddp.yaml'}"
     two = (ddp, "--trainer.accelerator=cpu", "--trainer.devices=2")
-    return [start(run_dir, *two, *options, environment=torchrun_rank(rank, 2, port)) for rank in range(2)]
+    return [start(run_dir, *two, *options, environment=told(rank, 2, port)) for rank in range(2)]
 
 
 def farthest(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> float:

@@ -1,9 +1,12 @@
 """Several processes do what one does with accumulation, and share checkpoints with it."""
 
+import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from promptnet.training.stopping import EXIT_INTERRUPTED
 from tests.training.conftest import ROOT
 from tests.training.forked import Runs
 from tests.training.kill_run import newest_step, state_at, step_reached
-from tests.training.ranks import CALLBACKS, assert_alike, farthest, start_ranks
+from tests.training.ranks import CALLBACKS, assert_alike, farthest, slurm_task, start_ranks
 
 LIMIT_S = 10
 
@@ -35,14 +38,40 @@ def pretraining(runs: Runs, base: Path, cache: Path):
     return start
 
 
-def test_two_ranks_equal_accumulation_and_go_on_as_one(
-    runs: Runs, random_base: Path, picture_cache: Path, tmp_path: Path
-):
-    start = pretraining(runs, random_base, picture_cache)
-    one, two = tmp_path / "one", tmp_path / "two"
-    alone = ("--trainer.accumulate_grad_batches=2", "--trainer.devices=1")
-    assert runs.wait(start(one, *alone)) == 0, (one / "log").read_text()[-3000:]
+ALONE = ("--trainer.accumulate_grad_batches=2", "--trainer.devices=1")
 
+
+@pytest.fixture(scope="module")
+def one(runs: Runs, random_base: Path, picture_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that one process makes, with the checkpoints of steps 2 and 4."""
+    folder = tmp_path_factory.mktemp("one")
+    start = pretraining(runs, random_base, picture_cache)
+    assert runs.wait(start(folder, *ALONE)) == 0, (folder / "log").read_text()[-3000:]
+    return folder
+
+
+def test_one_rank_goes_on_as_two_that_slurm_has_started(
+    runs: Runs, random_base: Path, picture_cache: Path, one: Path, tmp_path: Path
+):
+    start, more = pretraining(runs, random_base, picture_cache), tmp_path / "more"
+    shutil.copytree(one / "checkpoints/step=2.ckpt", more / "checkpoints/step=2.ckpt")
+    ranks = start_ranks(runs, more, start, told=slurm_task)
+    assert [runs.wait(pid) for pid in ranks] == [0, 0], (more / "log").read_text()[-3000:]
+    assert_alike(one, more, step=4)
+    ledgers = [read_ledger_from(more / f"ledger/rank-{rank}.jsonl") for rank in range(2)]
+    seen = sorted(number for ledger in ledgers for entry in ledger for number in entry["sample"])
+    assert seen == list(range(16, 32))  # the first half was seen before
+
+
+def read_ledger_from(path: Path) -> list[dict[str, Any]]:
+    """The batches of a ledger that begins in the middle of a run."""
+    return [record for record in map(json.loads, path.read_text().splitlines()) if "batch" in record]
+
+
+def test_two_ranks_equal_accumulation_and_go_on_as_one(
+    runs: Runs, random_base: Path, picture_cache: Path, one: Path, tmp_path: Path
+):
+    start, two = pretraining(runs, random_base, picture_cache), tmp_path / "two"
     kill = ["--trainer.callbacks+=tests.training.killer.KillAt", "--trainer.callbacks.step=3"]
     ranks = start_ranks(runs, two, start, *kill)
     codes = [runs.wait(pid) for pid in ranks]
@@ -52,7 +81,7 @@ def test_two_ranks_equal_accumulation_and_go_on_as_one(
     first = state_at(two, 2)
     assert farthest(first["state_dict"], first["current_model_state"]) > 1e-5  # the average lags
 
-    assert runs.wait(start(two, *alone)) == 0, (two / "log").read_text()[-3000:]
+    assert runs.wait(start(two, *ALONE)) == 0, (two / "log").read_text()[-3000:]
     assert_alike(one, two, step=4)
     seen = [entry["sample"] for entry in read_ledger(one / "ledger/rank-0.jsonl")]
     assert [number for batch in seen for number in batch] == list(range(32))

@@ -7,7 +7,8 @@ pictures need factors for longer; four-fold ones need them progressively and wit
 Unlike those, self-attention is scaled; an upsampler counts as a layer of the depth that it computes at, as behind a
 nearest-neighbour enlargement by two, and dilated by two, it would see nothing finer than it was given; and height and
 width have factors of their own, the longer side's halfway between its ratio and the other's, so that what is drawn is
-neither repeated along it nor stretched all over it.
+neither repeated along it nor stretched all over it. Networks of few latents have rules of their own, with dispersed
+kernels; for the others the published settings disperse nothing, and so does this.
 """
 
 import math

@@ -126,8 +126,8 @@ def dispersed_kernel(weight: Tensor, matrix: Tensor) -> Tensor:
 class DispersedKernels:
     """One layer's dispersed kernel, computed once for each weight and dtype, and again when the weight changes.
 
-    Weights change without a trace (fusing adapters writes to `.data`), so a copy is kept and compared. Compiled code
-    computes the kernel in every call.
+    Weights change without a trace (fusing adapters writes to `.data`), so marks of them are kept and compared: a copy
+    would take as much memory as the layer. Compiled code computes the kernel in every call.
 
     Args:
         transform: the name of the matrix.
@@ -135,15 +135,25 @@ class DispersedKernels:
 
     def __init__(self, transform: Transform = "solved") -> None:
         self.matrix = transform_matrix(transform)
-        self._known: tuple[Tensor, Tensor] | None = None  # weight and kernel
+        self._known: tuple[tuple[Tensor, ...], Tensor] | None = None  # marks of the weight, and the kernel
 
     def __call__(self, weight: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and weight.requires_grad):
             return dispersed_kernel(weight, self.matrix)
-        if self._known is None or not _are_same(weight, self._known[0]):
+        marks = _marks(weight)
+        if self._known is None or not all(map(_are_same, marks, self._known[0])):
             with torch.inference_mode(False), torch.no_grad():  # or a later backward pass could not use it
-                self._known = weight.clone(), dispersed_kernel(weight, self.matrix)
+                self._known = marks, dispersed_kernel(weight, self.matrix)
         return self._known[1]
+
+
+@torch.no_grad()
+def _marks(weight: Tensor) -> tuple[Tensor, ...]:
+    """What tells a weight (C_out, C, k, k) from another: hashes of its rows and columns.
+
+    They are exclusive ors of bits, which do not see an even number of signs turn; the sums do.
+    """
+    return torch.hash_tensor(weight, dim=0), torch.hash_tensor(weight.flatten(1), dim=1), weight.sum(dim=0)
 
 
 def _are_same(a: Tensor, b: Tensor) -> bool:

@@ -79,7 +79,16 @@ def test_kernels_are_computed_once_for_each_weight_and_dtype() -> None:
     assert kernels(weight.half()).dtype == torch.float16
 
 
-@pytest.mark.parametrize("change", [lambda w: w.add_(1), lambda w: w.data.copy_(w.flip(0)), lambda w: w.data.add_(1)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.add_(1),
+        lambda w: w.data.add_(1),
+        lambda w: w.data.copy_(w.flip(0)),
+        lambda w: w.data.copy_(w.flip(1)),
+        lambda w: w.data.neg_(),
+    ],
+)
 def test_kernels_are_computed_again_when_the_weight_has_changed(change: Any) -> None:
     """Also behind autograd's back, which is how adapters are fused."""
     kernels, weight = DispersedKernels(), torch.randn(2, 3, 3, 3)

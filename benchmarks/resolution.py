@@ -1,6 +1,7 @@
 """Time and memory of an adapted U-Net call against a plain one, and of a damped step against the published loop.
 
     python benchmarks/resolution.py --ratio 2 4                     # the embedded model's shape, processor
+    python benchmarks/resolution.py --shape sd21 --ratio 2 --repeats 0  # a quarter of an hour on two cores
     python benchmarks/resolution.py --shape sdxl --ratio 2 --device cuda --dtype float16
 
 Weights are random. Prints ratios, lower is better, beside their targets: a call with whole factors at most 1.15 of a
@@ -16,7 +17,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -80,13 +81,26 @@ def seconds_of(call: Call, device: str) -> float:
     return time.perf_counter() - start
 
 
-def ratios(calls: Mapping[str, Call], reference: str, repeats: int, device: str) -> tuple[dict[str, float], float]:
-    """Each call's time over the reference's, by turns, and the reference's median seconds; one round is not counted."""
-    for call in calls.values() if repeats > 1 else ():
+class Once(NamedTuple):
+    """A single call: how long it took, and the most memory that lay beside what was there before."""
+
+    seconds: float
+    bytes: int
+
+
+def once(call: Call, device: str) -> Once:
+    """Time and memory of one call."""
+    took: list[float] = []
+    most = peak_bytes(lambda: took.append(seconds_of(call, device)), device)
+    return Once(took[0], most)
+
+
+def ratios(calls: Mapping[str, Call], reference: str, repeats: int, device: str) -> dict[str, float]:
+    """Each call's time over the reference's, by turns, the median over rounds; a first round is not counted."""
+    for call in calls.values():
         call()
     rounds = [{name: seconds_of(call, device) for name, call in calls.items()} for _ in range(repeats)]
-    found = {name: statistics.median(times[name] / times[reference] for times in rounds) for name in calls}
-    return found, statistics.median(times[reference] for times in rounds)
+    return {name: statistics.median(times[name] / times[reference] for times in rounds) for name in calls}
 
 
 def variants(num_blocks: int, sizes: Any, trained_latents: int) -> dict[str, ResolutionSettings]:
@@ -176,27 +190,40 @@ def _inputs(states: Tensor, x: Tensor, step: Step) -> UNetInputs:
 def report(subject: Subject, device: str, repeats: int) -> None:
     """All figures of one shape and size."""
     names = [name for name in subject.settings if name != "damping"]
-    calls: dict[str, Call] = {"plain": subject.plain}
-    calls |= {name: functools.partial(subject.adapted, subject.modes(name)[0]) for name in names}
-    found, seconds = ratios(calls, "plain", repeats, device)
-    calls.clear()  # and their kernels
-    print(f"  plain call {seconds * 1000:.1f} ms")
-    plain = subject.weights + peak_bytes(subject.plain, device)
+    clean: dict[str, Call] = {
+        "plain": subject.plain,
+        **{name: functools.partial(subject.clean, name) for name in names},
+    }
+    single = {name: once(call, device) for name, call in clean.items()}
+    plain = single["plain"]
+    print(f"  plain call {plain.seconds * 1000:.1f} ms", flush=True)
+    times = {name: each.seconds / plain.seconds for name, each in single.items()}
+    if repeats:
+        ready = {name: functools.partial(subject.adapted, subject.modes(name)[0]) for name in names}
+        times = ratios({"plain": subject.plain, **ready}, "plain", repeats, device)
     for name in names:
         settings = subject.settings[name]
         whole = all(f == round(f) for pair in settings.factors.values() for f in pair)
         time_target = CALL_TARGET if whole and not settings.dispersed else None
-        memory = subject.weights + peak_bytes(functools.partial(subject.clean, name), device)
+        memory = (subject.weights + single[name].bytes) / (subject.weights + plain.bytes)
         memory_target = None if settings.dispersed else MEMORY_TARGET  # larger kernels lie beside the network's
-        print(f"  {name}: time {verdict(found[name], time_target)}, memory {verdict(memory / plain, memory_target)}")
+        print(
+            f"  {name}: time {verdict(times[name], time_target)}, memory {verdict(memory, memory_target)}", flush=True
+        )
+    report_damped_step(subject, device, repeats)
+
+
+def report_damped_step(subject: Subject, device: str, repeats: int) -> None:
+    """The rule against the published loop, and its memory against a plain guided call's."""
     steps: dict[str, Call] = {"ours": subject.damped_step, "published": subject.published_step}
-    found, _ = ratios(steps, "published", repeats, device)
-    guided = subject.weights + peak_bytes(functools.partial(subject.plain, 2), device)
-    ours, published = (peak_bytes(call, device) for call in steps.values())
-    ours, published = subject.weights + ours, (1 + COPIES_OF_PUBLISHED_LOOP) * subject.weights + published
-    print(f"  damped step: time {verdict(found['ours'], STEP_TARGET)} of the published loop")
-    print(f"  its memory: {verdict(ours / guided, MEMORY_TARGET)} of a plain guided call's")
-    print(f"  its memory: {verdict(ours / published, None)} of the published loop's")
+    ours, published = (once(call, device) for call in steps.values())
+    time_ratio = ratios(steps, "published", repeats, device)["ours"] if repeats else ours.seconds / published.seconds
+    guided = subject.weights + once(functools.partial(subject.plain, 2), device).bytes
+    held = subject.weights + ours.bytes
+    held_by_published = (1 + COPIES_OF_PUBLISHED_LOOP) * subject.weights + published.bytes
+    print(f"  damped step: time {verdict(time_ratio, STEP_TARGET)} of the published loop")
+    print(f"  its memory: {verdict(held / guided, MEMORY_TARGET)} of a plain guided call's")
+    print(f"  its memory: {verdict(held / held_by_published, None)} of the published loop's", flush=True)
 
 
 @torch.inference_mode()
@@ -206,7 +233,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, nargs="+", default=[2.0], help="asked side over trained side")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds; 1, for calls of minutes, has none to warm up")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; 0 takes times from the calls that memory is of")
     given = parser.parse_args()
     for shape in given.shape:
         for ratio in given.ratio:

@@ -15,6 +15,7 @@ os.environ.update(
 os.environ.pop("PROMPTNET_DEBUG", None)
 
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -28,3 +29,10 @@ def known_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Training flushes them to zero for the whole process, in which other tests want them."""
+    yield
+    torch.set_flush_denormal(False)

@@ -20,13 +20,14 @@ import os
 import secrets
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,6 +100,23 @@ def open_picture(value: Any) -> Image.Image:
     return open_image(BytesIO(picture_bytes(value)), min_size_px=1)
 
 
+_STORES: WeakSet[ShardStore] = WeakSet()
+
+
+def _finish_fetching() -> None:
+    """Before a fork: a child shares the lock of a shard on its way, and would wait for it and the thread for good."""
+    for store in list(_STORES):
+        wait(store._coming.values())
+
+
+def _forget_fetching() -> None:
+    for store in list(_STORES):
+        store._forget_handles()
+
+
+os.register_at_fork(before=_finish_fetching, after_in_child=_forget_fetching)
+
+
 class ShardStore:
     """Rows 0 to len - 1 of all shards, in the shards' order.
 
@@ -139,6 +157,7 @@ class ShardStore:
 
     def _forget_handles(self) -> None:
         """Maps and threads do not travel to another process."""
+        _STORES.add(self)
         self._open: dict[int, pa.Table] = {}
         self._fetcher: ThreadPoolExecutor | None = None
         self._coming: dict[int, Future[Any]] = {}

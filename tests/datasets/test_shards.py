@@ -2,13 +2,16 @@
 
 import multiprocessing
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from promptnet.datasets import shards
 from promptnet.datasets.shards import ShardStore, find_shards, open_picture
 from tests.datasets.conftest import count_copies, png, write_shard
 
@@ -116,3 +119,22 @@ def test_drafts_of_shards_are_not_read(prepared: Make):
     folder = prepared(2)
     write_shard(folder / ".part/data-00001.parquet", range(3))
     assert [shard.num_rows for shard in find_shards(folder)] == [2]
+
+
+def test_a_process_forked_while_a_shard_is_on_its_way_can_read_it(
+    prepared: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It would share the shard's lock, and wait for a thread that it does not have."""
+    store = ShardStore(prepared(3, 3), tmp_path / "copies")
+    copied = shards.write_copy
+
+    def slowly(*given: Any) -> str:
+        time.sleep(0.5)
+        return copied(*given)
+
+    monkeypatch.setattr(shards, "write_copy", slowly)
+    store.prefetch(1)
+    process = multiprocessing.get_context("fork").Process(target=store.row, args=(4, ["image"]))
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0

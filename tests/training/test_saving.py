@@ -16,7 +16,7 @@ class Recorder(SimpleNamespace):
     def __init__(self, run_dir: Path, **given: Any) -> None:
         strategy = SimpleNamespace(broadcast=lambda path: given.get("rank_0_path"))
         super().__init__(run_dir=run_dir, global_step=0, max_steps=10, world_size=1, global_rank=1, is_global_zero=True)
-        self.strategy, self.ckpt_path = strategy, given.get("ckpt_path")
+        self.strategy, self.ckpt_path, self.callbacks = strategy, given.get("ckpt_path"), []
 
     def save_checkpoint(self, path: Path, weights_only: bool) -> None:
         assert not weights_only

@@ -95,8 +95,8 @@ def stock_arguments(
     texts = [prompt if prompt is not None else cards[0].neutral]
     texts += [card.neutral for card in cards] + [card.styled for card in cards]
     for suffix in ("", "_2") if getattr(pipe, "tokenizer_2", None) is not None else ("",):
-        towers = (getattr(pipe, f"{name}{suffix}") for name in ("tokenizer", "text_encoder"))
-        check_lengths(*towers, [*texts, negative_prompt])
+        tokenizer, text_encoder = (getattr(pipe, f"{name}{suffix}") for name in ("tokenizer", "text_encoder"))
+        check_lengths(tokenizer, text_encoder, [*texts, negative_prompt])
     states, pooled, negative, negative_pooled = _encoded(pipe, texts, negative_prompt)
     num_cards = len(cards)
     directions = Directions(

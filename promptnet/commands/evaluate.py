@@ -216,9 +216,10 @@ def edits(
     subjects: int = 0,
     learned_on: int = 8,
     steps: int = 25,
-    iterations: int = 20,
-    learning_rate: float = 0.05,
+    iterations: int = 10,
+    learning_rate: float = 0.15,
     preserve: float = 0.05,
+    teacher: Literal["judge", "clip"] = "judge",
     guidance_scale: float = 3.0,
     scheduler: str = "DDIMScheduler",
     correct_until: float = 1.0,
@@ -242,7 +243,9 @@ def edits(
         steps: denoising steps
         iterations: of the optimisation
         learning_rate: of the optimisation
-        preserve: weight of staying like the original, against changing as the prompt does
+        preserve: weight of staying like the original, against changing as is asked
+        teacher: what says whether an edit appears: the validation judge, which also holds the other fields, or
+            directional CLIP, as published
         guidance_scale: of the drawing
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
         correct_until: share of the steps, from the noisy end, that hold on to a real picture
@@ -267,7 +270,16 @@ def edits(
         edits=edits,
         rows=rows,
         pictures=Pictures(seeds, renders, subjects, learned_on),
-        how=Learning(steps, iterations, guidance_scale, learning_rate, preserve, seed=seed, scheduler=scheduler),
+        how=Learning(
+            steps,
+            iterations,
+            guidance_scale,
+            learning_rate,
+            preserve,
+            seed=seed,
+            scheduler=scheduler,
+            teacher=teacher,
+        ),
         correct_until=correct_until,
         split=split,
         out=out,

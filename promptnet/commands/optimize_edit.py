@@ -20,11 +20,12 @@ def optimize_edit(
     num_seeds: int = 8,
     batch_size: int = 8,
     steps: int = 25,
-    iterations: int = 20,
+    iterations: int = 10,
     scheduler: str = "DDIMScheduler",
     guidance_scale: float = 3.0,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.15,
     preserve: float = 0.05,
+    show: list[str] | None = None,
     keep_all_but: list[str] | None = None,
     seed: int = 0,
     clip: str | None = None,
@@ -46,7 +47,8 @@ def optimize_edit(
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
         guidance_scale: of the drawing
         learning_rate: of the optimisation
-        preserve: weight of staying like the original, against changing as the prompt does
+        preserve: weight of staying like the original, against changing as is asked
+        show: what is to appear ("expression=happy"), by the validation judge in place of CLIP (null: as "to" says)
         keep_all_but: fields that may change ("expression"); the validation judge holds the others (null: no judge)
         seed: makes the outcome reproducible
         clip: folder of the CLIP that judges the change (null: the embedded model's own)
@@ -58,17 +60,23 @@ def optimize_edit(
         raise ValueError(f"iterations={iterations} must be at least 1")
     if image and subject:
         raise ValueError("give either --image or --subject: what to learn on")
+    asked = asked_fields(show or [])
+    if asked and clip is not None:
+        raise ValueError("give either --show, which a judge reads, or --clip: what says whether the edit appears")
     found, place = find_base(base), pick_device(device)
     quiet()
     with status("loading the base model"):
         from promptnet.evaluation.judging import judge_folder
         from promptnet.training.disentangle import DisentangleStage
         from promptnet.training.disentangle_data import SeedDataModule
-        from promptnet.training.disentangle_parts import DirectionalClip, JudgeKeeps, LossPart, VisionPerceptual
+        from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
+        from promptnet.training.disentangle_parts import DirectionalClip, LossPart, VisionPerceptual
 
-        parts: list[LossPart] = [VisionPerceptual(preserve, clip), DirectionalClip(clip_dir=clip)]
+        judge = str(judge_folder(found, "validation")) if asked or keep_all_but else ""
+        shows = JudgeShows(asked, judge) if asked else DirectionalClip(clip_dir=clip)
+        parts: list[LossPart] = [VisionPerceptual(preserve, clip), shows]
         if keep_all_but:
-            parts.append(JudgeKeeps(keep_all_but, str(judge_folder(found, "validation"))))
+            parts.append(JudgeKeeps(keep_all_but, judge))
         stage = DisentangleStage(
             from_,
             to,
@@ -88,6 +96,23 @@ def optimize_edit(
     start_s = time.perf_counter()
     fit(stage, SeedDataModule(count, min(batch_size, count), seed), place, iterations)
     print(f"{out}: learned in {time.perf_counter() - start_s:.1f} s")
+
+
+def asked_fields(words: list[str]) -> dict[str, str]:
+    """Fields and values of FIELD=VALUE.
+
+    Raises:
+        ValueError: a word reads otherwise, or a field is named twice.
+    """
+    asked: dict[str, str] = {}
+    for word in words:
+        field, is_there, value = word.partition("=")
+        if not (field and is_there and value):
+            raise ValueError(f"show {word!r} is not FIELD=VALUE, such as expression=happy")
+        if field in asked:
+            raise ValueError(f"show names {field!r} twice, as {asked[field]!r} and as {value!r}")
+        asked[field] = value
+    return asked
 
 
 def fit(stage: Any, data: Any, device: str, iterations: int) -> None:

@@ -12,7 +12,15 @@ from PIL import Image
 from promptnet.datasets.avatars import Split
 from promptnet.evaluation.avatars import check_run
 from promptnet.evaluation.drawing import encoder_folder, picture_size, weight_hashes
-from promptnet.evaluation.edits_cards import DDIM, CardTask, Learning, card_path, learn_cards, learning_seconds
+from promptnet.evaluation.edits_cards import (
+    DDIM,
+    CardTask,
+    Learning,
+    card_path,
+    hashes_behind,
+    learn_cards,
+    learning_seconds,
+)
 from promptnet.evaluation.edits_drawing import EditStudioSpec
 from promptnet.evaluation.edits_marking import EditMarker, EditScores, make_marker
 from promptnet.evaluation.edits_report import print_edit_results, save_edit_sheet
@@ -195,11 +203,11 @@ def card_tasks(
     """Row and edit to the card that is to be learned."""
     place = folder / "cards"
     place.mkdir(exist_ok=True)
-    base_hash, tasks = weight_hashes(spec.base, [])["base"], {}
+    hashes, tasks = hashes_behind(spec.base, how), {}
     for edit in edits:
         for row in learned_rows(rows):
             num_seeds = learned_on if row == EIGHT else 1
-            path = card_path(place, base_hash, edit, num_seeds, how)
+            path = card_path(place, hashes, edit, num_seeds, how)
             tasks[row, edit.name] = CardTask(spec.base, spec.device, edit, num_seeds, how, path)
     return tasks
 

@@ -6,36 +6,47 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from promptnet.evaluation.drawing import weight_hashes
 from promptnet.evaluation.edits_tasks import NEUTRAL, Edit
 from promptnet.evaluation.files import write_text
+from promptnet.evaluation.judging import judge_folder
 from promptnet.evaluation.running import each_in_processes, with_progress
 from promptnet.inference.mixing import MixingWeights
 
 DDIM = "DDIMScheduler"
+Teacher = Literal["judge", "clip"]
+"""Who says whether an edit appears: the validation judge, who also holds the other fields, or directional CLIP."""
 
 
 @dataclass(frozen=True)
 class Learning:
-    """How edits are learned."""
+    """How edits are learned.
+
+    Raises:
+        ValueError: there is no such teacher.
+    """
 
     num_steps: int = 25
-    iterations: int = 20
+    iterations: int = 10
     guidance_scale: float = 3.0
-    learning_rate: float = 0.05
+    learning_rate: float = 0.15
     preserve: float = 0.05
     start_share: float = 0.4
     batch_size: int = 8
     seed: int = 0
     scheduler: str = DDIM
+    teacher: Teacher = "judge"
+
+    def __post_init__(self) -> None:
+        if self.teacher not in get_args(Teacher):
+            raise ValueError(f"teacher={self.teacher!r} must be one of {', '.join(get_args(Teacher))}")
 
     def record(self) -> dict[str, Any]:
-        """What decides a card; the scheduler where it is another than DDIM."""
-        found = asdict(self)
-        if self.scheduler == DDIM:
-            del found["scheduler"]
-        return found
+        """What decides a card; scheduler and teacher where they are others than DDIM and CLIP."""
+        usual = {"scheduler": DDIM, "teacher": "clip"}
+        return {name: value for name, value in asdict(self).items() if usual.get(name) != value}
 
 
 @dataclass(frozen=True)
@@ -50,9 +61,16 @@ class CardTask:
     path: Path
 
 
-def card_path(folder: Path, base_hash: str, edit: Edit, num_seeds: int, how: Learning) -> Path:
+def hashes_behind(base: str | Path, how: Learning) -> list[str]:
+    """Of the networks that decide a card: the base model, and the judge that teaches."""
+    judges = [judge_folder(base, "validation")] if how.teacher == "judge" else []
+    return [weight_hashes(folder, [])["base"] for folder in (base, *judges)]
+
+
+def card_path(folder: Path, hashes: Sequence[str], edit: Edit, num_seeds: int, how: Learning) -> Path:
     """Where a card lies, or will: its name holds a hash of all that decides it."""
-    content = [base_hash, NEUTRAL, edit.styled, num_seeds, how.record()]
+    asked = [edit.field, edit.value] if how.teacher == "judge" else []
+    content = [*hashes, NEUTRAL, edit.styled, num_seeds, how.record(), *asked]
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return folder / f"{edit.name}.{num_seeds}-seeds.{name}.safetensors"
 
@@ -72,7 +90,6 @@ def learn(task: CardTask) -> None:
     from promptnet.training.disentangle import DisentangleStage
     from promptnet.training.disentangle_data import SeedDataModule
     from promptnet.training.disentangle_learning import learn_card
-    from promptnet.training.disentangle_parts import DirectionalClip, VisionPerceptual
 
     how = task.how
     stage = DisentangleStage(
@@ -85,7 +102,7 @@ def learn(task: CardTask) -> None:
         guidance_scale=how.guidance_scale,
         start_share=how.start_share,
         learning_rate=how.learning_rate,
-        parts=[VisionPerceptual(how.preserve), DirectionalClip()],
+        parts=loss_parts(task),
         picture_every=0,
         seed=how.seed,
     )
@@ -93,6 +110,18 @@ def learn(task: CardTask) -> None:
     start_s = time.perf_counter()
     learn_card(stage, data, iterations=how.iterations, device=task.device)
     write_text(seconds_path(task.path), f"{time.perf_counter() - start_s:.1f}\n")
+
+
+def loss_parts(task: CardTask) -> list[Any]:
+    """The parts of the loss: staying like the original, and what the teacher says."""
+    from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
+    from promptnet.training.disentangle_parts import DirectionalClip, VisionPerceptual
+
+    stays, edit = VisionPerceptual(task.how.preserve), task.edit
+    if task.how.teacher == "clip":
+        return [stays, DirectionalClip()]
+    judge = str(judge_folder(task.base, "validation"))
+    return [stays, JudgeShows({edit.field: edit.value}, judge), JudgeKeeps([edit.field], judge)]
 
 
 def seconds_path(card: Path) -> Path:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from promptnet.models.judge import AvatarJudge
 from promptnet.models.tiny import load_clip
 
 
@@ -251,58 +250,3 @@ class VGGPerceptual(LossPart):
         """(B,)."""
         distance = feature_distance(self.features(image), self.features(original))
         return distance * len(VGG_DEPTHS) if self.as_published else distance
-
-
-class JudgeKeeps(LossPart):
-    """A judge reads the fields that are not to change as it did in the original: the divergence of its answers.
-
-    Not the test judge, by whose answers edits are measured.
-
-    Args:
-        changed: fields that may change.
-        judge_dir: of the validation judge.
-        weight: its factor.
-    """
-
-    name = "kept"
-
-    def __init__(
-        self, changed: list[str], judge_dir: str = "checkpoints/judges/validation", weight: float = 1.0
-    ) -> None:
-        super().__init__(weight)
-        self.changed, self.judge_dir = changed, judge_dir
-
-    def prepare(self, edit: Edit) -> None:
-        """Load the judge."""
-        check_judge(self.judge_dir, edit.base_dir)
-        judge: Any = AvatarJudge.from_pretrained(self.judge_dir)
-        unknown = set(self.changed) - set(judge.config["fields"])
-        if unknown:
-            fields = ", ".join(judge.config["fields"])
-            raise ValueError(f"changed={sorted(unknown)} are not fields that the judge reads: {fields}.")
-        self.judge = frozen(judge.float(), edit.device)
-
-    def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-        """(B,)."""
-        read, was = self.judge(resized(image, 64)), self.judge(resized(original, 64))
-        kept = [field for field in read if field not in self.changed]
-        divergences = [
-            F.kl_div(F.log_softmax(read[field], 1), F.log_softmax(was[field], 1), reduction="none", log_target=True)
-            for field in kept
-        ]
-        return torch.stack([one.sum(1) for one in divergences]).mean(0)
-
-
-def check_judge(judge_dir: str | Path, base_dir: Path) -> None:
-    """Refuse the test judge, however its path is spelt.
-
-    Raises:
-        ValueError: it is the base model's test judge, or a folder of that judge's name.
-    """
-    folder = Path(judge_dir).resolve()
-    tests = (base_dir.resolve().parent / "judges/validation").with_name("test")
-    if folder.name == tests.name or (folder.exists() and tests.exists() and folder.samefile(tests)):
-        raise ValueError(
-            f"judge_dir={str(judge_dir)!r} is the test judge, which measures what was learned and must not teach it: "
-            "take the validation judge (checkpoints/judges/validation)."
-        )

@@ -85,7 +85,7 @@ def test_optimize_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_pat
     words = ["--from", "a person", "--to", "a happy person", "--out", "card.safetensors", "--steps", "7"]
     assert cli.main(["optimize-edit", *words, "--num-seeds", "3", "--device", "cpu"]) == 0
     assert noted["prompts"] == ("a person", "a happy person", "card.safetensors", "checkpoints/tiny")
-    assert (noted["num_steps"], noted["pictures"], noted["iterations"]) == (7, [], 20)
+    assert (noted["num_steps"], noted["pictures"], noted["iterations"]) == (7, [], 10)
     assert (noted["data"].num_seeds, noted["data"].batch_size) == (3, 3)
     assert [part.name for part in noted["parts"]] == ["perceptual", "direction"]
     (tmp_path / "checkpoints" / "judges" / "validation").mkdir(parents=True)
@@ -93,7 +93,28 @@ def test_optimize_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert cli.main(["optimize-edit", *words, "--keep-all-but", "expression", "clothes"]) == 0
     judge = noted["parts"][2]
     assert (judge.name, judge.changed, Path(judge.judge_dir).name) == ("kept", ["expression", "clothes"], "validation")
+    assert cli.main(["optimize-edit", *words, "--show", "expression=happy", "--keep-all-but", "expression"]) == 0
+    shown, kept = noted["parts"][1:]
+    assert (shown.name, shown.asked, kept.name) == ("shown", {"expression": "happy"}, "kept")
+    assert shown.judge_dir == kept.judge_dir
     assert cli.main(["optimize-edit", *words, "--iterations", "0"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        (["happy"], "show 'happy' is not FIELD=VALUE"),
+        (["expression="], "is not FIELD=VALUE"),
+        (["expression=happy", "expression=sad"], "names 'expression' twice, as 'happy' and as 'sad'"),
+        (["expression=happy", "--clip", "clip"], "give either --show"),
+    ],
+)
+def test_optimize_edit_refuses_what_is_to_appear(
+    shown: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["--from", "a", "--to", "b", "--out", str(tmp_path / "card.safetensors"), "--show", *shown]
+    assert cli.main(["optimize-edit", *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_defaults_are_those_of_the_recipe_and_the_evaluation():

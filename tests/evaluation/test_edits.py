@@ -23,7 +23,7 @@ from promptnet.evaluation.edits import (
     evaluate_edits,
     seconds_record,
 )
-from promptnet.evaluation.edits_cards import DDIM, Learning, card_path
+from promptnet.evaluation.edits_cards import DDIM, Learning, Teacher, card_path, loss_parts
 from promptnet.evaluation.edits_drawing import EditStudioSpec
 from promptnet.evaluation.edits_marking import EditScores, averaged, difference
 from promptnet.evaluation.edits_results import claims, stays_rates
@@ -31,11 +31,12 @@ from promptnet.evaluation.edits_tasks import EDITS, NEUTRAL, Group, chosen_edits
 from promptnet.evaluation.edits_ways import EIGHT, LEDITS, ONE, ORIGINAL, ROWS, STYLED, SWITCH, Way, fixed_weights
 from promptnet.evaluation.gallery import Gallery
 from promptnet.inference.mixing import MixingWeights
+from promptnet.models.judge import AvatarJudge
 from tests.evaluation.conftest import FakeJudge
 from tests.training.edit_base import build_edit_base
 
 PICTURES = Pictures(seeds=9, renders=9, subjects=3, learned_on=2)
-HOW = Learning(num_steps=4, iterations=1)
+HOW = Learning(num_steps=4, iterations=1, teacher="clip")
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------
@@ -269,22 +270,28 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_learned(
 
 def test_a_cards_name_holds_all_that_decides_it(tmp_path: Path):
     edit = EDITS["happy"]
-    first = card_path(tmp_path, "base", edit, 8, HOW)
-    assert first == card_path(tmp_path, "base", edit, 8, HOW)
+    first = card_path(tmp_path, ["base"], edit, 8, HOW)
+    assert first == card_path(tmp_path, ["base"], edit, 8, HOW)
+    judged = replace(HOW, teacher="judge")
     others = [
-        card_path(tmp_path, "other", edit, 8, HOW),
-        card_path(tmp_path, "base", EDITS["sad"], 8, HOW),
-        card_path(tmp_path, "base", edit, 1, HOW),
-        card_path(tmp_path, "base", edit, 8, replace(HOW, preserve=0.1)),
+        card_path(tmp_path, ["other"], edit, 8, HOW),
+        card_path(tmp_path, ["base"], EDITS["sad"], 8, HOW),
+        card_path(tmp_path, ["base"], edit, 1, HOW),
+        card_path(tmp_path, ["base"], edit, 8, replace(HOW, preserve=0.1)),
+        card_path(tmp_path, ["base", "judge"], edit, 8, judged),
+        card_path(tmp_path, ["base", "other"], edit, 8, judged),
+        card_path(tmp_path, ["base", "judge"], replace(edit, value="sad"), 8, judged),
     ]
-    assert len({first, *others}) == 5
+    assert len({first, *others}) == 8
 
 
 def test_names_of_cards_and_pictures_stay_what_they_were(tmp_path: Path):
     """Whoever goes on with a folder finds what it holds; another scheduler has names of its own."""
-    edit, how = EDITS["happy"], Learning()
-    assert card_path(tmp_path, "base", edit, 8, how).name == "happy.8-seeds.866b569f8b75.safetensors"
-    assert card_path(tmp_path, "base", edit, 8, replace(how, scheduler="PNDMScheduler")).name[:14] != "happy.8-seeds.8"
+    edit, how = EDITS["happy"], Learning(iterations=20, learning_rate=0.05, teacher="clip")
+    assert card_path(tmp_path, ["base"], edit, 8, how).name == "happy.8-seeds.866b569f8b75.safetensors"
+    assert (
+        card_path(tmp_path, ["base"], edit, 8, replace(how, scheduler="PNDMScheduler")).name[:14] != "happy.8-seeds.8"
+    )
     gallery = Gallery(tmp_path / "pictures", {"base": "base", "promptnet": "one"}, 25, 64)
     card = MixingWeights(torch.tensor([1.0, 0.5]), NEUTRAL, edit.styled, "DDIMScheduler", 3.0, {})
     ways = (
@@ -325,11 +332,13 @@ def test_ways_are_told_apart_by_what_decides_their_pictures():
 
 def test_the_estimate_grows_with_the_work():
     edits = chosen_edits(None)
-    whole = estimate(len(edits), ROWS, Pictures(), Learning(), 2)
+    whole = estimate(len(edits), ROWS, Pictures(), Learning(iterations=20), 2)
     assert whole.endswith("minutes in 2 processes at 17 ms an item")
     # The rows that learn nothing have cards too, made of the one learned on eight seeds.
     none = Pictures(seeds=0, renders=0)
-    learning = [estimate(1, rows, none, Learning(), 1).split()[0] for rows in ((STYLED,), (STYLED, EIGHT), ROWS)]
+    learning = [
+        estimate(1, rows, none, Learning(iterations=20), 1).split()[0] for rows in ((STYLED,), (STYLED, EIGHT), ROWS)
+    ]
     assert learning[0] == learning[1] == str(int(8 * 2 * 25 * 20 * 3.5))
     assert int(learning[2]) == int(learning[0]) * 9 / 8
     assert int(whole.split()[0]) > 2 * int(
@@ -351,23 +360,28 @@ def test_shipped_cards_do_not_change_what_the_base_model_is(base: Path):
 
 @pytest.fixture(scope="module")
 def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model of random weights that edits can be learned in."""
-    folder = build_edit_base(tmp_path_factory.mktemp("random") / "base")
+    """A base model of random weights that edits can be learned in, with a validation judge."""
+    place = tmp_path_factory.mktemp("random")
+    folder = build_edit_base(place / "base")
+    judge = AvatarJudge({name: list(values) for name, values in FIELDS.items()}, width=8)
+    judge.save_pretrained(str(place / "judges" / "validation"))
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     index |= {"tuning": {"steps": 1, "num_views": 1, "batch_size": 1}}
     (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
     return folder
 
 
-@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler"])
-def test_cards_are_learned_and_drawn_for_real(random_base: Path, tmp_path: Path, scheduler: str):
-    how = Learning(num_steps=3, iterations=1, batch_size=2, scheduler=scheduler)
+@pytest.mark.parametrize(("scheduler", "teacher"), [("DDIMScheduler", "judge"), ("PNDMScheduler", "clip")])
+def test_cards_are_learned_and_drawn_for_real(random_base: Path, tmp_path: Path, scheduler: str, teacher: Teacher):
+    how = Learning(num_steps=3, iterations=1, batch_size=2, scheduler=scheduler, teacher=teacher)
     spec = EditStudioSpec(random_base, 3, guidance_scale=how.guidance_scale, scheduler=scheduler)
     tasks = card_tasks(spec, [EDITS["happy"]], [EIGHT], 2, how, tmp_path)
     cards = all_cards(tasks, workers=1)
     card = cards[EIGHT, "happy"]
     assert (card.scheduler, card.num_steps) == (scheduler, 3)
     assert (card.weights - torch.tensor([1.0, 0, 0])).abs().min() > 1e-3
+    names = [part.name for part in loss_parts(tasks[EIGHT, "happy"])]
+    assert names == ["perceptual", *(["shown", "kept"] if teacher == "judge" else ["direction"])]
     assert cards[STYLED, "happy"].weights.tolist() == [0, 0, 0]
     (seconds,) = seconds_record(tasks).values()
     assert seconds > 0
@@ -388,3 +402,8 @@ def test_ledits_runs_on_the_base_model(random_base: Path):
     spec = EditStudioSpec(random_base, 2)
     pictures = spec.build()(group, Way(LEDITS, "ledits", EDITS["happy"], guidance_scale=3.0))
     assert [picture.size for picture in pictures] == [(64, 64)] * 2
+
+
+def test_a_teacher_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="teacher='test' must be one of judge, clip"):
+        Learning(teacher="test")  # pyright: ignore[reportArgumentType]

@@ -21,10 +21,10 @@ from promptnet.inference.references import decode_latents
 from promptnet.inference.sampling import UNetInputs
 from promptnet.training.disentangle import DisentangleStage, draw_pixels, weights_picture
 from promptnet.training.disentangle_data import SeedDataModule
+from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
 from promptnet.training.disentangle_parts import (
     DirectionalClip,
     Edit,
-    JudgeKeeps,
     VGGPerceptual,
     VisionPerceptual,
     feature_distance,
@@ -508,6 +508,33 @@ def test_the_judge_part_reads_the_fields_that_may_not_change(tmp_path: Path):
         JudgeKeeps(["nose"], str(tmp_path / "judge")).prepare(edit)
 
 
+def test_the_judge_says_whether_what_is_asked_appears(tmp_path: Path):
+    from promptnet.models.judge import AvatarJudge
+
+    torch.manual_seed(0)
+    folder = str(tmp_path / "judge")
+    AvatarJudge({"hair": ["a", "b"], "mood": ["c", "d", "e"]}, width=8).save_pretrained(folder)
+    edit = Edit(tmp_path, "", "", torch.device("cpu"))
+    part = JudgeShows({"mood": "d", "hair": "b"}, folder)
+    part.prepare(edit)
+    original, image = torch.rand(2, 2, 3, 64, 64)
+    image.requires_grad_()
+    read = part.judge(image)
+    expected = -(read["mood"].log_softmax(1)[:, 1] + read["hair"].log_softmax(1)[:, 1]) / 2
+    found = part(image, original)
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found.sum(), image)
+    assert part(image - 0.1 * gradient, original).sum() < found.sum()
+    for asked, message in (
+        ({"nose": "long"}, r"asked=\['nose'\] are not fields that the judge reads: hair, mood"),
+        ({"mood": "f"}, "mood='f' is nothing that the judge reads: c, d, e"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            JudgeShows(asked, folder).prepare(edit)
+    with pytest.raises(ValueError, match="names nothing to show"):
+        JudgeShows({}, folder)
+
+
 def test_the_test_judge_may_not_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from promptnet.models.judge import AvatarJudge
 
@@ -522,6 +549,8 @@ def test_the_test_judge_may_not_teach(tmp_path: Path, monkeypatch: pytest.Monkey
         folder = str(spelling / "test" if spelling.name == ".." else spelling)
         with pytest.raises(ValueError, match="is the test judge, which measures what was learned"):
             JudgeKeeps([], folder).prepare(edit)
+        with pytest.raises(ValueError, match="is the test judge, which measures what was learned"):
+            JudgeShows({"hair": "a"}, folder).prepare(edit)
     JudgeKeeps([], str(tmp_path / "judges" / "other")).prepare(edit)
 
 

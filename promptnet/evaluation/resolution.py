@@ -26,6 +26,8 @@ from promptnet.evaluation.tasks import Person, make_described_people
 Results = dict[str, Any]
 MUST_WIN = ("32x32", "128x128")
 """Sizes at which `auto` has to be better than direct inference beyond the interval."""
+IDENTITY_LOSS = 0.05
+"""What a subject's identity may lose at the larger size."""
 
 
 def evaluate_resolution(
@@ -164,11 +166,10 @@ def claims(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             holds = all(figure["low"] > 0 for figure in won.values())
             found.append(_claim(f"{name}: auto is better than direct inference beyond the interval", holds, won))
     if "subjects" in results:
-        kept = results["subjects"]["kept"]
-        says = f"a subject's identity at {results['subjects']['size']} is within 0.05 of that at the trained size"
-        reference = results["subjects"]["kept_reference"]
-        figures = {"difference": kept, "difference with encoder_input='reference'": reference}
-        found.append(_claim(says, kept["mean"] >= -0.05, figures))
+        subjects = results["subjects"]
+        says = f"a subject's identity at {subjects['size']} is within {IDENTITY_LOSS} of that at the trained size"
+        figures = {name: figure for name, figure in subjects.items() if name.endswith("minus trained")}
+        found.append(_claim(says, figures["auto minus trained"]["mean"] >= -IDENTITY_LOSS, figures))
     return found
 
 

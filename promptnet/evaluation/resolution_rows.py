@@ -13,9 +13,10 @@ from promptnet.evaluation.rows import PROMPT_KNOBS, Row
 from promptnet.inference.resolution.automatic import automatic_settings, in_proportion, is_far, redilation
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
 
-LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "auto")
+LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "adapted", "auto")
 """The plain network; Attn-SF alone; ScaleCrafter's re-dilation alone, with dispersed kernels, with damped guidance
-(each added to re-dilation alone); what `auto` makes of all."""
+(each added to re-dilation alone); what `auto` makes of all at the size asked, as `adapt_resolution` does in any
+pipeline; and what it does in `PromptNetPipeline`, which may draw at another size and resize the picture."""
 
 SIZES = ("32x32", "96x96", "128x128", "160x96", "192x192:16", "256x256:4")
 TRAINED = "trained"
@@ -107,30 +108,35 @@ def resolution_of(name: str, size: Size, shape: Shape, steps: int) -> str | dict
 def ladder_settings(size: Size, shape: Shape, steps: int) -> dict[str, ResolutionSettings]:
     """The settings of the ladder's rows at one size.
 
-    Re-dilation's factors are those of `auto` where it has some, without those that it has for dispersed kernels alone;
-    a picture smaller than trained gets the ratio of the sides in its deepest blocks.
+    Re-dilation's factors are those of `adapted` where it has some, without those that it has for dispersed kernels
+    alone; a picture smaller than trained gets the ratio of the sides in its deepest blocks.
     """
-    auto = automatic_settings(
-        shape.num_blocks,
-        (shape.trained_px, shape.trained_px),
-        (size.height, size.width),
-        steps,
-        trained_latents=shape.trained_latents,
-        multiple_px=shape.multiple_px,
-    )
+    adapted, auto = (_automatic(size, shape, steps, multiple_px) for multiple_px in (None, shape.multiple_px))
     ratios = (size.height / shape.trained_px, size.width / shape.trained_px)
-    dilated = redilation(shape.num_blocks, in_proportion(ratios), shape.trained_latents)
-    factors = dict(dilated) if auto.factors else _smaller(ratios, shape)
+    dilated = redilation(shape.num_blocks, in_proportion(ratios, shape.trained_latents), shape.trained_latents)
+    factors = dict(dilated) if adapted.factors else _smaller(ratios, shape)
     plain = ResolutionSettings(num_steps=steps, attention=False)
-    alone = dataclasses.replace(plain, factors=factors, active_steps=auto.active_steps or steps)
+    alone = dataclasses.replace(plain, factors=factors, active_steps=adapted.active_steps or steps)
     acting = alone.active_steps
     return {
         "attention": dataclasses.replace(plain, attention=True),
         "redilation": alone,
         "+dispersion": dataclasses.replace(alone, dispersed=tuple(factors), dispersed_steps=acting),
         "+damping": dataclasses.replace(alone, damped_factors=_deepest(factors, shape), damped_steps=acting),
+        "adapted": adapted,
         "auto": auto,
     }
+
+
+def _automatic(size: Size, shape: Shape, steps: int, multiple_px: int | None) -> ResolutionSettings:
+    return automatic_settings(
+        shape.num_blocks,
+        (shape.trained_px, shape.trained_px),
+        (size.height, size.width),
+        steps,
+        trained_latents=shape.trained_latents,
+        multiple_px=multiple_px,
+    )
 
 
 def _deepest(factors: Mapping[str, tuple[float, float]], shape: Shape) -> dict[str, tuple[float, float]]:

@@ -23,9 +23,10 @@ PROMPTS = 2
 def compare_identity(
     spec: StudioSpec, subjects: int, *, seed: int, out: Path | None, judge: Judge, workers: int | None = None
 ) -> dict[str, Any]:
-    """Draw customised validation people with the row `best` at the trained size, and at twice that with `auto`.
+    """Draw customised validation people with the row `best` at the trained size, and at twice that.
 
-    At the larger size, in both ways there are of showing PromptNet the picture in the making (`encoder_input`).
+    There once with `auto`, and with the network adapted at that size, in both ways there are of showing PromptNet the
+    picture in the making (`encoder_input`).
 
     Args:
         spec: of the studio.
@@ -36,8 +37,8 @@ def compare_identity(
         workers: processes that draw.
 
     Returns:
-        `{"people", "size", "trained", "larger", "larger_reference", "kept", "kept_reference"}`: identity, 0 guessing
-        and 1 all right, each with its interval, and the larger minus the trained one's, people paired.
+        `{"people", "size", "trained", "auto", "adapted", "adapted-reference", "... minus trained"}`: identity, 0
+        guessing and 1 all right, each with its interval, and each larger one's minus the trained one's, people paired.
     """
     size_px = picture_size(spec.base)
     rows = subject_rows(Shape.of(spec.base), spec.steps)
@@ -46,12 +47,13 @@ def compare_identity(
         crew.draw(people, rows, gallery, "drawing subjects")
         pictures = [[gallery.get(person, row) for person in people] for row in rows]
     marker = make_marker(people, judge, "validation", size_px, spec.device)
-    trained, larger, reference = (
+    trained, *larger = (
         marker.mark([[square(picture, size_px) for picture in of_person] for of_person in of_row]).people["identity"]
         for of_row in pictures
     )
-    figures = {"trained": interval(trained), "larger": interval(larger), "larger_reference": interval(reference)}
-    figures |= {"kept": difference(larger, trained), "kept_reference": difference(reference, trained)}
+    figures = {"trained": interval(trained)}
+    for row, identity in zip(rows[1:], larger, strict=True):
+        figures |= {row.name: interval(identity), f"{row.name} minus trained": difference(identity, trained)}
     side_px = TIMES * size_px
     return {
         "people": subjects,
@@ -61,10 +63,17 @@ def compare_identity(
 
 
 def subject_rows(shape: Shape, steps: int) -> list[Row]:
-    """The row `best` at the trained size, and twice at twice that with the settings of `auto`."""
+    """The row `best` at the trained size, and three ways of drawing it at twice that."""
     best, side_px = load_settings().row("best"), TIMES * shape.trained_px
-    drawing: dict[str, Any] = {"width": side_px, "height": side_px}
-    drawing["resolution"] = resolution_of("auto", Size(side_px, side_px), shape, steps)
-    larger = replace(best, name="best, larger", knobs={**best.knobs, **drawing})
-    reference = {**larger.knobs, "encoder_input": "reference"}
-    return [best, larger, replace(larger, name="best, larger, reference", knobs=reference)]
+
+    def larger(name: str, ladder: str, **knobs: Any) -> Row:
+        resolution = resolution_of(ladder, Size(side_px, side_px), shape, steps)
+        drawing = {"width": side_px, "height": side_px, "resolution": resolution}
+        return replace(best, name=name, knobs={**best.knobs, **drawing, **knobs})
+
+    return [
+        best,
+        larger("auto", "auto"),
+        larger("adapted", "adapted"),
+        larger("adapted-reference", "adapted", encoder_input="reference"),
+    ]

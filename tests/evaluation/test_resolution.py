@@ -22,7 +22,6 @@ from promptnet.evaluation.running import StudioSpec
 from promptnet.evaluation.tasks import Person, make_described_people, make_people
 
 SHAPE = Shape(3, 64, 16)
-KEPT = ("kept", "kept_reference")
 PEOPLE: dict[str, Any] = {"people": 10, "workers": 1}
 SMALL: dict[str, Any] = {**PEOPLE, "sizes": ["128x128", "160x96:3"], "rows": ["direct", "auto"]}
 
@@ -138,12 +137,15 @@ def test_subjects_are_compared_at_twice_the_size_in_both_ways(base: Path, monkey
     monkeypatch.setattr(StudioSpec, "build", lambda self: SubjectStudio(people))
     found = compare_identity(StudioSpec(base, 4), 4, seed=0, out=None, judge=judge, workers=1)
     assert found["size"] == "128x128"
-    assert found["trained"]["mean"] == found["larger"]["mean"] == 1
-    assert found["kept"]["mean"] == 0
-    assert found["larger_reference"]["mean"] < 0.9
-    assert found["kept_reference"]["mean"] == pytest.approx(found["larger_reference"]["mean"] - 1)
-    held, lost = (resolution.claims({"sizes": {}, "subjects": {**found, "kept": found[name]}}) for name in KEPT)
-    assert [claim["holds"] for claim in held + lost] == [True, False]
+    assert found["trained"]["mean"] == found["auto"]["mean"] == found["adapted"]["mean"] == 1
+    assert found["auto minus trained"]["mean"] == 0
+    assert found["adapted-reference"]["mean"] < 0.9
+    lost = found["adapted-reference minus trained"]
+    assert lost["mean"] == pytest.approx(found["adapted-reference"]["mean"] - 1)
+    for worst, holds in ((found["auto minus trained"], True), (lost, False)):
+        (claim,) = resolution.claims({"sizes": {}, "subjects": {**found, "auto minus trained": worst}})
+        assert claim["holds"] == holds
+        assert len(claim["figures"]) == 3
 
 
 def test_rows_are_the_settings_their_names_say() -> None:
@@ -153,9 +155,12 @@ def test_rows_are_the_settings_their_names_say() -> None:
     assert settings["direct"] == "off"
     assert settings["attention"]["attention"]
     assert not settings["attention"]["factors"]
-    outermost = set(settings["auto"]["factors"]) - set(settings["redilation"]["factors"])
-    assert outermost == set(settings["auto"]["dispersed"]) == {"down_blocks.0", "up_blocks.2"}
-    assert settings["redilation"]["factors"].items() < settings["auto"]["factors"].items()
+    outermost = set(settings["adapted"]["factors"]) - set(settings["redilation"]["factors"])
+    assert outermost == set(settings["adapted"]["dispersed"]) == {"down_blocks.0", "up_blocks.2"}
+    assert settings["redilation"]["factors"].items() < settings["adapted"]["factors"].items()
+    assert settings["adapted"]["drawn_size_px"] is None
+    assert settings["auto"]["drawn_size_px"] == (64, 64)
+    assert not settings["auto"]["factors"]
     assert not settings["redilation"]["attention"]
     assert settings["+dispersion"]["dispersed_steps"] == settings["+damping"]["damped_steps"] == 20
     assert set(settings["+damping"]["damped_factors"]) < set(settings["redilation"]["factors"])

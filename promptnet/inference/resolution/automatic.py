@@ -13,6 +13,7 @@ kernels; for the others the published settings disperse nothing, and so does thi
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from promptnet.inference.resolution.settings import Factors, ResolutionSettings
 
@@ -50,22 +51,24 @@ def automatic_settings(
         size_px: height and width wanted.
         num_inference_steps: length of the drawing.
         trained_latents: the longer side of the latents that it was trained on.
-        multiple_px: what drawn sides must be multiples of, where the caller can draw smaller pictures at another size
-            and resize them; None where it cannot.
+        multiple_px: what drawn sides must be multiples of, where the caller can draw at another size and resize the
+            picture; None where it cannot.
     """
     vertical, horizontal = _ratios(size_px, trained_size_px)
     num_steps = num_inference_steps or 50
     name = f"auto for {size_px[1]}x{size_px[0]}"
     if not (is_far(vertical) or is_far(horizontal)):
         return ResolutionSettings(name, attention=False, num_steps=num_steps)
+    drawn = drawn_size(trained_size_px, size_px, multiple_px, trained_latents) if multiple_px else size_px
+    if drawn != size_px:
+        nearer = automatic_settings(num_blocks, trained_size_px, drawn, num_steps, trained_latents=trained_latents)
+        return replace(nearer, name=name, drawn_size_px=drawn)
     largest = max(vertical, horizontal)
     if largest < FAR_RATIO:  # smaller
-        drawn = larger_size(trained_size_px, size_px, multiple_px) if multiple_px and is_far(largest) else None
-        scaled = drawn is None or any(map(is_far, _ratios(drawn, trained_size_px)))
-        return ResolutionSettings(name, attention=scaled, num_steps=num_steps, drawn_size_px=drawn)
+        return ResolutionSettings(name, num_steps=num_steps)
     active_steps = round(active_share(largest, trained_latents) * num_steps)
     damped = largest >= DAMPED_RATIO and trained_latents > FEW_LATENTS
-    ratios = in_proportion((vertical, horizontal))
+    ratios = in_proportion((vertical, horizontal), trained_latents)
     factors = redilation(num_blocks, ratios, trained_latents)
     outermost, dispersed = dispersal(num_blocks, ratios, factors, trained_latents)
     return ResolutionSettings(
@@ -82,13 +85,22 @@ def automatic_settings(
     )
 
 
-def larger_size(trained_size_px: tuple[float, float], size_px: tuple[int, int], multiple_px: int) -> tuple[int, int]:
-    """A smaller size, enlarged in proportion until one side is as trained, in multiples.
+def drawn_size(
+    trained_size_px: tuple[float, float], size_px: tuple[int, int], multiple_px: int, trained_latents: int = 64
+) -> tuple[int, int]:
+    """The size to draw at, (height, width) in multiples, where the picture can be resized afterwards.
 
-    At half the side there are too few latents for what the network knows: no factor and no attention scaling draws a
-    face in them. Drawn at the trained size and reduced, it is as good as there.
+    Much smaller pictures are drawn in proportion, one side as trained: at half the side there are too few latents for
+    what the network knows, and no factor and no attention scaling draws a face in them. Networks of few latents draw
+    all other sizes with the shorter side as trained: in larger pictures they show no more, and lose some of it.
     """
-    enlargement = 1 / max(_ratios(size_px, trained_size_px))
+    ratios = _ratios(size_px, trained_size_px)
+    if trained_latents <= FEW_LATENTS and any(map(is_far, ratios)):
+        enlargement = 1 / min(ratios)
+    elif max(ratios) <= 1 / FAR_RATIO:
+        enlargement = 1 / max(ratios)
+    else:
+        return size_px
     height, width = (max(1, math.ceil(side * enlargement / multiple_px - 1e-9)) * multiple_px for side in size_px)
     return height, width
 
@@ -102,13 +114,15 @@ def is_far(ratio: float) -> bool:
     return ratio >= FAR_RATIO or ratio <= 1 / FAR_RATIO
 
 
-def in_proportion(ratios: tuple[float, float]) -> tuple[float, float]:
-    """The ratios, of which the larger becomes the root of the area's ratio, in halves."""
+def in_proportion(ratios: tuple[float, float], trained_latents: int = 64) -> tuple[float, float]:
+    """The ratios, of which the larger becomes the root of the area's ratio, in halves; at least 1.5 for few latents."""
     shorter, longer = sorted(ratios)
     if shorter == longer:
         return ratios
     shorter = max(shorter, 1.0)
     middle = max(shorter, round(2 * math.sqrt(shorter * longer)) / 2)
+    if trained_latents <= FEW_LATENTS and longer >= FAR_RATIO:
+        middle = max(middle, 1.5)
     vertical, horizontal = (middle if ratio == longer else ratio for ratio in ratios)
     return vertical, horizontal
 

@@ -47,8 +47,8 @@ def plan_size(
         trained_size_px: height and width that the network was trained at.
         size_px: height and width wanted.
         num_inference_steps: length of the drawing.
-        multiple_px: what drawn sides must be multiples of, where "auto" may draw smaller pictures larger; None where
-            it may not.
+        multiple_px: what drawn sides must be multiples of, where "auto" may draw at another size; None where it may
+            not.
 
     Raises:
         ValueError: there are no such settings, they do not fit the network, or `adapt_resolution` is at work on it.

@@ -66,6 +66,17 @@ def test_each_side_has_its_own_factor_and_the_longer_one_is_halfway() -> None:
     assert not settings.damped_steps
 
 
+def test_few_latents_are_drawn_with_the_shorter_side_as_trained() -> None:
+    drawn = {(128, 128): (64, 64), (96, 160): (64, 112), (160, 96): (112, 64), (64, 32): (128, 64), (64, 128): None}
+    for size, expected in drawn.items():
+        settings = automatic_settings(3, (64, 64), size, 20, trained_latents=16, multiple_px=16)
+        assert settings.drawn_size_px == expected
+        assert settings.is_plain == (expected == (64, 64))
+    # The longer side's factor is never so small that nothing happens.
+    assert [in_proportion((1.0, ratio), 16)[1] for ratio in (1.25, 1.5, 1.75, 2.5)] == [1.5, 1.5, 1.5, 1.5]
+    assert in_proportion((1.0, 1.5)) == (1.0, 1.0)
+
+
 def test_upsamplers_have_the_factor_of_the_depth_they_compute_at(make_unet) -> None:
     for num_blocks in (2, 3, 4):
         unet = make_unet(num_blocks)

@@ -217,7 +217,7 @@ def edits(
     learned_on: int = 8,
     steps: int = 25,
     iterations: int = 10,
-    learning_rate: float = 0.15,
+    learning_rate: float = 0.1,
     preserve: float = 0.05,
     teacher: Literal["judge", "clip"] = "judge",
     guidance_scale: float = 3.0,
@@ -244,8 +244,8 @@ def edits(
         iterations: of the optimisation
         learning_rate: of the optimisation
         preserve: weight of staying like the original, against changing as is asked
-        teacher: what says whether an edit appears: the validation judge, which also holds the other fields, or
-            directional CLIP, as published
+        teacher: what says whether an edit appears: "clip", directional CLIP as published, or "judge", the validation
+            judge too, which also holds the other fields
         guidance_scale: of the drawing
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
         correct_until: share of the steps, from the noisy end, that hold on to a real picture

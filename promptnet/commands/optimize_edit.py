@@ -23,7 +23,7 @@ def optimize_edit(
     iterations: int = 10,
     scheduler: str = "DDIMScheduler",
     guidance_scale: float = 3.0,
-    learning_rate: float = 0.15,
+    learning_rate: float = 0.1,
     preserve: float = 0.05,
     show: list[str] | None = None,
     keep_all_but: list[str] | None = None,
@@ -48,7 +48,7 @@ def optimize_edit(
         guidance_scale: of the drawing
         learning_rate: of the optimisation
         preserve: weight of staying like the original, against changing as is asked
-        show: what is to appear ("expression=happy"), by the validation judge in place of CLIP (null: as "to" says)
+        show: what is to appear ("expression=happy"); the validation judge teaches it beside CLIP (null: no judge)
         keep_all_but: fields that may change ("expression"); the validation judge holds the others (null: no judge)
         seed: makes the outcome reproducible
         clip: folder of the CLIP that judges the change (null: the embedded model's own)
@@ -61,8 +61,6 @@ def optimize_edit(
     if image and subject:
         raise ValueError("give either --image or --subject: what to learn on")
     asked = asked_fields(show or [])
-    if asked and clip is not None:
-        raise ValueError("give either --show, which a judge reads, or --clip: what says whether the edit appears")
     found, place = find_base(base), pick_device(device)
     quiet()
     with status("loading the base model"):
@@ -72,11 +70,10 @@ def optimize_edit(
         from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
         from promptnet.training.disentangle_parts import DirectionalClip, LossPart, VisionPerceptual
 
+        parts: list[LossPart] = [VisionPerceptual(preserve, clip), DirectionalClip(clip_dir=clip)]
         judge = str(judge_folder(found, "validation")) if asked or keep_all_but else ""
-        shows = JudgeShows(asked, judge) if asked else DirectionalClip(clip_dir=clip)
-        parts: list[LossPart] = [VisionPerceptual(preserve, clip), shows]
-        if keep_all_but:
-            parts.append(JudgeKeeps(keep_all_but, judge))
+        parts += [JudgeShows(asked, judge)] if asked else []
+        parts += [JudgeKeeps(keep_all_but, judge)] if keep_all_but else []
         stage = DisentangleStage(
             from_,
             to,

@@ -17,7 +17,10 @@ from promptnet.inference.mixing import MixingWeights
 
 DDIM = "DDIMScheduler"
 Teacher = Literal["judge", "clip"]
-"""Who says whether an edit appears: the validation judge, who also holds the other fields, or directional CLIP."""
+"""Who says whether an edit appears: directional CLIP alone, as published, or the validation judge too, who also holds
+the other fields."""
+JUDGE_KEEPS = 0.5
+"""The weight of the latter."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Learning:
     num_steps: int = 25
     iterations: int = 10
     guidance_scale: float = 3.0
-    learning_rate: float = 0.15
+    learning_rate: float = 0.1
     preserve: float = 0.05
     start_share: float = 0.4
     batch_size: int = 8
@@ -113,15 +116,16 @@ def learn(task: CardTask) -> None:
 
 
 def loss_parts(task: CardTask) -> list[Any]:
-    """The parts of the loss: staying like the original, and what the teacher says."""
+    """The parts of the loss: staying like the original, changing as the prompt does, and what the judge says."""
     from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
     from promptnet.training.disentangle_parts import DirectionalClip, VisionPerceptual
 
-    stays, edit = VisionPerceptual(task.how.preserve), task.edit
+    published, edit = [VisionPerceptual(task.how.preserve), DirectionalClip()], task.edit
     if task.how.teacher == "clip":
-        return [stays, DirectionalClip()]
+        return published
     judge = str(judge_folder(task.base, "validation"))
-    return [stays, JudgeShows({edit.field: edit.value}, judge), JudgeKeeps([edit.field], judge)]
+    shows, keeps = JudgeShows({edit.field: edit.value}, judge), JudgeKeeps([edit.field], judge, weight=JUDGE_KEEPS)
+    return [*published, shows, keeps]
 
 
 def seconds_path(card: Path) -> Path:

@@ -278,8 +278,8 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             width: in pixels, default as trained.
             resolution: "auto" adapts the U-Net where the size is far from the trained one, "off" never; or settings, as
                 in `promptnet.inference.resolution.load_settings`. PromptNet itself stays plain, at its trained size.
-                "auto" draws much smaller pictures at about the trained size and reduces them; with `latents` or
-                output_type="latent" it draws them as small as asked.
+                "auto" may draw at another size and resize the picture: much smaller ones, and with base models of few
+                latents all others. With `latents` or output_type="latent" it draws at the size asked.
             num_inference_steps: denoising steps.
             guidance_scale: w, for prompts without a subject.
             guidance_rescale: how far guidance is kept from raising the contrast.

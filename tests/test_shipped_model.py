@@ -7,8 +7,10 @@ import torch
 
 from promptnet import PromptNetPipeline
 from promptnet.datasets.avatars import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, Split
+from promptnet.evaluation.edits_tasks import EDITS, NEUTRAL
 from promptnet.evaluation.judging import load_judge, read_pictures
 from promptnet.evaluation.tasks import make_described_people, make_people
+from promptnet.inference.mixing import MixingWeights
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.tiny import load_clip
 
@@ -79,3 +81,17 @@ def test_a_subject_is_recognised_without_tuning(pipe: PromptNetPipeline):
         for record in read_pictures(load_judge(CHECKPOINTS / "judges/validation"), drawn).records:
             hits += [record[field] == value for field, value in person.identity.record().items()]
     assert sum(hits) / len(hits) > 0.6
+
+
+def test_edit_cards_fit_the_model_and_do_what_their_names_say(pipe: PromptNetPipeline):
+    """On four seeds that no card was learned on; the figures are in docs/editing.md."""
+    cards = {path.stem: MixingWeights.load(path) for path in sorted((CHECKPOINTS / "tiny/edits").glob("*.safetensors"))}
+    assert len(cards) >= 6
+    assert set(cards) <= set(EDITS)
+    judge, shown = load_judge(CHECKPOINTS / "judges/validation"), []
+    for name, card in cards.items():
+        assert (card.neutral, card.styled) == (NEUTRAL, EDITS[name].styled)
+        generators = [torch.Generator().manual_seed(index) for index in range(4)]
+        drawn = pipe([NEUTRAL] * 4, edits=card, generator=generators).images
+        shown += [record[EDITS[name].field] == EDITS[name].value for record in read_pictures(judge, drawn).records]
+    assert sum(shown) / len(shown) > 0.6

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
+from promptnet.datasets.counting import counting_bar
 from promptnet.evaluation.drawing import Draw, Studio, picture_size, settle_process
 from promptnet.evaluation.gallery import Drawing, Gallery, Unit
 
@@ -166,18 +167,7 @@ def with_progress(
     done: Iterable[None], *, total: int, already: int, about: str, counting: str = "people"
 ) -> Iterator[None]:
     """Hand on what is done, with a bar that moves with it."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(counting))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
-        task = progress.add_task(about, total=total, completed=already)
+    with counting_bar(about, total, counting, already=already) as advance:
         for each in done:
-            progress.advance(task)
+            advance()
             yield each

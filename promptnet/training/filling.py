@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
+from promptnet.datasets.counting import counting_bar
 from promptnet.datasets.feature_cache import Chunk, Encode, FeatureCache, fill, num_batches
 from promptnet.training.saving import leave_if_asked
 
@@ -41,7 +42,7 @@ def _missing(trainer: Any, cache: FeatureCache) -> list[Chunk]:
 def _fill_share(trainer: Any, cache: FeatureCache, pixels: Pixels, encode: Encode, share: list[Chunk]) -> None:
     own = num_batches(share)
     rounds = _largest(trainer, own)  # every rank asks as often as the one with the most to do
-    with _bar(trainer, f"computing {cache.kind}", rounds) as advance:
+    with _bar(trainer, rounds, f"computing {cache.kind}") as advance:
 
         def after_batch() -> None:
             leave_if_asked(trainer)
@@ -59,23 +60,8 @@ def _largest(trainer: Any, number: int) -> int:
     return int(trainer.strategy.reduce(torch.tensor(number, device=device), reduce_op="max"))
 
 
-@contextmanager
-def _bar(trainer: Any, about: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on the first rank's stderr, unless the trainer shows none either; yields what moves it."""
-    if not total or not trainer.is_global_zero or trainer.progress_bar_callback is None:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("batches"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(about, total=total)
-        yield lambda: progress.advance(task)
+def _bar(trainer: Any, total: int, about: str) -> AbstractContextManager[Callable[[], None]]:
+    """A bar on the first rank, unless the trainer shows none either; gives what moves it."""
+    if total and trainer.is_global_zero and trainer.progress_bar_callback is not None:
+        return counting_bar(about, total, "batches")
+    return nullcontext(lambda: None)

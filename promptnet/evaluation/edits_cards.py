@@ -19,8 +19,8 @@ DDIM = "DDIMScheduler"
 Teacher = Literal["judge", "clip"]
 """Who says whether an edit appears: directional CLIP alone, as published, or the validation judge too, who also holds
 the other fields."""
-JUDGE_KEEPS = 0.5
-"""The weight of the latter."""
+JUDGE_KEEPS, JUDGE_TEMPERATURE = 0.5, 4.0
+"""The weight of the latter, and how unsure the judge is made of what appears."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def hashes_behind(base: str | Path, how: Learning) -> list[str]:
 
 def card_path(folder: Path, hashes: Sequence[str], edit: Edit, num_seeds: int, how: Learning) -> Path:
     """Where a card lies, or will: its name holds a hash of all that decides it."""
-    asked = [edit.field, edit.value] if how.teacher == "judge" else []
+    asked = [edit.field, edit.value, JUDGE_KEEPS, JUDGE_TEMPERATURE] if how.teacher == "judge" else []
     content = [*hashes, NEUTRAL, edit.styled, num_seeds, how.record(), *asked]
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return folder / f"{edit.name}.{num_seeds}-seeds.{name}.safetensors"
@@ -124,8 +124,8 @@ def loss_parts(task: CardTask) -> list[Any]:
     if task.how.teacher == "clip":
         return published
     judge = str(judge_folder(task.base, "validation"))
-    shows, keeps = JudgeShows({edit.field: edit.value}, judge), JudgeKeeps([edit.field], judge, weight=JUDGE_KEEPS)
-    return [*published, shows, keeps]
+    shows = JudgeShows({edit.field: edit.value}, judge, temperature=JUDGE_TEMPERATURE)
+    return [*published, shows, JudgeKeeps([edit.field], judge, weight=JUDGE_KEEPS)]
 
 
 def seconds_path(card: Path) -> Path:

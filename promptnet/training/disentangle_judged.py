@@ -49,9 +49,10 @@ class JudgePart(LossPart):
                 f"{argument}={sorted(unknown)} are not fields that the judge reads: {', '.join(self.known)}."
             )
 
-    def read(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Pictures (B, 3, H, W) -> field to log-probabilities (B, values)."""
-        return {field: F.log_softmax(logits, 1) for field, logits in self.judge(resized(image, JUDGE_SIZE_PX)).items()}
+    def read(self, image: torch.Tensor, temperature: float = 1.0) -> dict[str, torch.Tensor]:
+        """Pictures (B, 3, H, W) -> field to log-probabilities (B, values), of logits divided by the temperature."""
+        read = self.judge(resized(image, JUDGE_SIZE_PX))
+        return {field: F.log_softmax(logits / temperature, 1) for field, logits in read.items()}
 
 
 class JudgeKeeps(JudgePart):
@@ -89,12 +90,23 @@ class JudgeShows(JudgePart):
         asked: field to the value to show, for example {"glasses": "sunglasses"}.
         judge_dir: of the validation judge.
         weight: its factor.
+        temperature: what the judge's logits are divided by. Judges are sure of themselves: at 1 nothing is left to
+            learn as soon as a picture is read right, and what is learned on a few pictures fails on others.
     """
 
     name = "shown"
 
-    def __init__(self, asked: dict[str, str], judge_dir: str = VALIDATION_JUDGE, weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        asked: dict[str, str],
+        judge_dir: str = VALIDATION_JUDGE,
+        weight: float = 1.0,
+        temperature: float = 4.0,
+    ) -> None:
         super().__init__(judge_dir, weight)
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature} must be above 0.")
+        self.temperature = temperature
         if not asked:
             raise ValueError("asked={} names nothing to show: give a field and its value.")
         self.asked = asked
@@ -112,7 +124,7 @@ class JudgeShows(JudgePart):
 
     def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
         """(B,); the original has no say."""
-        read = self.read(image)
+        read = self.read(image, self.temperature)
         return torch.stack([-read[field][:, place] for field, place in self.places.items()]).mean(0)
 
 

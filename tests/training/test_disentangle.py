@@ -515,12 +515,12 @@ def test_the_judge_says_whether_what_is_asked_appears(tmp_path: Path):
     folder = str(tmp_path / "judge")
     AvatarJudge({"hair": ["a", "b"], "mood": ["c", "d", "e"]}, width=8).save_pretrained(folder)
     edit = Edit(tmp_path, "", "", torch.device("cpu"))
-    part = JudgeShows({"mood": "d", "hair": "b"}, folder)
+    part = JudgeShows({"mood": "d", "hair": "b"}, folder, temperature=2.0)
     part.prepare(edit)
     original, image = torch.rand(2, 2, 3, 64, 64)
     image.requires_grad_()
     read = part.judge(image)
-    expected = -(read["mood"].log_softmax(1)[:, 1] + read["hair"].log_softmax(1)[:, 1]) / 2
+    expected = -((read["mood"] / 2).log_softmax(1)[:, 1] + (read["hair"] / 2).log_softmax(1)[:, 1]) / 2
     found = part(image, original)
     torch.testing.assert_close(found, expected)
     (gradient,) = torch.autograd.grad(found.sum(), image)
@@ -533,6 +533,8 @@ def test_the_judge_says_whether_what_is_asked_appears(tmp_path: Path):
             JudgeShows(asked, folder).prepare(edit)
     with pytest.raises(ValueError, match="names nothing to show"):
         JudgeShows({}, folder)
+    with pytest.raises(ValueError, match="temperature=0 must be above 0"):
+        JudgeShows({"mood": "d"}, folder, temperature=0)
 
 
 def test_the_test_judge_may_not_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

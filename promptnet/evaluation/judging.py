@@ -12,11 +12,9 @@ from PIL import Image
 
 from promptnet.datasets.avatars import Split
 from promptnet.evaluation.scores import Record
+from promptnet.models.judge import JUDGE_SIZE_PX
 
 Array = npt.NDArray[np.float64]
-
-JUDGE_SIZE_PX = 64
-"""The size at which judges read."""
 
 
 class Judge(Protocol):

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from promptnet.datasets.avatars import BACKGROUND, sample_portrait
-from promptnet.evaluation.judging import JUDGE_SIZE_PX, to_pixels
+from promptnet.evaluation.judging import to_pixels
+from promptnet.models.judge import JUDGE_SIZE_PX
 
 CELL_PX = 8
 """One place of the features, after three of the judge's halvings."""

@@ -9,11 +9,12 @@ from PIL import Image
 
 from promptnet.datasets.avatars import ATTRIBUTE_FIELDS, FIELDS, IDENTITY_FIELDS, render
 from promptnet.evaluation.bootstrap import Interval, difference, interval
-from promptnet.evaluation.judging import JUDGE_SIZE_PX, Array, Judge, Reading, read_pictures
+from promptnet.evaluation.judging import Array, Judge, Reading, read_pictures
 from promptnet.evaluation.kid import kid_difference, kid_interval
 from promptnet.evaluation.repetition import HeadFinder
 from promptnet.evaluation.tasks import Person
 from promptnet.images.framing import square
+from promptnet.models.judge import JUDGE_SIZE_PX
 
 DISTANCES = ("kid_r", "kid_b")
 """To real renders at that size, and to the model's own pictures at the trained size: smaller is better."""

@@ -12,6 +12,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
+JUDGE_SIZE_PX = 64
+"""The size at which judges read."""
+
 
 class FieldHeads(nn.Module):
     """One linear classifier a field, on features (B, width).

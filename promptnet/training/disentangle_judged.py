@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from promptnet.models.judge import AvatarJudge
+from promptnet.models.judge import JUDGE_SIZE_PX, AvatarJudge
 from promptnet.training.disentangle_parts import Edit, LossPart, frozen, resized
 
 VALIDATION_JUDGE = "checkpoints/judges/validation"
-JUDGE_SIZE_PX = 64
 
 
 class JudgePart(LossPart):

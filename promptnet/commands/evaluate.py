@@ -217,7 +217,7 @@ def edits(
     learned_on: int = 8,
     steps: int = 25,
     iterations: int = 10,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.1,
     preserve: float = 0.05,
     teacher: Literal["judge", "clip"] = "judge",
     guidance_scale: float = 3.0,
@@ -242,7 +242,7 @@ def edits(
         learned_on: seeds that an edit is learned on
         steps: denoising steps
         iterations: of the optimisation
-        learning_rate: of the optimisation, falling to zero
+        learning_rate: of the optimisation
         preserve: weight of staying like the original, against changing as is asked
         teacher: what says whether an edit appears: "clip", directional CLIP as published, or "judge", the validation
             judge too, which also holds the other fields
@@ -271,11 +271,11 @@ def edits(
         rows=rows,
         pictures=Pictures(seeds, renders, subjects, learned_on),
         how=Learning(
-            num_steps=steps,
-            iterations=iterations,
-            guidance_scale=guidance_scale,
-            learning_rate=learning_rate,
-            preserve=preserve,
+            steps,
+            iterations,
+            guidance_scale,
+            learning_rate,
+            preserve,
             seed=seed,
             scheduler=scheduler,
             teacher=teacher,

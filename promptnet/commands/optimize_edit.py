@@ -23,8 +23,7 @@ def optimize_edit(
     iterations: int = 10,
     scheduler: str = "DDIMScheduler",
     guidance_scale: float = 3.0,
-    learning_rate: float = 0.05,
-    start_share: list[float] | None = None,
+    learning_rate: float = 0.1,
     preserve: float = 0.05,
     show: list[str] | None = None,
     keep_all_but: list[str] | None = None,
@@ -47,8 +46,7 @@ def optimize_edit(
         iterations: of the optimisation
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
         guidance_scale: of the drawing
-        learning_rate: of the optimisation, falling to zero
-        start_share: share of the steps that start neutral; of several, the best (null: seven from 0 to 0.6)
+        learning_rate: of the optimisation
         preserve: weight of staying like the original, against changing as is asked
         show: what is to appear ("expression=happy"); the validation judge teaches it beside CLIP (null: no judge)
         keep_all_but: fields that may change ("expression"); the validation judge holds the others (null: no judge)
@@ -67,7 +65,6 @@ def optimize_edit(
     quiet()
     with status("loading the base model"):
         from promptnet.evaluation.judging import judge_folder
-        from promptnet.inference.mixing import START_SHARES
         from promptnet.training.disentangle import DisentangleStage
         from promptnet.training.disentangle_data import SeedDataModule
         from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
@@ -85,9 +82,7 @@ def optimize_edit(
             num_steps=steps,
             scheduler=scheduler,
             guidance_scale=guidance_scale,
-            start_share=start_share or list(START_SHARES),
             learning_rate=learning_rate,
-            decay_share=1.0,
             parts=parts,
             pictures=[str(path) for path in image or []],
             subjects=[str(path) for path in subject or []],

@@ -13,14 +13,14 @@ from promptnet.evaluation.edits_tasks import NEUTRAL, Edit
 from promptnet.evaluation.files import write_text
 from promptnet.evaluation.judging import judge_folder
 from promptnet.evaluation.running import each_in_processes, with_progress
-from promptnet.inference.mixing import START_SHARES, MixingWeights
+from promptnet.inference.mixing import MixingWeights
 
 DDIM = "DDIMScheduler"
 Teacher = Literal["judge", "clip"]
 """Who says whether an edit appears: directional CLIP alone, as published, or the validation judge too, who also holds
 the other fields."""
-JUDGE_SHOWS, JUDGE_KEEPS, JUDGE_TEMPERATURE = 1.0, 0.5, 4.0
-"""The weights of the two, and how unsure the judge is made of what appears."""
+JUDGE_KEEPS, JUDGE_TEMPERATURE = 0.5, 4.0
+"""The weight of the latter, and how unsure the judge is made of what appears."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,9 @@ class Learning:
     num_steps: int = 25
     iterations: int = 10
     guidance_scale: float = 3.0
-    learning_rate: float = 0.05
-    decay_share: float = 1.0
+    learning_rate: float = 0.1
     preserve: float = 0.05
-    start_share: tuple[float, ...] = START_SHARES
+    start_share: float = 0.4
     batch_size: int = 8
     seed: int = 0
     scheduler: str = DDIM
@@ -73,7 +72,7 @@ def hashes_behind(base: str | Path, how: Learning) -> list[str]:
 
 def card_path(folder: Path, hashes: Sequence[str], edit: Edit, num_seeds: int, how: Learning) -> Path:
     """Where a card lies, or will: its name holds a hash of all that decides it."""
-    asked = [edit.field, edit.value, JUDGE_SHOWS, JUDGE_KEEPS, JUDGE_TEMPERATURE] if how.teacher == "judge" else []
+    asked = [edit.field, edit.value, JUDGE_KEEPS, JUDGE_TEMPERATURE] if how.teacher == "judge" else []
     content = [*hashes, NEUTRAL, edit.styled, num_seeds, how.record(), *asked]
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return folder / f"{edit.name}.{num_seeds}-seeds.{name}.safetensors"
@@ -104,9 +103,8 @@ def learn(task: CardTask) -> None:
         num_steps=how.num_steps,
         scheduler=how.scheduler,
         guidance_scale=how.guidance_scale,
-        start_share=list(how.start_share),
+        start_share=how.start_share,
         learning_rate=how.learning_rate,
-        decay_share=how.decay_share,
         parts=loss_parts(task),
         picture_every=0,
         seed=how.seed,
@@ -126,7 +124,7 @@ def loss_parts(task: CardTask) -> list[Any]:
     if task.how.teacher == "clip":
         return published
     judge = str(judge_folder(task.base, "validation"))
-    shows = JudgeShows({edit.field: edit.value}, judge, JUDGE_SHOWS, JUDGE_TEMPERATURE)
+    shows = JudgeShows({edit.field: edit.value}, judge, temperature=JUDGE_TEMPERATURE)
     return [*published, shows, JudgeKeeps([edit.field], judge, weight=JUDGE_KEEPS)]
 
 

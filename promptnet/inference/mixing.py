@@ -46,10 +46,6 @@ def start_weights(num_steps: int, share: float = 0.4) -> Tensor:
     return (torch.arange(num_steps) < round(share * num_steps)).float()
 
 
-START_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-"""The switches that learning tries first, to start from the best."""
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class MixingWeights:
     """What was learned of one edit; as a file, an edit card.

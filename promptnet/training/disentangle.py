@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
@@ -47,7 +47,6 @@ from promptnet.training.disentangle_base import (
     scheduler_config,
 )
 from promptnet.training.disentangle_parts import DirectionalClip, Edit, LossPart, VisionPerceptual
-from promptnet.training.optimizers import learning_rate_factor
 
 
 def draw_pixels(
@@ -82,11 +81,8 @@ class DisentangleStage(L.LightningModule):
         num_steps: of denoising, and weights.
         scheduler: DDIMScheduler, PNDMScheduler (published), DPMSolverMultistepScheduler or EulerDiscreteScheduler.
         guidance_scale: of the drawing (published 7.5).
-        start_share: the share of the steps whose weights start at 1; those of the others start at 0 (published 0.4).
-            Of several shares, the one whose pictures have the lowest loss: gradients do not lead from a switch that
-            comes too late to an early one, as in between nothing gets better.
+        start_share: the share of the steps whose weights start at 1; those of the others start at 0.
         learning_rate: of Adam (published 0.05).
-        decay_share: the share of the iterations, at the end, over which it falls linearly to zero (published 0).
         parts: of the loss; default perceptual and directional CLIP, both read with the embedded model's own towers.
         pictures: files of pictures to learn on, in place of seeds; the data module's `num_seeds` must be their number.
         subjects: files of subjects whose pictures to learn on, in place of seeds; their number likewise.
@@ -104,9 +100,8 @@ class DisentangleStage(L.LightningModule):
         num_steps: int = 50,
         scheduler: str = "DDIMScheduler",
         guidance_scale: float = 7.5,
-        start_share: float | list[float] = 0.4,
+        start_share: float = 0.4,
         learning_rate: float = 0.05,
-        decay_share: float = 0.0,
         parts: list[LossPart] | None = None,
         pictures: list[str] | None = None,
         subjects: list[str] | None = None,
@@ -119,11 +114,9 @@ class DisentangleStage(L.LightningModule):
             raise ValueError(f"num_steps={num_steps} must be at least 1.")
         if not Path(out).parent.is_dir():
             raise ValueError(f"The card '{out}' cannot be written: create the folder '{Path(out).parent}' first.")
-        self.start_shares = check_shares(start_share)
-        self.weights = nn.Parameter(start_weights(num_steps, self.start_shares[0]))
+        self.weights = nn.Parameter(start_weights(num_steps, start_share))
         self.neutral, self.styled, self.out, self.base_dir = neutral, styled, Path(out), Path(base_dir)
-        self.num_steps, self.guidance_scale = num_steps, guidance_scale
-        self.learning_rate, self.decay_share = learning_rate, check_share("decay_share", decay_share)
+        self.num_steps, self.guidance_scale, self.learning_rate = num_steps, guidance_scale, learning_rate
         if pictures and subjects:
             raise ValueError("give either pictures or subjects to learn on")
         check_until(correct_until)
@@ -139,26 +132,15 @@ class DisentangleStage(L.LightningModule):
         self._check_prompts()
         self._originals: dict[int, torch.Tensor] = {}
         self._inversion: Inversion | None = None
-        self._resumed = False
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What a run goes on from is not chosen anew."""
-        self._resumed = True
 
     def on_fit_start(self) -> None:
-        """Prepare, now that this module is on its device, and choose where to start.
-
-        Raises:
-            ValueError: the data module does not fit the pictures.
-        """
-        given, data = self.pictures or self.subjects, getattr(self.trainer, "datamodule", None)
-        num_seeds, batch_size = getattr(data, "num_seeds", len(given)), getattr(data, "batch_size", 1)
+        """Prepare, now that this module is on its device; refuse a data module that does not fit the pictures."""
+        given = self.pictures or self.subjects
+        num_seeds = getattr(getattr(self.trainer, "datamodule", None), "num_seeds", len(given))
         if given and num_seeds != len(given):
             what = "pictures" if self.pictures else "subjects"
             raise ValueError(f"num_seeds={num_seeds} must be the number of {what}, {len(given)}.")
-        self.prepare(batch_size)
-        if len(self.start_shares) > 1 and not self._resumed:
-            self.choose_start(num_seeds, batch_size)
+        self.prepare(getattr(getattr(self.trainer, "datamodule", None), "batch_size", 1))
 
     def _check_prompts(self) -> None:
         prompts = [self.neutral, self.styled]
@@ -189,49 +171,21 @@ class DisentangleStage(L.LightningModule):
         for part in self.parts:
             part.prepare(edit)
 
-    def configure_optimizers(self) -> Any:
-        """Adam, as published, and its learning rate's course."""
-        optimizer = torch.optim.Adam([self.weights], lr=self.learning_rate)
-        if not self.decay_share:
-            return optimizer
-        num_steps = int(self.trainer.estimated_stepping_batches)
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(
-                "trapezoid", step, warmup_steps=0, num_steps=num_steps, decay_share=self.decay_share
-            )
-
-        course = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": course, "interval": "step"}}
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, as published."""
+        return torch.optim.Adam([self.weights], lr=self.learning_rate)
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """The loss of one batch of seeds or pictures."""
         index = batch["index"].cpu()
         original = self.originals(index)
         image = self.draw(index, self.weights)
-        loss, found = self.loss(image, original)
+        found = {part.name: part(image, original).mean() for part in self.parts}
+        loss = torch.stack([part.weight * found[part.name] for part in self.parts]).sum()
         self.log_dict({f"train/{name}": value for name, value in found.items()}, batch_size=len(index))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
         self._show(original, image.detach())
         return loss
-
-    def loss(self, image: torch.Tensor, original: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The mean over pictures (B, 3, H, W), and its parts by name, not weighted."""
-        found = {part.name: part(image, original).mean() for part in self.parts}
-        return torch.stack([part.weight * found[part.name] for part in self.parts]).sum(), found
-
-    @torch.no_grad()
-    def choose_start(self, count: int, batch_size: int) -> None:
-        """Start from the share with the lowest loss over all `count` seeds or pictures, which the ranks divide."""
-        mine = torch.arange(self.global_rank, count, self.trainer.world_size).split(batch_size)
-        totals = torch.zeros(len(self.start_shares), dtype=torch.float64, device=self.device)
-        for place, share in enumerate(self.start_shares):
-            weights = start_weights(self.num_steps, share).to(self.device)
-            for index in mine:
-                loss, _ = self.loss(self.draw(index, weights), self.originals(index))
-                totals[place] += loss * len(index)
-        totals = cast(torch.Tensor, self.all_gather(totals)).reshape(-1, len(self.start_shares)).sum(0)
-        self.weights.copy_(start_weights(self.num_steps, self.start_shares[int(totals.argmin())]))
 
     def draw(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, H, W) of the seeds or pictures (B,) with these weights (N,)."""
@@ -313,29 +267,6 @@ class DisentangleStage(L.LightningModule):
         rows = [torch.cat(list(pixels[:8]), dim=2) for pixels in (original, image)]  # (3, H, 8 W)
         add_image("pictures", (torch.cat(rows, dim=1) / 2 + 0.5).clamp(0, 1).float().cpu(), step)
         add_image("weights", weights_picture(self.weights.detach().cpu()), step)
-
-
-def check_share(name: str, share: float) -> float:
-    """The share, which must be one.
-
-    Raises:
-        ValueError: it is not, naming it.
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"{name}={share} must be a share of the steps, from 0 to 1.")
-    return share
-
-
-def check_shares(start_share: float | Sequence[float]) -> list[float]:
-    """The shares to start from.
-
-    Raises:
-        ValueError: there is none, or one is no share.
-    """
-    shares = [start_share] if isinstance(start_share, int | float) else list(start_share)
-    if not shares:
-        raise ValueError("start_share=[] must hold at least one share of the steps, from 0 to 1.")
-    return [check_share("start_share", share) for share in shares]
 
 
 def weights_picture(weights: torch.Tensor, height_px: int = 96, column_px: int = 8) -> torch.Tensor:

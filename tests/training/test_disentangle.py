@@ -25,7 +25,6 @@ from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
 from promptnet.training.disentangle_parts import (
     DirectionalClip,
     Edit,
-    LossPart,
     VGGPerceptual,
     VisionPerceptual,
     feature_distance,
@@ -200,52 +199,6 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(base: Path, tmp_p
     assert torch.equal(second.weights, whole.weights)
 
 
-class Far(LossPart):
-    """How far from the original a picture is, or with a weight below 0 how near."""
-
-    name = "far"
-
-    def __call__(self, image: Tensor, original: Tensor) -> Tensor:
-        return (image - original).abs().flatten(1).mean(1)
-
-
-@pytest.mark.parametrize(("weight", "share"), [(1.0, 1.0), (-1.0, 0.0)])
-def test_of_several_starts_the_one_with_the_lowest_loss_is_taken(
-    base: Path, tmp_path: Path, weight: float, share: float
-):
-    shares = [0.3, 0.0, 1.0, 0.7]
-    stage = make_stage(base, tmp_path / "card.safetensors", start_share=shares, parts=[Far(weight)], learning_rate=1e-6)
-    fit(stage, tmp_path, 1)
-    torch.testing.assert_close(stage.weights.detach(), torch.full((3,), share), rtol=0, atol=1e-5)
-
-
-def test_what_a_run_goes_on_from_is_not_chosen_anew(base: Path, tmp_path: Path):
-    def started() -> DisentangleStage:
-        out, shares = tmp_path / "card.safetensors", [0.0, 0.7]
-        return make_stage(base, out, start_share=shares, parts=[Far(-1.0)])
-
-    whole, first, second = started(), started(), started()
-    fit(whole, tmp_path, 3)
-    fit(first, tmp_path, 1).save_checkpoint(tmp_path / "middle.ckpt")
-    assert not torch.equal(first.weights, whole.weights)
-    fit(second, tmp_path, 3, tmp_path / "middle.ckpt")
-    assert torch.equal(second.weights, whole.weights)
-
-
-def test_the_learning_rate_falls_over_the_last_share_of_the_iterations(base: Path, tmp_path: Path):
-    stage = make_stage(base, tmp_path / "card.safetensors", learning_rate=0.1, decay_share=0.5)
-    rates: list[float] = []
-    step = stage.optimizer_step
-
-    def noted(*given: Any, **more: Any) -> None:
-        rates.append(given[2].param_groups[0]["lr"])
-        step(*given, **more)
-
-    stage.optimizer_step = noted  # type: ignore[method-assign]
-    fit(stage, tmp_path, 4)
-    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.05])
-
-
 def test_pictures_in_place_of_seeds_come_back_with_weight_one(base: Path, tmp_path: Path):
     from PIL import Image
 
@@ -333,12 +286,6 @@ def test_bad_settings_are_refused(base: Path, tmp_path: Path):
         make_stage(base, tmp_path / "card.safetensors", correct_until=1.5)
     with pytest.raises(ValueError, match="scheduler='HeunDiscreteScheduler' must be one of"):
         make_stage(base, tmp_path / "card.safetensors", scheduler="HeunDiscreteScheduler")
-    with pytest.raises(ValueError, match=r"start_share=1\.5 must be a share"):
-        make_stage(base, tmp_path / "card.safetensors", start_share=[0.4, 1.5])
-    with pytest.raises(ValueError, match="at least one share"):
-        make_stage(base, tmp_path / "card.safetensors", start_share=[])
-    with pytest.raises(ValueError, match=r"decay_share=-0\.1 must be a share"):
-        make_stage(base, tmp_path / "card.safetensors", decay_share=-0.1)
     with pytest.raises(ValueError, match="create the folder"):
         make_stage(base, tmp_path / "nowhere" / "card.safetensors")
     with pytest.raises(ValueError, match="num_seeds=0"):

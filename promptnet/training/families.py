@@ -1,20 +1,19 @@
-"""Base models of the Stable Diffusion family as pretraining needs them: loaded, and their prompts encoded.
+"""Base models of the Stable Diffusion family as pretraining needs them: loaded, or their shapes alone.
 
 SD 1.x and SD 2.x have one text tower and differ in widths and in what they predict, which their configs say. SDXL has
-two towers: a pseudo-word is the two towers' parts side by side, and the U-Net also wants the second tower's pooled
-state and six numbers on sizes.
+two towers (promptnet.models.towers), and its U-Net wants a pooled state and six numbers on sizes as well
+(promptnet.inference.added).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,8 +25,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from promptnet.models.placeholders import Padding
-from promptnet.models.text import Layer, Positions, PromptStates, encode_prompts
+from promptnet.models.towers import TextTowers
 
 _SHAPES_ONLY: ContextVar[bool] = ContextVar("shapes_only", default=False)
 
@@ -58,16 +56,10 @@ class BaseModel:
     scheduler: Any
     image_processor: Any
 
-    def text_towers(self, positions: Positions = "natural", padding: Padding = "max_length") -> TextTowers:
-        """The text towers with their tokenizers; the arguments are those of `encode_prompts`."""
+    def text_towers(self) -> TextTowers:
+        """The text towers with their tokenizers."""
         names = ("text_encoder", "text_encoder_2")[: len(self.tokenizers)]
-        # SDXL takes the states before the last layer, without the final norm.
-        layer: Layer = "penultimate" if len(names) > 1 else "last"
-        towers = [
-            TextTower(tokenizer, self.networks[name], layer, layer == "last", positions, padding)
-            for tokenizer, name in zip(self.tokenizers, names, strict=True)
-        ]
-        return TextTowers(towers)
+        return TextTowers.of(self.tokenizers, [self.networks[name] for name in names])
 
 
 def load_base(base: str, vision: str | None = None) -> BaseModel:
@@ -135,79 +127,6 @@ def _shapes_of(base: str, vision: str | None) -> BaseModel:
 
 def _settings(network: Any) -> Any:
     return network.config
-
-
-@dataclass(frozen=True)
-class TextTower:
-    """One text tower, which of its states the U-Net wants, and how pseudo-words are placed among its words."""
-
-    tokenizer: Any
-    network: Any
-    layer: Layer
-    final_norm: bool
-    positions: Positions = "natural"
-    padding: Padding = "max_length"
-
-    @property
-    def width(self) -> int:
-        """Of its token embeddings."""
-        return self.network.config.hidden_size
-
-    def encode(self, prompts: Sequence[str], words: Tensor | None) -> PromptStates:
-        """States of prompts with S* (B, L, D), or of plain ones."""
-        rows = None if words is None else [{"S*": row} for row in words]
-        return encode_prompts(
-            self.tokenizer,
-            self.network,
-            prompts,
-            rows,
-            layer=self.layer,
-            final_norm=self.final_norm,
-            positions=self.positions,
-            padding=self.padding,
-        )
-
-
-class TextTowers:
-    """All text towers of a base model; a pseudo-word is one part for each, side by side.
-
-    Args:
-        towers: one or two.
-    """
-
-    def __init__(self, towers: Sequence[TextTower]) -> None:
-        self.towers = list(towers)
-
-    @property
-    def width(self) -> int:
-        """D of a pseudo-word: the sum of the towers' widths."""
-        return sum(tower.width for tower in self.towers)
-
-    def word_norm(self) -> float:
-        """The L2 norm that a pseudo-word has whose parts are as long as the towers' words are on average."""
-        if len(self.towers) == 1:
-            return mean_word_norm(self.towers[0].network)
-        return sum(mean_word_norm(tower.network) ** 2 for tower in self.towers) ** 0.5
-
-    def encode(self, prompts: Sequence[str], words: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """States (B, T, sum of the towers' output widths) and the last tower's pooled state (B, P) of SDXL.
-
-        Args:
-            prompts: B prompts that mention S*.
-            words: (B, L, D), the pseudo-words; None where no prompt mentions S*.
-        """
-        widths = [tower.width for tower in self.towers]
-        parts = [None] * len(widths) if words is None else words.split(widths, dim=-1)
-        states = [tower.encode(prompts, part) for tower, part in zip(self.towers, parts, strict=True)]
-        if len(states) == 1:
-            return states[0].hidden_states, None
-        return torch.cat([state.hidden_states for state in states], dim=-1), states[-1].pooled
-
-
-def mean_word_norm(text_encoder: Any) -> float:
-    """Mean L2 norm of a text tower's token embeddings: the length that a pseudo-word should have among words."""
-    weight: Tensor = text_encoder.get_input_embeddings().weight
-    return 1.0 if weight.is_meta else float(weight.detach().float().norm(dim=1).mean())
 
 
 @dataclass(frozen=True)

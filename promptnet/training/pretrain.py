@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 from promptnet.datasets.feature_cache import network_hash
 from promptnet.datasets.stream import sample_noise
+from promptnet.inference.added import added_conditions
 from promptnet.inference.conditions import strided
 from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.pipeline import PromptNetPipeline
@@ -23,9 +25,10 @@ from promptnet.inference.tuning import TuningDefaults
 from promptnet.models.placeholders import Padding
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text import Positions
+from promptnet.models.towers import mean_word_norm
 from promptnet.training.diffusion_stage import DiffusionStage
 from promptnet.training.export import save_half
-from promptnet.training.families import VisionInput, load_base, mean_word_norm
+from promptnet.training.families import VisionInput, load_base
 from promptnet.training.filling import fill_together
 from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen
@@ -98,7 +101,9 @@ class PretrainStage(DiffusionStage):
         super().__init__(base.networks, base.scheduler, seed, **stage)
         self.save_hyperparameters()
         self.export_dir = Path(export_dir)
-        self.tokenizer, self.text_towers = base.tokenizers[0], base.text_towers(word_positions, prompt_padding)
+        self.tokenizer, self.text_towers = base.tokenizers[0], base.text_towers()
+        self.word_positions: Positions = word_positions
+        self.prompt_padding: Padding = prompt_padding
         self.image_processor = base.image_processor
         self.vision_input = VisionInput.of(base.image_processor, self.frozen["image_encoder"])
         self.min_snr_gamma, self.sample_posterior = min_snr_gamma, sample_posterior
@@ -230,16 +235,28 @@ class PretrainStage(DiffusionStage):
         """The U-Net's keyword arguments for prompts with these pseudo-words (B, L, D), or for the described ones."""
         prompts = batch["described" if words is None else "prompt"]
         if self.gradient_checkpointing and words is not None and words.requires_grad:
-            encoded: Any = recompute(self.text_towers.encode, prompts, words, use_reentrant=False)
+            encoded: Any = recompute(self.encode_prompts, prompts, words, use_reentrant=False)
             states, pooled = encoded
         else:
-            states, pooled = self.text_towers.encode(prompts, words)
+            states, pooled = self.encode_prompts(prompts, words)
         dtype = self.frozen["unet"].dtype
         conditions: dict[str, Any] = {"encoder_hidden_states": states.to(dtype)}
         if pooled is not None:
-            sizes = self._size_ids(batch).to(states.device, torch.float32)
-            conditions["added_cond_kwargs"] = {"text_embeds": pooled.to(dtype), "time_ids": sizes}
+            conditions |= added_conditions(pooled, self._size_ids(batch), dtype)
         return conditions
+
+    def encode_prompts(
+        self, prompts: Sequence[str], words: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The text towers' states (B, T, D) and SDXL's pooled state (B, P) of prompts that mention S*, or do not.
+
+        Args:
+            prompts: B prompts.
+            words: (B, L, D), the pseudo-words; None where no prompt mentions S*.
+        """
+        named = None if words is None else [{"S*": row} for row in words]
+        states = self.text_towers.encode(prompts, named, positions=self.word_positions, padding=self.prompt_padding)
+        return states.hidden_states, states.pooled
 
     def _size_ids(self, batch: dict[str, Any]) -> torch.Tensor:
         """SDXL's numbers (B, 6) on the target's size and crop (arXiv 2307.01952, section 2.2)."""

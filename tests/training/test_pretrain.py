@@ -104,12 +104,12 @@ def test_every_family_trains_the_whole_encoder_and_nothing_else(family: str, bui
 def test_words_can_be_placed_and_prompts_left_unpadded_as_published(build: Build):
     stage = build("sd", word_positions="published", prompt_padding="longest")
     words, prompts = torch.randn(2, 3, 24), ["a S* hat"] * 2
-    states, _ = stage.text_towers.encode(prompts, words)
+    states, _ = stage.encode_prompts(prompts, words)
     given = [{"S*": word} for word in words]
     how: Any = {"positions": "published", "padding": "longest"}
     expected = encode_prompts(stage.tokenizer, stage.frozen["text_encoder"], prompts, given, **how)
     assert torch.equal(states, expected.hidden_states)
-    default, _ = build("sd").text_towers.encode(prompts, words)
+    default, _ = build("sd").encode_prompts(prompts, words)
     assert states.shape[1] < default.shape[1]
     assert not torch.allclose(states, default[:, : states.shape[1]], atol=1e-3)
 
@@ -117,13 +117,13 @@ def test_words_can_be_placed_and_prompts_left_unpadded_as_published(build: Build
 def test_sdxl_has_a_part_of_the_word_for_each_tower_and_needs_sizes(build: Build):
     stage, batch = build("sdxl"), batch_of()
     words = torch.randn(2, 1, 56)
-    states, pooled = stage.text_towers.encode(batch["prompt"], words)
+    states, pooled = stage.encode_prompts(batch["prompt"], words)
     assert states.shape == (2, 16, 56)
     assert pooled is not None
     assert pooled.shape == (2, 12)
     changed = words.clone()
     changed[..., :24] += 1  # the first tower's part
-    first, same_pooled = stage.text_towers.encode(batch["prompt"], changed)
+    first, same_pooled = stage.encode_prompts(batch["prompt"], changed)
     assert not torch.equal(first[..., :24], states[..., :24])
     assert torch.equal(first[..., 24:], states[..., 24:])
     assert torch.equal(same_pooled, pooled)  # type: ignore[arg-type]

@@ -1,0 +1,34 @@
+"""What SDXL's U-Net is told beside the prompt's states: a pooled state, and six numbers on the picture's size.
+
+The numbers are the size of the picture before it was scaled, where it was cropped, and the size that was asked for
+(Podell et al., arXiv 2307.01952, section 2.2), all in pixels, height before width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def drawn_size_ids(height_px: int, width_px: int, num_rows: int, device: torch.device) -> Tensor:
+    """(B, 6) for pictures that are as large as they seem: neither scaled from a smaller one nor cropped.
+
+    The numbers are always those of the picture that the network draws, which is what they meant in its training: where
+    that is resized afterwards, it was not told of the size asked for.
+    """
+    numbers = [height_px, width_px, 0, 0, height_px, width_px]
+    return torch.tensor([numbers], dtype=torch.float32, device=device).expand(num_rows, 6)
+
+
+def added_conditions(pooled: Tensor | None, size_ids: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    """The U-Net's further keyword arguments; none for base models with one text tower, which have no pooled state.
+
+    Args:
+        pooled: (B, P), the second text tower's.
+        size_ids: (B, 6); they stay in float32, as low precision does not hold 1023.
+        dtype: the U-Net's.
+    """
+    if pooled is None:
+        return {}
+    sizes = size_ids.to(pooled.device, torch.float32)
+    return {"added_cond_kwargs": {"text_embeds": pooled.to(dtype), "time_ids": sizes}}

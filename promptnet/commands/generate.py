@@ -21,7 +21,7 @@ def generate(
     steps: int | None = None,
     num_images: int = 1,
     seed: int = 0,
-    negative_prompt: str = "",
+    negative_prompt: str | None = None,
     class_word: str | None = None,
     guidance_scale: float | None = None,
     subject_scale: float | None = None,
@@ -50,7 +50,7 @@ def generate(
         steps: denoising steps
         num_images: how many pictures
         seed: makes the outcome reproducible
-        negative_prompt: what to move away from
+        negative_prompt: what to move away from (null: nothing; SDXL tells that from an empty text)
         class_word: what stands in place of S* in the class term (null: the subject's own)
         guidance_scale: of a prompt without a subject
         subject_scale: weight of the term with S*

@@ -8,24 +8,87 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from promptnet.models.towers import TextTowers
+
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+SDXL_ADDITION = "text_time"  # what SDXL's U-Net adds to its time embedding: a pooled state, and sizes
+_NUM_SIZES = 6
 
 
 def check_base_model(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> None:
-    """Refuse base models whose U-Net wants more than latents and one text tower's states.
+    """Refuse base models whose U-Net wants something else than latents and what text towers make of a prompt.
 
     Raises:
-        ValueError: it is an SDXL, inpainting or upscaling model.
+        ValueError: it is an inpainting or upscaling model, or of a family that is not Stable Diffusion's.
     """
-    if unet_config.get("addition_embed_type") is not None:
+    kind = unet_config.get("addition_embed_type")
+    if kind not in (None, SDXL_ADDITION):
         raise ValueError(
-            f"U-Nets with addition_embed_type={unet_config['addition_embed_type']!r} (SDXL) are not supported yet: "
-            "use a base model of the kind of Stable Diffusion 1.5 or 2."
+            f"U-Nets with addition_embed_type={kind!r} are not supported: use a base model of the kind of Stable "
+            "Diffusion 1.5, 2 or XL."
         )
     if unet_config["in_channels"] != vae_config["latent_channels"]:
         raise ValueError(
             f"The U-Net takes {unet_config['in_channels']} channels, but the latents have "
             f"{vae_config['latent_channels']}: use a text-to-image base model, not one for inpainting or upscaling."
+        )
+
+
+def check_towers(unet_config: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Refuse text towers that are not those which the U-Net reads: one, or SDXL's two.
+
+    Args:
+        unet_config: of a U-Net that `check_base_model` lets through.
+        parts: `text_encoder`, `tokenizer`, `text_encoder_2` and `tokenizer_2`, None where there is none.
+
+    Raises:
+        ValueError: a part is missing or too much, a tokenizer is another tower's, or it is SDXL's refiner.
+    """
+    is_xl = unet_config.get("addition_embed_type") == SDXL_ADDITION
+    if is_xl and parts["text_encoder"] is None and parts["text_encoder_2"] is not None:
+        raise ValueError(
+            "This is SDXL's refiner, with the second text tower alone: it goes on with pictures that SDXL has begun, "
+            "and cannot begin one. Use SDXL's base model."
+        )
+    wanted = parts if is_xl else [name for name in parts if not name.endswith("_2")]
+    absent = [name for name in wanted if parts[name] is None]
+    if absent:
+        what = "an SDXL U-Net (two text towers)" if is_xl else "a U-Net for one text tower"
+        raise ValueError(f"The base model has {what}, but no {', '.join(absent)}: its folder is not complete.")
+    if not is_xl and any(parts[name] is not None for name in parts if name not in wanted):
+        raise ValueError(
+            "A second text tower is given, but the U-Net reads one: leave out text_encoder_2, tokenizer_2."
+        )
+    for suffix in ("", "_2") if is_xl else ("",):
+        check_tokenizer(parts[f"tokenizer{suffix}"], parts[f"text_encoder{suffix}"].config)
+    if is_xl:
+        second: Any = parts["text_encoder_2"]
+        _check_sizes(unet_config, second.config.projection_dim)
+
+
+def _check_sizes(unet_config: Mapping[str, Any], pooled_width: int) -> None:
+    """The refiner, also with both towers: in place of a target size it wants a score."""
+    expected, each = (
+        unet_config[name] for name in ("projection_class_embeddings_input_dim", "addition_time_embed_dim")
+    )
+    if expected != pooled_width + _NUM_SIZES * each:
+        raise ValueError(
+            f"The U-Net adds {expected} numbers to its time embedding, but SDXL's base model a pooled state of "
+            f"{pooled_width} and {_NUM_SIZES} sizes of {each}: this is SDXL's refiner, or its second text tower is "
+            "another model's. Use SDXL's base model."
+        )
+
+
+def check_words(word_width: int, towers: TextTowers) -> None:
+    """Refuse an encoder that makes words for other text towers.
+
+    Raises:
+        ValueError: names both widths.
+    """
+    if word_width != towers.width:
+        raise ValueError(
+            f"The encoder's words are {word_width} wide (prompt_channel), but {towers.width_in_words()} "
+            f"{towers.width}: load the encoder that was trained for this base model (promptnet=...)."
         )
 
 

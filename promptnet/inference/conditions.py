@@ -1,7 +1,7 @@
 """From rows to what the U-Net is conditioned on: prompts of plain words, encoded once, and prompts that hold S*.
 
-S* depends on the picture being drawn and on the step, so PromptNet and the text tower run once in every evaluation that
-holds a subject: for all rows, subjects and reference pictures together.
+S* depends on the picture being drawn and on the step, so PromptNet and the text towers run once in every evaluation
+that holds a subject: for all rows, subjects and reference pictures together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,47 +11,97 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptnet.inference.added import added_conditions, drawn_size_ids
 from promptnet.inference.deltas import Deltas, applied, summed
 from promptnet.inference.guidance import Condition, References
 from promptnet.inference.rows import Row
 from promptnet.inference.sampling import UNetInputs
 from promptnet.inference.schedule import Step
 from promptnet.inference.subject import Subject
-from promptnet.models.placeholders import tokenize_prompts
-from promptnet.models.text import PromptStates, encode_prompts, encode_tokens
+from promptnet.models.text import PromptStates
+from promptnet.models.towers import TextTowers, towers_of
 
 Noise = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """What turns prompts and subjects into conditions, and where it computes."""
+    """What turns prompts and subjects into conditions, and where it computes.
 
-    tokenizer: Any
-    text_encoder: Any
+    Args:
+        towers: the base model's text towers.
+        promptnet: the encoder; None where no prompt holds a subject.
+        device: where to compute.
+        dtype: the U-Net's.
+        latent_px: pixels of a picture for each of its latents, along a side.
+        zeros_without_prompt: whether a prompt that is not given is zeros, as SDXL's U-Net may be trained; otherwise it
+            is an empty one.
+    """
+
+    towers: TextTowers
     promptnet: Any
     device: torch.device
-    dtype: torch.dtype  # the U-Net's
+    dtype: torch.dtype
+    latent_px: int = 8
+    zeros_without_prompt: bool = False
+
+    def inputs(
+        self, states: Tensor, pooled: Tensor | None, x: Tensor, deltas: tuple[Deltas | None, ...] | None = None
+    ) -> UNetInputs:
+        """What the U-Net gets for rows with these states (B, T, D) and SDXL's pooled states (B, P).
+
+        Args:
+            states: of the prompts.
+            pooled: None for base models with one text tower.
+            x: latents (N, C, h, w) of the batch, whose size SDXL's U-Net is told of.
+            deltas: for each row.
+        """
+        height_px, width_px = (self.latent_px * side for side in x.shape[2:])
+        sizes = drawn_size_ids(height_px, width_px, len(states), states.device)
+        return UNetInputs(states.to(self.dtype), added_conditions(pooled, sizes, self.dtype), deltas)
+
+
+def networks_of(pipe: Any) -> Networks:
+    """What turns a pipeline's prompts and subjects into conditions."""
+    return Networks(
+        towers_of(pipe),
+        pipe.promptnet,
+        pipe._execution_device,
+        pipe.unet.dtype,
+        pipe.vae_scale_factor,
+        pipe.config.get("force_zeros_for_empty_prompt", False),
+    )
 
 
 class PlainPrompts:
     """Prompts of plain words, each encoded once.
 
     Args:
-        networks: the text tower's.
-        prompts: repeated ones are encoded once.
+        networks: the text towers'.
+        prompts: repeated ones are encoded once. None is a prompt that was not given.
     """
 
-    def __init__(self, networks: Networks, prompts: Sequence[str]) -> None:
-        unique = list(dict.fromkeys(prompts))
+    def __init__(self, networks: Networks, prompts: Sequence[str | None]) -> None:
+        self.networks = networks
+        unique = list(dict.fromkeys(map(self._key, prompts)))
         self._index = {prompt: index for index, prompt in enumerate(unique)}
-        states = encode_prompts(networks.tokenizer, networks.text_encoder, unique, device=networks.device)
-        self._states = states.hidden_states.to(networks.dtype)  # (P, T, D)
+        encoded = networks.towers.encode([prompt or "" for prompt in unique], device=networks.device)
+        states, pooled = encoded.hidden_states, encoded.pooled
+        if None in self._index:
+            absent = torch.tensor([self._index[None]], device=states.device)
+            states = states.index_fill(0, absent, 0)
+            pooled = None if pooled is None else pooled.index_fill(0, absent, 0)
+        self._states = states.to(networks.dtype)  # (P, T, D)
+        self._pooled = pooled  # (P, Q)
 
-    def condition(self, prompts: Sequence[str], rows: Tensor) -> Condition:
+    def _key(self, prompt: str | None) -> str | None:
+        return prompt if self.networks.zeros_without_prompt else prompt or ""
+
+    def condition(self, prompts: Sequence[str | None], rows: Tensor) -> Condition:
         """These prompts in these rows."""
-        inputs = UNetInputs(self._states[[self._index[prompt] for prompt in prompts]])
-        return Condition(lambda x, step: inputs, rows)
+        places = [self._index[self._key(prompt)] for prompt in prompts]
+        states, pooled = self._states[places], None if self._pooled is None else self._pooled[places]
+        return Condition(lambda x, step: self.networks.inputs(states, pooled, x), rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +130,7 @@ class SubjectPrompts:
     so on. A subject with one picture is read with it every time.
 
     Args:
-        networks: PromptNet and the text tower.
+        networks: PromptNet and the text towers.
         rows: those with a subject.
         indices: their places in the batch.
         word_positions: see `promptnet.models.text`.
@@ -110,11 +160,9 @@ class SubjectPrompts:
         self._vision_states = self._gather(lambda subject: subject.vision_states)  # (N, T, V)
         self._noise = None if level_noise is None else level_noise(self._latents[:1].expand(len(rows), -1, -1, -1))
         num_words: int = networks.promptnet.num_pseudo_words(*self._latents.shape[2:])
-        self._tokens = tokenize_prompts(
-            networks.tokenizer,
+        self._tokens = networks.towers.tokenize(
             [rows[reading.row].prompt for reading in self._readings],
             [dict.fromkeys(reading.words, num_words) for reading in self._readings],
-            max_length=min(networks.tokenizer.model_max_length, networks.text_encoder.config.max_position_embeddings),
         )
         self._last: tuple[Step, Tensor, PromptStates] | None = None
 
@@ -140,13 +188,15 @@ class SubjectPrompts:
         rows = self.indices[[reading.row for reading in readings]]
 
         def inputs(x: Tensor, step: Step) -> UNetInputs:
-            states = self.states(x, step).scaled(pseudo_word_scale).hidden_states[part]
-            return UNetInputs(states.to(self.networks.dtype), deltas=deltas if any(deltas) else None)
+            states = self.states(x, step).scaled(pseudo_word_scale)
+            pooled = None if states.pooled is None else states.pooled[part]
+            given = deltas if any(deltas) else None
+            return self.networks.inputs(states.hidden_states[part], pooled, x, given)
 
         return Condition(inputs, rows)
 
     def states(self, x: Tensor, step: Step) -> PromptStates:
-        """The text tower's states of all readings; computed once in each evaluation."""
+        """The text towers' states of all readings; computed once in each evaluation."""
         if self._last is None or self._last[0] is not step or self._last[1] is not x:
             self._last = (step, x, self._encode(self.pseudo_words(x, step)))
         return self._last[2]
@@ -168,13 +218,11 @@ class SubjectPrompts:
         return strided(x[self._batch_rows], height, width).to(self._latents.dtype)
 
     def _encode(self, words: Tensor) -> PromptStates:
-        networks = self.networks
-        return encode_tokens(
-            networks.text_encoder,
+        return self.networks.towers.encode_tokens(
             self._tokens,
             [{name: words[index] for name, index in reading.words.items()} for reading in self._readings],
             positions=self.word_positions,
-            device=networks.device,
+            device=self.networks.device,
         )
 
 

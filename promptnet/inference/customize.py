@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from promptnet.images.opening import Source
+from promptnet.inference.conditions import networks_of
 from promptnet.inference.deltas import LowRankDelta, applied, initial_deltas, key_value_layers, word_layers
 from promptnet.inference.fingerprint import fingerprint
 from promptnet.inference.freezing import frozen
@@ -22,9 +23,10 @@ from promptnet.inference.material import Batch, Material, held_out_batches, prep
 from promptnet.inference.objective import denoising_target, held_out_timesteps, masked_error, noised
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.references import EncodedReferences, open_references
+from promptnet.inference.sampling import UNetInputs
 from promptnet.inference.subject import Subject, base_name
 from promptnet.inference.tuning import TuningDefaults, TuningError, TuningProgress
-from promptnet.models.text import encode_prompts
+from promptnet.models.towers import towers_of
 
 Callback = Callable[[TuningProgress], object]
 _INITIAL_LOSS_SCALE = 1024.0  # torch's own, 65536, wastes the first steps on finding a smaller one
@@ -92,16 +94,11 @@ def customize_subject(
 
 
 def check_tunable(pipe: Any) -> None:
-    """Refuse a pipeline that gradients cannot run through, or whose conditions this loop does not make.
+    """Refuse a pipeline that gradients cannot run through.
 
     Raises:
         ValueError: says what to change.
     """
-    if pipe.unet.config.get("addition_embed_type") is not None:
-        raise ValueError(
-            f"Tuning does not know U-Nets with addition_embed_type={pipe.unet.config.addition_embed_type!r} (SDXL) "
-            "yet: use pipe.encode, or a base model of the kind of Stable Diffusion 1.5 or 2."
-        )
     if any(hasattr(module, "_hf_hook") for network in _networks(pipe) for module in network.modules()):
         raise ValueError(
             "The pipeline offloads its networks, and gradients need them all in one place: "
@@ -114,7 +111,8 @@ def check_tunable(pipe: Any) -> None:
 
 
 def _networks(pipe: Any) -> list[Any]:
-    return [pipe.vae, pipe.image_encoder, pipe.promptnet, pipe.text_encoder, pipe.unet]
+    text_encoders = [tower.network for tower in towers_of(pipe).towers]
+    return [pipe.vae, pipe.image_encoder, pipe.promptnet, *text_encoders, pipe.unet]
 
 
 def _own_generator(generator: torch.Generator | None) -> torch.Generator:
@@ -174,8 +172,8 @@ def denoising_loss(pipe: Any, references: EncodedReferences, batch: Batch) -> Te
     alphas = pipe.scheduler.alphas_cumprod.to(batch.latents.device)[batch.timesteps]
     latents, noise = batch.latents.float(), batch.noise.float()
     noisy = noised(latents, noise, alphas).to(pipe.unet.dtype)
-    states = encode_words(pipe, pseudo_words(pipe, references, batch, noisy), batch.prompts)
-    output = predict(pipe, noisy, batch.timesteps, states)
+    inputs = encode_words(pipe, pseudo_words(pipe, references, batch, noisy), batch.prompts, noisy)
+    output = predict(pipe, noisy, batch.timesteps, inputs)
     return masked_error(output, denoising_target(latents, noise, alphas, prediction_type(pipe.scheduler)), batch.masks)
 
 
@@ -189,17 +187,21 @@ def pseudo_words(pipe: Any, references: EncodedReferences, batch: Batch, noisy: 
     ).pseudo_words
 
 
-def encode_words(pipe: Any, words: Tensor, prompts: Sequence[str]) -> Tensor:
-    """The text tower's states of prompts that hold S*, (B, T, D)."""
+def encode_words(pipe: Any, words: Tensor, prompts: Sequence[str], noisy: Tensor) -> UNetInputs:
+    """What the U-Net gets for prompts that hold S*; SDXL's is told of pictures as large as these latents, uncropped.
+
+    Views have the trained size whatever was moved and scaled in them, and drawing will tell it of no other kind.
+    """
     positions = (pipe.config.get("sampling") or {}).get("word_positions", "natural")
-    named = [{"S*": word} for word in words]
-    return encode_prompts(pipe.tokenizer, pipe.text_encoder, prompts, named, positions=positions).hidden_states
+    networks = networks_of(pipe)
+    encoded = networks.towers.encode(prompts, [{"S*": word} for word in words], positions=positions)
+    return networks.inputs(encoded.hidden_states, encoded.pooled, noisy)
 
 
-def predict(pipe: Any, noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+def predict(pipe: Any, noisy: Tensor, timesteps: Tensor, inputs: UNetInputs) -> Tensor:
     """The U-Net's output, (B, C, h, w)."""
-    states = states.to(noisy.dtype)
-    return pipe.unet(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
+    states = inputs.encoder_hidden_states
+    return pipe.unet(noisy, timesteps, encoder_hidden_states=states, **inputs.extra, return_dict=False)[0]
 
 
 def backward(loss: Tensor, scaler: torch.amp.GradScaler) -> None:

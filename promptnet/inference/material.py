@@ -13,7 +13,8 @@ from promptnet.inference.objective import training_timesteps
 from promptnet.inference.references import EncodedReferences, encode_pixels, encode_references
 from promptnet.inference.tuning import TuningDefaults
 
-_ENCODED_AT_ONCE = 16
+# Views encoded together, and pixels of them: the widest feature maps of SDXL's VAE are 0.5 GB for a view of 1024 px.
+_MAX_AT_ONCE, _MAX_PIXELS = 16, 8 * 512 * 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,13 @@ def prepare_material(pipe: Any, pictures: Sequence[Any], knobs: TuningDefaults, 
         for view in sample_views(knobs.num_views, size_px, scales=knobs.scales, flip=knobs.flip, generator=draws)
     ]
     canvases, masks = (torch.stack(list(parts)) for parts in zip(*placed, strict=True))
-    latents = torch.cat([encode_pixels(pipe.vae, part) for part in canvases.split(_ENCODED_AT_ONCE)])
+    latents = torch.cat([encode_pixels(pipe.vae, part) for part in canvases.split(views_at_once(size_px))])
     return Material(references, latents.to(pipe.unet.dtype), latent_mask(masks, pipe.vae_scale_factor))
+
+
+def views_at_once(size_px: int) -> int:
+    """How many views of this side are encoded together."""
+    return min(_MAX_AT_ONCE, max(1, _MAX_PIXELS // size_px**2))
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,8 @@ from promptnet.inference.rows import Row
 from promptnet.inference.sampling import Rule, Term, UNetInputs
 from promptnet.inference.schedule import Step
 from promptnet.inference.subject import base_name
-from promptnet.models.text import PLACEHOLDER, encode_prompts
+from promptnet.models.text import PLACEHOLDER
+from promptnet.models.towers import TextTowers
 
 MAX_STEPS = 10_000
 # What an edit depends on: the network it was learned in, and the towers whose states it mixes.
@@ -228,49 +229,56 @@ class Directions:
 
 
 def text_directions(cards: Sequence[MixingWeights], networks: Networks) -> Directions:
-    """The directions of edits in the text tower's states.
+    """The directions of edits in the text towers' states, and in SDXL's pooled ones.
 
     Raises:
-        ValueError: a prompt is longer than the tower.
+        ValueError: a prompt is longer than a tower.
     """
     prompts = [card.neutral for card in cards] + [card.styled for card in cards]
-    check_lengths(networks.tokenizer, networks.text_encoder, prompts)
-    states = encode_prompts(networks.tokenizer, networks.text_encoder, prompts, device=networks.device).hidden_states
-    neutral, styled = states.to(networks.dtype).chunk(2)  # (J, T, D)
-    return Directions(styled - neutral)
+    check_lengths(networks.towers, prompts)
+    encoded = networks.towers.encode(prompts, device=networks.device)
+    neutral, styled = encoded.hidden_states.to(networks.dtype).chunk(2)  # (J, T, D)
+    if encoded.pooled is None:
+        return Directions(styled - neutral)
+    pooled_neutral, pooled_styled = encoded.pooled.to(networks.dtype).chunk(2)  # (J, P)
+    return Directions(styled - neutral, pooled_styled - pooled_neutral)
 
 
-def check_lengths(tokenizer: Any, text_encoder: Any, prompts: Sequence[str]) -> None:
+def check_lengths(towers: TextTowers, prompts: Sequence[str]) -> None:
     """Refuse prompts that would be cut off, and the edit with them.
 
     Raises:
-        MixingError: a prompt is longer than the tower.
+        MixingError: a prompt is longer than a tower.
     """
-    longest = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-    for prompt in prompts:
-        num_tokens = len(tokenizer(prompt).input_ids)
-        if num_tokens > longest:
-            raise MixingError(_too_long(prompt, num_tokens, longest))
+    for tower in towers.towers:
+        for prompt in prompts:
+            num_tokens = len(tower.tokenizer(prompt).input_ids)
+            if num_tokens > tower.max_length:
+                raise MixingError(_too_long(prompt, num_tokens, tower.max_length))
 
 
 def check_row_lengths(rows: Sequence[Row], networks: Networks) -> None:
     """The same of rows to draw with an edit, where a placeholder takes as many tokens as it has pseudo-words.
 
     Raises:
-        MixingError: a prompt is longer than the tower.
+        MixingError: a prompt is longer than a tower.
     """
-    tokenizer = networks.tokenizer
-    longest = min(tokenizer.model_max_length, networks.text_encoder.config.max_position_embeddings)
     for row in rows:
-        plain = [row.negative_prompt, row.reference_prompt] if row.subjects else [row.negative_prompt, row.prompt]
-        check_lengths(tokenizer, networks.text_encoder, plain)
+        check_lengths(
+            networks.towers, [row.negative_prompt or "", row.reference_prompt if row.subjects else row.prompt]
+        )
         for subject in row.subjects.values():
             num_words: int = networks.promptnet.num_pseudo_words(*subject.reference_latents.shape[2:])
-            pieces = PLACEHOLDER.split(row.prompt)
-            texts = tokenizer(pieces, add_special_tokens=False).input_ids
-            num_tokens = 2 + sum(map(len, texts)) + num_words * (len(pieces) - 1)  # 2: start and end
-            if num_tokens > longest:
-                raise MixingError(_too_long(row.prompt, num_tokens, longest))
+            _check_length_with_words(networks.towers, row.prompt, num_words)
+
+
+def _check_length_with_words(towers: TextTowers, prompt: str, num_words: int) -> None:
+    pieces = PLACEHOLDER.split(prompt)
+    for tower in towers.towers:
+        texts = tower.tokenizer(pieces, add_special_tokens=False).input_ids
+        num_tokens = 2 + sum(map(len, texts)) + num_words * (len(pieces) - 1)  # 2: start and end
+        if num_tokens > tower.max_length:
+            raise MixingError(_too_long(prompt, num_tokens, tower.max_length))
 
 
 def _too_long(prompt: str, num_tokens: int, longest: int) -> str:

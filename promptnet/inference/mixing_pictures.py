@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from promptnet.images.framing import square, to_pixels
 from promptnet.images.opening import Source, open_image
 from promptnet.inference.arguments import check_output_type
-from promptnet.inference.conditions import Networks
+from promptnet.inference.conditions import Networks, networks_of
 from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.inversion import (
     PUBLISHED_UNTIL,
@@ -138,11 +138,6 @@ def invert_pictures(
     )
     how: dict[str, Any] = {"num_steps": num_steps, "inversion_rules": upward, "as_published": as_published}
     return InvertedPictures(invert(pipe.unet, pipe.scheduler, latents, drawing, **how), drawing, networks)
-
-
-def networks_of(pipe: Any) -> Networks:
-    """What turns a pipeline's prompts and subjects into conditions."""
-    return Networks(pipe.tokenizer, pipe.text_encoder, pipe.promptnet, pipe._execution_device, pipe.unet.dtype)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from promptnet.inference.mixing import (
     joined_weights,
     weight_place,
 )
+from promptnet.models.towers import towers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +95,7 @@ def stock_arguments(
         card.check(pipe)
     texts = [prompt if prompt is not None else cards[0].neutral]
     texts += [card.neutral for card in cards] + [card.styled for card in cards]
-    for suffix in ("", "_2") if getattr(pipe, "tokenizer_2", None) is not None else ("",):
-        tokenizer, text_encoder = (getattr(pipe, f"{name}{suffix}") for name in ("tokenizer", "text_encoder"))
-        check_lengths(tokenizer, text_encoder, [*texts, negative_prompt])
+    check_lengths(towers_of(pipe), [*texts, negative_prompt])
     states, pooled, negative, negative_pooled = _encoded(pipe, texts, negative_prompt)
     num_cards = len(cards)
     directions = Directions(

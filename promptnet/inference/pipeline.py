@@ -15,7 +15,13 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput, StableDiffusionMixin
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModel,
+)
 
 from promptnet.images.framing import fitted
 from promptnet.images.opening import Source
@@ -23,13 +29,14 @@ from promptnet.inference.arguments import (
     check_base_model,
     check_encoder,
     check_output_type,
-    check_tokenizer,
+    check_towers,
+    check_words,
     chosen_size_px,
     kwargs_of_step,
     starting_noise,
     tensors_for_callback,
 )
-from promptnet.inference.conditions import Networks
+from promptnet.inference.conditions import networks_of
 from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.fingerprint import fingerprint
 from promptnet.inference.mixing import MixingWeights, check_row_lengths, learned_knobs, mixing_rule
@@ -43,15 +50,17 @@ from promptnet.inference.schedule import Step, check_scheduler, plan
 from promptnet.inference.subject import Subject, base_name
 from promptnet.inference.tuning import TuningDefaults
 from promptnet.models.promptnet import PromptNetModel
+from promptnet.models.towers import towers_of
 
+_FOR_SUBJECTS = ("promptnet", "image_encoder", "feature_extractor")
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
 
 
 class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
     """Draws prompts, with one person or several in them as `S*`.
 
-    Made of a Stable Diffusion base model and, for subjects, of PromptNet and the vision tower it was trained with.
-    Without those three, prompts of plain words work as in diffusers' own pipeline.
+    Made of a Stable Diffusion base model (1, 2 or XL) and, for subjects, of PromptNet and the vision tower it was
+    trained with. Without those three, prompts of plain words work as in diffusers' own pipelines.
 
     Args:
         vae: the base model's autoencoder.
@@ -64,11 +73,23 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         feature_extractor: that tower's preprocessing.
         sampling: knobs of `SamplingDefaults` that were measured for this checkpoint; kept in the pipeline's config.
         tuning: the same for `customize`, knobs of `TuningDefaults`.
+        text_encoder_2: SDXL's second text tower, with a projection; None for base models with one.
+        tokenizer_2: that tower's tokenizer.
+        force_zeros_for_empty_prompt: whether SDXL's U-Net gets zeros for a negative prompt that is not given; kept in
+            the pipeline's config. Base models with one text tower get an empty prompt in any case.
+
+    Raises:
+        ValueError: the parts are not those of a base model that this pipeline draws with (SDXL's refiner, inpainting,
+            upscaling), a part is missing, the encoder makes words for other text towers, or a knob does not exist.
     """
 
-    # PromptNet and the text tower are called at every step, between calls of the U-Net: they stay where they are.
+    # PromptNet and the text towers are called at every step, between calls of the U-Net: they stay where they are.
     model_cpu_offload_seq = "image_encoder->unet->vae"
-    _optional_components = ["promptnet", "image_encoder", "feature_extractor"]  # noqa: RUF012 (diffusers' convention)
+    # diffusers' convention. The first text tower is among them for SDXL's refiner to be refused by name.
+    _optional_components = [  # noqa: RUF012
+        *("promptnet", "image_encoder", "feature_extractor"),
+        *("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
+    ]
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
 
     vae: AutoencoderKL
@@ -79,6 +100,8 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
     promptnet: PromptNetModel | None
     image_encoder: CLIPVisionModel | None
     feature_extractor: CLIPImageProcessor | None
+    text_encoder_2: CLIPTextModelWithProjection | None
+    tokenizer_2: CLIPTokenizer | None
 
     def __init__(
         self,
@@ -92,10 +115,14 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         feature_extractor: CLIPImageProcessor | None = None,
         sampling: Mapping[str, Any] | None = None,
         tuning: Mapping[str, Any] | None = None,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        force_zeros_for_empty_prompt: bool = True,
     ) -> None:
         super().__init__()
         check_base_model(unet.config, vae.config)
-        check_tokenizer(tokenizer, text_encoder.config)
+        towers = {"text_encoder": text_encoder, "tokenizer": tokenizer}
+        check_towers(unet.config, {**towers, "text_encoder_2": text_encoder_2, "tokenizer_2": tokenizer_2})
         SamplingDefaults().replaced(sampling or {})
         TuningDefaults().replaced(tuning or {})
         self.register_modules(
@@ -107,8 +134,14 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             promptnet=promptnet,
             image_encoder=image_encoder,
             feature_extractor=feature_extractor,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
         )
+        if promptnet is not None:
+            check_words(promptnet.config["prompt_channel"], towers_of(self))
         self.register_to_config(sampling=dict(sampling or {}), tuning=dict(tuning or {}))
+        if text_encoder_2 is not None:
+            self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self._interrupt = False
@@ -272,14 +305,18 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
                 list of prompts, a list has an entry for each: a subject, a list of subjects, or None.
             edits: mixing weights of one edit or several, acting on every prompt; number of steps and guidance scale
                 are theirs unless given, guidance_rescale and eta 0.
-            negative_prompt: what to move away from, one for all or one for each prompt.
+            negative_prompt: what to move away from, one for all or one for each prompt. None is an empty text, and
+                zeros where SDXL's `force_zeros_for_empty_prompt` is on, as in diffusers.
             class_word: what stands in place of `S*` in the reference prompt; default the subject's own.
             height: in pixels, default as trained.
             width: in pixels, default as trained.
             resolution: "auto" adapts the U-Net where the size is far from the trained one, "off" never; or settings, as
                 in `promptnet.inference.resolution.load_settings`. PromptNet itself stays plain, at its trained size.
                 "auto" may draw at another size and resize the picture: much smaller ones, and with base models of few
-                latents all others. With `latents` or output_type="latent" it draws at the size asked.
+                latents all others. With `latents` or output_type="latent" it draws at the size asked. SDXL's U-Net is
+                always told the size that it draws, as original and as target size, and that nothing is cropped: the
+                numbers describe what leaves the network, and of a smaller picture than it draws it would make one that
+                looks enlarged. To be asked for another size than drawn does not change that.
             num_inference_steps: denoising steps.
             guidance_scale: w, for prompts without a subject.
             guidance_rescale: how far guidance is kept from raising the contrast.
@@ -340,7 +377,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         step_kwargs = kwargs_of_step(self.scheduler, eta=knobs.eta, generator=generator)
 
         device = self._execution_device
-        networks = Networks(self.tokenizer, self.text_encoder, self.promptnet, device, self.unet.dtype)
+        networks = networks_of(self)
         if cards:
             check_row_lengths(rows, networks)
         sizing = plan_size(
@@ -415,4 +452,4 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
                 subject.check(self)
 
     def _require_promptnet(self) -> None:
-        check_encoder({name: getattr(self, name, None) for name in self._optional_components})
+        check_encoder({name: getattr(self, name, None) for name in _FOR_SUBJECTS})

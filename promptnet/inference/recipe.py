@@ -66,9 +66,9 @@ def build_rules(
     return rules
 
 
-def _plain_prompts(rows: Sequence[Row], knobs: SamplingDefaults) -> list[str]:
+def _plain_prompts(rows: Sequence[Row], knobs: SamplingDefaults) -> list[str | None]:
     """The prompts without S* that will be needed."""
-    found = [row.negative_prompt for row in rows]
+    found: list[str | None] = [row.negative_prompt for row in rows]
     found += [row.prompt for row in rows if not row.subjects]
     return found + [row.reference_prompt for row in rows if row.subjects and knobs.class_scale]
 

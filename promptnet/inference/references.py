@@ -37,9 +37,14 @@ def open_references(images: Source | Sequence[Source]) -> list[Any]:
 
 
 def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
-    """Scaled latents (B, C, h, w), the mode of the posterior, of pictures (B, 3, H, W) in [-1, 1]."""
-    latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
-    return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    """Scaled latents (B, C, h, w), the mode of the posterior, of pictures (B, 3, H, W) in [-1, 1].
+
+    As in `decode_latents`, a float16 VAE that overflows computes in float32; its latents are float16 again.
+    """
+    dtype = vae.dtype
+    with _without_overflow(vae):
+        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+    return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).to(dtype)
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:

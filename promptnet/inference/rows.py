@@ -27,13 +27,13 @@ class Row:
 
     Args:
         prompt: with placeholders.
-        negative_prompt: what to move away from.
+        negative_prompt: what to move away from; None if nothing was said, which SDXL tells from an empty text.
         subjects: placeholder -> subject.
         reference_prompt: the prompt with class words for placeholders.
     """
 
     prompt: str
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
     subjects: Mapping[str, Subject] = field(default_factory=dict)
     reference_prompt: str = ""
 
@@ -64,7 +64,7 @@ def make_rows(
         raise ValueError(f"prompt must be a text or a list of texts, but is {prompt!r}.")
     if num_images_per_prompt < 1:
         raise ValueError(f"num_images_per_prompt={num_images_per_prompt} must be at least 1.")
-    negatives = _one_each(negative_prompt or "", len(prompts))
+    negatives = _one_each(negative_prompt, len(prompts))
     if isinstance(prompt, str) or subject is None or isinstance(subject, Subject):
         given = [subject] * len(prompts)
     else:
@@ -92,9 +92,9 @@ def moved(rows: Sequence[Row], device: torch.device) -> list[Row]:
     return [replace(row, subjects={name: there[id(s)] for name, s in row.subjects.items()}) for row in rows]
 
 
-def _one_each(negative_prompt: str | Sequence[str], num_prompts: int) -> list[str]:
-    if isinstance(negative_prompt, str):
-        return [negative_prompt] * num_prompts
+def _one_each(negative_prompt: str | Sequence[str] | None, num_prompts: int) -> Sequence[str | None]:
+    if not negative_prompt or isinstance(negative_prompt, str):
+        return [negative_prompt if isinstance(negative_prompt, str) else None] * num_prompts
     if len(negative_prompt) != num_prompts:
         raise ValueError(
             f"There are {len(negative_prompt)} negative prompts for {num_prompts} prompts: give one for all, or one "
@@ -112,8 +112,8 @@ def _as_list(subjects: object) -> list[Subject]:
     return found
 
 
-def _make_row(prompt: str, negative_prompt: str, subjects: list[Subject], class_word: str | None) -> Row:
-    if find_placeholders(negative_prompt):
+def _make_row(prompt: str, negative_prompt: str | None, subjects: list[Subject], class_word: str | None) -> Row:
+    if find_placeholders(negative_prompt or ""):
         raise ValueError(f"The negative prompt {negative_prompt!r} mentions a subject, but it takes plain words only.")
     by_name = match_placeholders(prompt, subjects)
     words = {name: subject.class_word if class_word is None else class_word for name, subject in by_name.items()}

@@ -39,6 +39,7 @@ from promptnet.inference.recomputing import recomputed
 from promptnet.inference.references import decode_latents, encode_pixels
 from promptnet.inference.rows import make_rows, moved
 from promptnet.inference.sampling import Rule, sample
+from promptnet.models.towers import TextTowers
 from promptnet.training.disentangle_base import (
     check_base,
     load_frozen,
@@ -144,7 +145,7 @@ class DisentangleStage(L.LightningModule):
 
     def _check_prompts(self) -> None:
         prompts = [self.neutral, self.styled]
-        check_lengths(self.tokenizer, self.frozen["text_encoder"], prompts)
+        check_lengths(self._towers(), prompts)
         neutral, styled = self.tokenizer(prompts).input_ids
         if neutral == styled:
             raise ValueError(
@@ -152,12 +153,15 @@ class DisentangleStage(L.LightningModule):
                 "what is to change."
             )
 
+    def _towers(self) -> TextTowers:
+        return TextTowers.of([self.tokenizer], [self.frozen["text_encoder"]])
+
     def prepare(self, batch_size: int = 1) -> None:
         """Move the frozen parts to this one's device; encode the prompts; invert the pictures, `batch_size` at once."""
         for part in self.frozen.values():
             part.to(self.device)
-        text_encoder, encoder = self.frozen["text_encoder"], self.frozen.get("promptnet")
-        self.networks = Networks(self.tokenizer, text_encoder, encoder, self.device, self.frozen["unet"].dtype)
+        encoder, dtype = self.frozen.get("promptnet"), self.frozen["unet"].dtype
+        self.networks = Networks(self._towers(), encoder, self.device, dtype)
         with torch.no_grad():
             self.prompts = PlainPrompts(self.networks, ["", self.neutral])
             self.directions = text_directions([self.card()], self.networks)

@@ -30,6 +30,11 @@ def check_base(base_dir: Path) -> None:
             "edit needs: download it first, for instance with pipe.save_pretrained(folder)."
         )
     unet: Any = UNet2DConditionModel.load_config(base_dir / "unet")
+    if unet.get("addition_embed_type") is not None:
+        raise ValueError(
+            f"base model '{base_dir}' has two text towers (SDXL), in which edits cannot be learned yet: use one of the "
+            "kind of Stable Diffusion 1.5 or 2."
+        )
     vae: Any = AutoencoderKL.load_config(base_dir / "vae")
     check_base_model({"in_channels": 4, **unet}, {"latent_channels": 4, **vae})
 

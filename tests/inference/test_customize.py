@@ -345,15 +345,6 @@ def test_what_gradients_cannot_run_through_is_refused(pipe):
         del pipe.unet._hf_hook
 
 
-def test_unets_with_added_conditions_are_refused(pipe):
-    pipe.unet.register_to_config(addition_embed_type="text_time")
-    try:
-        with pytest.raises(ValueError, match=r"addition_embed_type='text_time' \(SDXL\) yet: use pipe.encode"):
-            run(pipe)
-    finally:
-        pipe.unet.register_to_config(addition_embed_type=None)
-
-
 def test_schedulers_of_another_prediction_are_refused(pipe):
     pipe.scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(ValueError, match="prediction_type='sample'"):

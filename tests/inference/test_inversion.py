@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptnet.inference.conditions import Networks, PlainPrompts
+from promptnet.inference.conditions import PlainPrompts, networks_of
 from promptnet.inference.guidance import ClassifierFreeGuidance
 from promptnet.inference.inversion import (
     PUBLISHED_UNTIL,
@@ -35,7 +35,7 @@ def use_scheduler(pipe: Any, name: str, **options: Any) -> None:
 
 
 def guidance(pipe: Any, num_rows: int, scale: float) -> Rule:
-    networks = Networks(pipe.tokenizer, pipe.text_encoder, None, torch.device("cpu"), torch.float32)
+    networks = networks_of(pipe)
     texts, rows = ("", "a photo of a person"), torch.arange(num_rows)
     prompts = PlainPrompts(networks, texts)
     uncond, prompt = (prompts.condition([text] * num_rows, rows) for text in texts)
@@ -43,7 +43,7 @@ def guidance(pipe: Any, num_rows: int, scale: float) -> Rule:
 
 
 def edit(pipe: Any, weights: Tensor) -> Rule:
-    networks = Networks(pipe.tokenizer, pipe.text_encoder, None, torch.device("cpu"), torch.float32)
+    networks = networks_of(pipe)
     prompts = ("a photo of a person", "a dog on a red chair")
     card = MixingWeights(weights, *prompts, type(pipe.scheduler).__name__, 3.0, edit_fingerprint(pipe))
     return mixing_rule([card], networks)

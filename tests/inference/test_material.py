@@ -6,7 +6,7 @@ from PIL import Image
 from promptnet.images.augment import View
 from promptnet.images.framing import to_pixels
 from promptnet.inference import material as material_module
-from promptnet.inference.material import held_out_batches, prepare_material, training_batch
+from promptnet.inference.material import held_out_batches, prepare_material, training_batch, views_at_once
 from promptnet.inference.objective import held_out_timesteps
 from promptnet.inference.references import encode_pixels
 from promptnet.inference.tuning import TuningDefaults
@@ -86,3 +86,7 @@ def test_everything_random_comes_from_the_generator(pipe):
     one, again, other = (prepare_material(pipe, [picture()], knobs, draws(seed)) for seed in (0, 0, 1))
     assert torch.equal(one.latents, again.latents)
     assert not torch.equal(one.latents, other.latents)
+
+
+def test_large_views_are_encoded_fewer_at_a_time():
+    assert [views_at_once(side_px) for side_px in (64, 512, 1024, 2048)] == [16, 8, 2, 1]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptnet.inference.conditions import Networks, PlainPrompts
+from promptnet.inference.conditions import PlainPrompts, networks_of
 from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.mixing import (
@@ -294,7 +294,7 @@ def stock(pipe: Any) -> Any:
 
 @torch.no_grad()
 def on_the_loop(pipe: Any, cards: list[MixingWeights], latents: Tensor) -> Tensor:
-    networks = Networks(pipe.tokenizer, pipe.text_encoder, None, torch.device("cpu"), torch.float32)
+    networks = networks_of(pipe)
     prompts, rows = PlainPrompts(networks, ["", cards[0].neutral]), torch.arange(len(latents))
     negative, positive = (prompts.condition([text] * len(latents), rows) for text in ("", cards[0].neutral))
     guidance = ClassifierFreeGuidance(negative, positive, cards[0].guidance_scale)
@@ -329,7 +329,7 @@ def test_prompts_longer_than_the_tower_are_refused(pipe: Any):
         stock_arguments(stock(pipe), card)
     with pytest.raises(ValueError, match="tokens"):
         stock_arguments(stock(pipe), replace(card, styled=STYLED), negative_prompt=card.styled)
-    networks = Networks(pipe.tokenizer, pipe.text_encoder, None, torch.device("cpu"), torch.float32)
+    networks = networks_of(pipe)
     with pytest.raises(ValueError, match="tokens"):
         mixing_rule([card], networks)
 

@@ -51,6 +51,17 @@ def test_latents_are_scaled_there_and_back(pipe: Any, shift: float | None):
     torch.testing.assert_close(decoded, pipe.vae.decode(mode).sample, rtol=1e-4, atol=1e-5)
 
 
+def test_a_float16_vae_that_overflows_encodes_in_float32(pipe: Any):
+    vae, pixels = copy.deepcopy(pipe.vae), torch.rand(1, 3, 16, 16) * 2 - 1
+    expected, seen = encode_pixels(vae, pixels), []
+    vae.to(torch.float16)
+    vae.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.no_grad():
+        found = encode_pixels(vae, pixels)
+    assert (seen, found.dtype, vae.dtype) == ([torch.float32], torch.float16, torch.float16)
+    torch.testing.assert_close(found.float(), expected, rtol=1e-2, atol=1e-3)
+
+
 def test_both_networks_see_the_central_square(pipe: Any):
     wide = picture()
     whole, centre, side = (

@@ -61,7 +61,7 @@ def test_class_word_of_the_call_counts_more_than_the_subjects():
 
 def test_an_empty_prompt_needs_no_subject():
     (row,) = make_rows("")
-    assert (row.prompt, row.negative_prompt, row.subjects) == ("", "", {})
+    assert (row.prompt, row.negative_prompt, row.subjects) == ("", None, {})
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def face_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model of Stable Diffusion's kind with random weights, for pictures of 32 px."""
-    from tests.training.face_runs import write_base
+    from tests.base_models import write_base
 
     return write_base(tmp_path_factory.mktemp("face-base"), "sd")
 

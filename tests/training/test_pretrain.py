@@ -19,7 +19,7 @@ from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen
 from promptnet.training.pretrain import PretrainStage
 from promptnet.training.timesteps import low_discrepancy_timesteps
-from tests.training.face_runs import write_base
+from tests.base_models import write_base
 
 Build = Callable[..., PretrainStage]
 FAMILIES = ("sd", "sd-v", "sdxl")

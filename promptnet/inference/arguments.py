@@ -42,7 +42,7 @@ def check_towers(unet_config: Mapping[str, Any], parts: Mapping[str, Any]) -> No
         parts: `text_encoder`, `tokenizer`, `text_encoder_2` and `tokenizer_2`, None where there is none.
 
     Raises:
-        ValueError: a part is missing or too much, a tokenizer is another tower's, or it is SDXL's refiner.
+        ValueError: a part is missing or too much, or it is SDXL's refiner.
     """
     is_xl = unet_config.get("addition_embed_type") == SDXL_ADDITION
     if is_xl and parts["text_encoder"] is None and parts["text_encoder_2"] is not None:
@@ -59,8 +59,6 @@ def check_towers(unet_config: Mapping[str, Any], parts: Mapping[str, Any]) -> No
         raise ValueError(
             "A second text tower is given, but the U-Net reads one: leave out text_encoder_2, tokenizer_2."
         )
-    for suffix in ("", "_2") if is_xl else ("",):
-        check_tokenizer(parts[f"tokenizer{suffix}"], parts[f"text_encoder{suffix}"].config)
     if is_xl:
         second: Any = parts["text_encoder_2"]
         _check_sizes(unet_config, second.config.projection_dim)

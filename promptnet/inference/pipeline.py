@@ -29,6 +29,7 @@ from promptnet.inference.arguments import (
     check_base_model,
     check_encoder,
     check_output_type,
+    check_tokenizer,
     check_towers,
     check_words,
     chosen_size_px,
@@ -137,6 +138,8 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
         )
+        for tower in towers_of(self).towers:
+            check_tokenizer(tower.tokenizer, tower.network.config)
         if promptnet is not None:
             check_words(promptnet.config["prompt_channel"], towers_of(self))
         self.register_to_config(sampling=dict(sampling or {}), tuning=dict(tuning or {}))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -49,12 +49,14 @@ class BaseModel:
         tokenizers: one for each text tower.
         scheduler: gives noise levels and prediction type.
         image_processor: the vision tower's preprocessing, None where the base model's folder has none.
+        forces_zeros: whether SDXL's U-Net draws with zeros for a negative prompt that is not given.
     """
 
     networks: dict[str, nn.Module]
     tokenizers: tuple[Any, ...]
     scheduler: Any
     image_processor: Any
+    forces_zeros: bool = True
 
     def text_towers(self) -> TextTowers:
         """The text towers with their tokenizers."""
@@ -99,7 +101,20 @@ def load_base(base: str, vision: str | None = None) -> BaseModel:
         ),
         DDIMScheduler.from_pretrained(base, subfolder="scheduler"),
         _image_processor(base, vision),
+        forces_zeros(base) if has_two else True,
     )
+
+
+def forces_zeros(base: str | Path) -> bool:
+    """`force_zeros_for_empty_prompt` of an SDXL base model's index; where there is no index, as SDXL itself has it.
+
+    Args:
+        base: a diffusers folder or a hub id.
+    """
+    if Path(base).is_dir() and not (Path(base) / "model_index.json").is_file():
+        return True
+    index: Any = DiffusionPipeline.load_config(str(base))
+    return index.get("force_zeros_for_empty_prompt", True)
 
 
 def _vision_tower(base: str, vision: str | None) -> Any:

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModel
 
 from promptnet.datasets.feature_cache import network_hash
 from promptnet.datasets.stream import sample_noise
@@ -28,7 +28,7 @@ from promptnet.models.text import Positions
 from promptnet.models.towers import mean_word_norm
 from promptnet.training.diffusion_stage import DiffusionStage
 from promptnet.training.export import save_half
-from promptnet.training.families import VisionInput, load_base
+from promptnet.training.families import VisionInput, forces_zeros, load_base
 from promptnet.training.filling import fill_together
 from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen
@@ -104,7 +104,7 @@ class PretrainStage(DiffusionStage):
         self.tokenizer, self.text_towers = base.tokenizers[0], base.text_towers()
         self.word_positions: Positions = word_positions
         self.prompt_padding: Padding = prompt_padding
-        self.image_processor = base.image_processor
+        self.image_processor, self.forces_zeros = base.image_processor, base.forces_zeros
         self.vision_input = VisionInput.of(base.image_processor, self.frozen["image_encoder"])
         self.min_snr_gamma, self.sample_posterior = min_snr_gamma, sample_posterior
         self.described_weight = described_weight
@@ -350,4 +350,8 @@ def write_index(folder: Path, sampling: dict[str, Any] | None, tuning: dict[str,
         "scheduler": DDIMScheduler.from_pretrained(folder / "scheduler"),
         "promptnet": PromptNetModel.from_pretrained(folder / "promptnet"),
     }
+    if parts["unet"].config.addition_embed_type is not None:  # SDXL
+        parts["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2")
+        parts["tokenizer_2"] = CLIPTokenizer.from_pretrained(folder / "tokenizer_2")
+        parts["force_zeros_for_empty_prompt"] = forces_zeros(folder)
     PromptNetPipeline(**parts, sampling=sampling, tuning=tuning).save_config(folder)

@@ -108,6 +108,45 @@ def test_plain_prompts_need_no_subject(base: Path, here: Path) -> None:
     assert draw("a portrait", "--out plain.png --guidance-scale 2", base) == 0
 
 
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two text towers, as on the Hub: encoder and vision tower beside it."""
+    from diffusers import UNet2DConditionModel
+
+    from promptnet import PromptNetModel
+    from tests.base_models import write_base
+
+    folder = write_base(tmp_path_factory.mktemp("sdxl"), "sdxl")
+    unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet")
+    PromptNetModel.from_unet(
+        unet, vision_dim=20, prompt_channel=24 + 32, region_proj_channel=8, region_kernel_size=2
+    ).save_pretrained(folder / "encoder")
+    return folder
+
+
+def test_sdxl_is_customised_and_drawn_with(sdxl: Path, here: Path) -> None:
+    outside_picture("me.png")
+    parts = f"--promptnet {sdxl / 'encoder'} --image-encoder {sdxl / 'vision'}"
+    assert run(f"customize --image me.png --out me.safetensors --steps 2 {parts}", sdxl) == 0
+    for name, rest in (("a", ""), ("b", ""), ("c", "--negative-prompt hat")):
+        assert draw("S* hat", f"--subject me.safetensors --out {name}.png {rest} {parts}", sdxl) == 0
+    assert pixels("a.png").shape == (32, 32, 3)
+    assert np.array_equal(pixels("a.png"), pixels("b.png"))
+    assert not np.array_equal(pixels("a.png"), pixels("c.png"))
+
+
+def test_a_subject_of_another_kind_of_base_model_is_refused(
+    base: Path, sdxl: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside_picture("me.png")
+    assert run("customize --image me.png --out me.safetensors --steps 0", base) == 0
+    capsys.readouterr()
+    parts = f"--promptnet {sdxl / 'encoder'} --image-encoder {sdxl / 'vision'}"
+    assert draw("S* hat", f"--subject me.safetensors --out a.png {parts}", sdxl) == 2
+    assert "text_encoder_2" in capsys.readouterr().err
+    assert not (here / "a.png").exists()
+
+
 MISMATCHED = {
     "subject without S*": ("a portrait", "--subject me.safetensors", "S*"),
     "S* without subject": ("a portrait of S*", "", "subject"),
@@ -266,7 +305,7 @@ def test_what_the_page_on_stable_diffusion_tells_people_to_type_works(
     convert, customize, generate = [
         shlex.split(line)[1:] for block in blocks("docs/stable-diffusion.md", "bash") for line in block.splitlines()
     ]
-    (code,) = blocks("docs/stable-diffusion.md", "python")
+    code, _ = blocks("docs/stable-diffusion.md", "python")
     assert cli.main(convert) == 0
     exec(compile(code, "docs/stable-diffusion.md", "exec"), {})
     assert cli.main(customize) == 0
@@ -278,3 +317,20 @@ def test_what_the_page_on_stable_diffusion_tells_people_to_type_works(
     assert draw("S*", rest, stock) == 2
     assert "PNDMScheduler" in capsys.readouterr().err
     assert draw("S*", f"{rest} --fusion-steps 0", stock) == 0
+
+
+def test_what_the_page_says_of_sdxl_works(sdxl: Path, here: Path) -> None:
+    """Verbatim, with small networks under the real ones' names; then the folder that it makes, by the commands."""
+    for part, place in (
+        ("", "stabilityai/stable-diffusion-xl-base-1.0"),
+        ("encoder", "outputs/encoders/sdxl"),
+        ("vision", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+    ):
+        shutil.copytree(sdxl / part, here / place)
+    _, code = blocks("docs/stable-diffusion.md", "python")
+    exec(compile(code, "docs/stable-diffusion.md", "exec"), {})
+    folder = here / "sdxl-promptnet"
+    outside_picture("me.png")
+    assert run("customize --image me.png --out me.safetensors --steps 0", folder) == 0
+    assert draw("S* hat", "--subject me.safetensors --out hat.png", folder) == 0
+    assert pixels("hat.png").shape == (32, 32, 3)

@@ -234,7 +234,7 @@ def test_pictures_are_drawn_under_mixed_precision(random_base: Path, picture_cac
     assert stage.trainer.precision == "bf16-mixed"
 
 
-def test_sharded_weights_and_a_second_text_tower_are_said_before_the_training(random_base: Path, tmp_path: Path):
+def test_sharded_weights_and_other_networks_are_said_before_the_training(random_base: Path, tmp_path: Path):
     stage, callback = stage_of(random_base, tmp_path), ValidationPictures(**TINY)
     sharded: Any = SimpleNamespace(
         strategy=FSDPStrategy(), callbacks=[callback], datamodule=SimpleNamespace(held_out_people=lambda *_: ["one"])
@@ -242,8 +242,8 @@ def test_sharded_weights_and_a_second_text_tower_are_said_before_the_training(ra
     with pytest.warns(UserWarning, match="no validation pictures"):
         callback.setup(sharded, stage, "fit")
     assert callback.drawn(sharded, stage) is None
-    stage.frozen["text_encoder_2"] = stage.frozen["text_encoder"]
-    with pytest.raises(ValueError, match="draws with one text tower"):
+    stage.frozen["unet"].register_to_config(addition_embed_type="text_image")
+    with pytest.raises(ValueError, match="addition_embed_type='text_image' are not supported"):
         callback.setup(sharded, stage, "fit")
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor
 
+from promptnet.inference.arguments import check_base_model, check_towers
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.training.measures.people import HeldOutPerson
 
@@ -28,11 +29,11 @@ def drawing_pipeline(stage: Any) -> PromptNetPipeline:
     """
     if hasattr(stage, "drawing_pipeline"):
         return stage.drawing_pipeline()
-    check_drawable(stage)
-    parts = {name: stage.frozen[name] for name in ("vae", "unet", "text_encoder", "image_encoder")}
+    parts = {name: stage.frozen[name] for name in ("vae", "unet", "image_encoder")}
     pipe = PromptNetPipeline(
         **parts,
-        tokenizer=stage.tokenizer,
+        **_text_parts(stage),
+        force_zeros_for_empty_prompt=stage.forces_zeros,
         scheduler=type(stage.scheduler).from_config(stage.scheduler.config),  # sampling sets its timesteps
         promptnet=stage.promptnet,
         feature_extractor=feature_extractor_of(stage),
@@ -45,13 +46,21 @@ def check_drawable(stage: Any) -> None:
     """Refuse, before a long training, what `drawing_pipeline` will not be able to draw with.
 
     Raises:
-        ValueError: the stage's base model has two text towers.
+        ValueError: names what is not supported.
     """
-    if "text_encoder_2" in stage.frozen and not hasattr(stage, "drawing_pipeline"):
-        raise ValueError(
-            "PromptNetPipeline draws with one text tower, and this base model has two: leave ValidationPictures and "
-            "ValidationMeasures out of trainer.callbacks"
-        )
+    if hasattr(stage, "drawing_pipeline"):
+        return
+    unet = stage.frozen["unet"].config
+    check_base_model(unet, stage.frozen["vae"].config)
+    check_towers(unet, _text_parts(stage))
+
+
+def _text_parts(stage: Any) -> dict[str, Any]:
+    """The stage's text towers and tokenizers, by the names of the pipeline's components."""
+    parts: dict[str, Any] = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    for suffix, tower in zip(("", "_2"), stage.text_towers.towers, strict=False):
+        parts |= {f"text_encoder{suffix}": tower.network, f"tokenizer{suffix}": tower.tokenizer}
+    return parts
 
 
 def is_sharded(trainer: Any) -> bool:

@@ -16,19 +16,18 @@ def drawn_size_ids(height_px: int, width_px: int, num_rows: int, device: torch.d
     The numbers are always those of the picture that the network draws, which is what they meant in its training: where
     that is resized afterwards, it was not told of the size asked for.
     """
-    numbers = [height_px, width_px, 0, 0, height_px, width_px]
-    return torch.tensor([numbers], dtype=torch.float32, device=device).expand(num_rows, 6)
+    sizes = torch.zeros(num_rows, 6, device=device)
+    sizes[:, 0::4], sizes[:, 1::4] = height_px, width_px  # filled there: a copy would wait for the device
+    return sizes
 
 
-def added_conditions(pooled: Tensor | None, size_ids: Tensor, dtype: torch.dtype) -> dict[str, Any]:
-    """The U-Net's further keyword arguments; none for base models with one text tower, which have no pooled state.
+def added_conditions(pooled: Tensor, size_ids: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    """The further keyword arguments of SDXL's U-Net.
 
     Args:
         pooled: (B, P), the second text tower's.
         size_ids: (B, 6); they stay in float32, as low precision does not hold 1023.
         dtype: the U-Net's.
     """
-    if pooled is None:
-        return {}
     sizes = size_ids.to(pooled.device, torch.float32)
     return {"added_cond_kwargs": {"text_embeds": pooled.to(dtype), "time_ids": sizes}}

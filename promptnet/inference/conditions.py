@@ -56,6 +56,8 @@ class Networks:
             x: latents (N, C, h, w) of the batch, whose size SDXL's U-Net is told of.
             deltas: for each row.
         """
+        if pooled is None:
+            return UNetInputs(states.to(self.dtype), deltas=deltas)
         height_px, width_px = (self.latent_px * side for side in x.shape[2:])
         sizes = drawn_size_ids(height_px, width_px, len(states), states.device)
         return UNetInputs(states.to(self.dtype), added_conditions(pooled, sizes, self.dtype), deltas)

@@ -13,7 +13,7 @@ def avatars(
     people: int = 64,
     prompts: int = 4,
     steps: int = 20,
-    split: Literal["validation", "test"] = "test",
+    split: Literal["train", "validation", "test"] = "test",
     rows: list[str] | None = None,
     curves: bool = False,
     settings: Path | None = None,
@@ -29,7 +29,7 @@ def avatars(
         people: how many people
         prompts: how many prompts each
         steps: denoising steps a picture
-        split: test for figures to report; validation for choosing settings
+        split: test for figures to report; validation for choosing settings; train for how much others are drawn worse
         rows: which ways to compare (null: all)
         curves: also draw the trade-off curves of identity against attributes
         settings: file of the rows' knobs (null: the one shipped)

@@ -49,7 +49,8 @@ def evaluate_avatars(
         people: held-out people.
         prompts: pictures a person and row.
         steps: denoising steps.
-        split: "test" for results, read by the test judge; "validation" for choices, read by the validation judge.
+        split: "test" for results, read by the test judge; "validation" for choices, read by the validation judge;
+            "train" for how much worse people are drawn whom training did not see, read by the validation judge too.
         rows: names of `rows.ROWS`; None is all of them.
         out: an existing folder.
         seed: decides people, prompts and noise.
@@ -66,7 +67,7 @@ def evaluate_avatars(
         ValueError: no such folder, base model, judge, split or row; too many people.
         ModuleNotFoundError: with `out`, and matplotlib is not installed.
     """
-    check_run(split, steps)
+    check_run(split, steps, SPLITS)
     chosen = load_settings(settings).all_rows(rows)
     folder = None if out is None else check_folder(out)
     if folder is not None:
@@ -85,15 +86,19 @@ def evaluate_avatars(
     return results
 
 
-def check_run(split: str, steps: int) -> None:
+def check_run(split: str, steps: int, splits: Sequence[str] = SPLITS[1:]) -> None:
     """Refuse what no evaluation can run with.
 
+    Args:
+        split: whose people are drawn.
+        steps: of denoising.
+        splits: which make sense; people are held out unless a caller says otherwise.
+
     Raises:
-        ValueError: a split whose people are not held out, or no denoising steps.
+        ValueError: another split, or no denoising steps.
     """
-    held_out = SPLITS[1:]
-    if split not in held_out:
-        raise ValueError(f"split={split!r} is not one of the held-out splits: {', '.join(held_out)}")
+    if split not in splits:
+        raise ValueError(f"split={split!r} is not one of the splits that can be read here: {', '.join(splits)}")
     if steps < 1:
         raise ValueError(f"steps={steps} must be 1 or more")
 

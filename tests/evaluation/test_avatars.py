@@ -77,7 +77,7 @@ def test_curves_move_one_knob_each(base: Path, loaded):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "train"}, "split='train' is not one of the held-out splits: validation, test"),
+        ({"split": "tests"}, "split='tests' is not one of the splits that can be read here: train, validation, test"),
         ({"rows": ["fast"]}, "no row 'fast'"),
         ({"people": 1000}, "people=1000"),
         ({"prompts": 0}, "prompts=0"),

@@ -58,6 +58,7 @@ def test_pictures_of_another_size_are_brought_to_the_judges():
 
 def test_judges_lie_beside_the_base_model_by_split(base: Path):
     assert judge_folder(base, "test") == base.resolve().parent / "judges" / "test"
+    assert judge_folder(base, "train") == judge_folder(base, "validation")
     assert judge_folder(base, "validation", base.parent / "judges" / "test") == base.parent / "judges" / "test"
 
 

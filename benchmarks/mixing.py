@@ -11,8 +11,8 @@ the system at once, on a GPU torch's allocator's. Denormal numbers, which random
 back and a CPU takes a hundred times longer for, are flushed to zero, as in training.
 
 Flat means: the peak at the largest number of steps, less the latents themselves, is within a tenth of that at the
-smallest. Time is to be at most 1.5 times that of the whole graph. The forecast adds to the largest measured peak what
-a further step keeps, its latents, and the networks.
+smallest. Time is to be at most 1.5 times that of the whole graph. The forecast adds to the peak at the largest
+number of steps what a further step keeps, its latents, and the networks.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from promptnet.evaluation.edits_cards import (
     hashes_behind,
     learn_cards,
     learning_seconds,
+    teaching,
 )
 from promptnet.evaluation.edits_drawing import EditStudioSpec
 from promptnet.evaluation.edits_marking import EditMarker, EditScores, make_marker
@@ -134,6 +135,7 @@ def evaluate_edits(
             table.draw(crew)
         scores = table.scores(reader, size_px, device)
         settings: dict[str, Any] = {"split": split, "seed": seed, "pictures": asdict(pictures), "how": asdict(how)}
+        settings["taught_by"] = teaching(how)
         settings |= {"correct_until": correct_until, "weights": weights_record(learned), "base": hashes}
         settings["judge"] = {"name": read_by.resolve().name, "hash": weight_hashes(read_by, [])["base"]}
         settings["learning_s"] = seconds_record(tasks)

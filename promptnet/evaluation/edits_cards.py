@@ -115,6 +115,11 @@ def learn(task: CardTask) -> None:
     write_text(seconds_path(task.path), f"{time.perf_counter() - start_s:.1f}\n")
 
 
+def teaching(how: Learning) -> dict[str, float]:
+    """What the judge's parts of the loss are set to; nothing where CLIP teaches alone."""
+    return {} if how.teacher == "clip" else {"kept": JUDGE_KEEPS, "temperature": JUDGE_TEMPERATURE}
+
+
 def loss_parts(task: CardTask) -> list[Any]:
     """The parts of the loss: staying like the original, changing as the prompt does, and what the judge says."""
     from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows

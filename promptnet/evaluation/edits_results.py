@@ -129,8 +129,8 @@ def _identity(rows: Mapping[str, Mapping[str, EditScores]]) -> Claim:
     changes = {name: paired(values, before) for name, values in edited.items()}
     worst = max(changes, key=lambda name: abs(changes[name].mean))
     statement = (
-        f"a subject edited by a card learned without it keeps its identity within {IDENTITY_LOSS}, on average over "
-        f"edits: {change.mean:+.3f}, at the low end {change.low:+.3f}; worst edit {worst}, {changes[worst].mean:+.3f}"
+        f"a subject edited by a card learned without it keeps its identity within {IDENTITY_LOSS}, whatever the edit: "
+        f"worst {worst}, {changes[worst].mean:+.3f}; on average {change.mean:+.3f}, at the low end {change.low:+.3f}"
     )
     figures = {"edited minus unedited": change, f"the same of {worst}": changes[worst]}
-    return Claim(statement, abs(change.mean) <= IDENTITY_LOSS, figures)
+    return Claim(statement, abs(changes[worst].mean) <= IDENTITY_LOSS, figures)

@@ -96,8 +96,17 @@ def save_projections(clip: CLIPModel, folder: Path) -> None:
 
 
 def load_clip(folder: str | Path) -> CLIPModel:
-    """The CLIP of an embedded model's folder: both towers and the projections into the shared space, in float32."""
+    """The CLIP of an embedded model's folder: both towers and the projections into the shared space, in float32.
+
+    Raises:
+        ValueError: the folder holds another base model, which has no CLIP of its own.
+    """
     folder = Path(folder)
+    if not (folder / _PROJECTIONS).is_file():
+        raise ValueError(
+            f"The base model '{folder}' brings no CLIP of its own ({_PROJECTIONS}): name the folder of a transformers "
+            "CLIPModel, with --clip or clip_dir."
+        )
     text: Any = CLIPTextModel.from_pretrained(folder / "text_encoder")
     vision: Any = CLIPVisionModel.from_pretrained(folder / "image_encoder")
     clip = CLIPModel(CLIPConfig(text_config=text.config, vision_config=vision.config, projection_dim=PROJECTION_DIM))

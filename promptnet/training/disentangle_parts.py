@@ -227,6 +227,10 @@ class VGGPerceptual(LossPart):
         network: Any = vgg16(weights=None)
         layers = network.features[: VGG_DEPTHS[-1] + 1]
         state = {name.removeprefix("features."): value for name, value in load_file(self.weights_file).items()}
+        if absent := sorted(set(layers.state_dict()) - set(state)):
+            raise ValueError(
+                f"weights_file={self.weights_file!r} is not torchvision's VGG16: it lacks features.{absent[0]}."
+            )
         layers.load_state_dict({name: state[name] for name in layers.state_dict()})
         for layer in layers:
             if isinstance(layer, nn.ReLU):

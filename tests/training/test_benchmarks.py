@@ -1,5 +1,6 @@
-"""The benchmarks of pretraining run, on shapes so small that their figures mean nothing."""
+"""The benchmarks of training run, on shapes so small that their figures mean nothing."""
 
+import argparse
 import importlib.util
 import re
 import sys
@@ -73,3 +74,15 @@ def test_the_memory_of_a_step_is_predicted_and_measured(script: Any, capsys: pyt
     printed = capsys.readouterr().out
     assert "together" in printed
     assert re.search(r"measured on (cpu: .*peak resident memory of the whole process|cuda: )", printed)
+
+
+def test_the_memory_of_learning_an_edit_is_measured_and_forecast(script: Any, capsys: pytest.CaptureFixture[str]):
+    small = {"shape": "tiny", "size": None, "device": "cpu", "steps": [1, 2], "whole_steps": 1, "pairs": 1}
+    script("mixing").table(argparse.Namespace(**small, forecast=4))
+    printed = capsys.readouterr().out
+    assert "peak of 2 steps less their latents against 1" in printed
+    assert "4 steps take" in printed
+    differ = re.search(r"gradients differ by (\S+)", printed)
+    assert differ is not None
+    assert float(differ[1]) < 1e-3
+    assert re.search(r"time recomputed / whole graph: \d+\.\d+", printed)

@@ -227,6 +227,13 @@ def test_a_whole_clip_of_ones_own_is_moved_there_and_back_and_a_part_of_one_refu
         load_clip_prompts(str(base / "image_encoder"))
 
 
+def test_a_base_model_without_a_clip_of_its_own_asks_for_one(tmp_path: Path):
+    from promptnet.models.tiny import load_clip
+
+    with pytest.raises(ValueError, match=r"brings no CLIP of its own .*--clip or clip_dir"):
+        load_clip(tmp_path)
+
+
 # --- people -------------------------------------------------------------------------------------------------------
 
 

@@ -428,6 +428,11 @@ def test_perceptual_parts_grow_with_the_distance(base: Path, tmp_path: Path):
     network: Any = vgg16(weights=None)
     state = {f"features.{name}": value for name, value in network.features[:23].state_dict().items()}
     save_file(state, tmp_path / "vgg.safetensors")
+    save_file(
+        {name: value for name, value in state.items() if name != "features.21.bias"}, tmp_path / "cut.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"cut\.safetensors' is not torchvision's VGG16: it lacks features\.21\.bias"):
+        VGGPerceptual(str(tmp_path / "cut.safetensors")).prepare(Edit(base, "a", "b", torch.device("cpu")))
     vgg, vision = VGGPerceptual(str(tmp_path / "vgg.safetensors")), VisionPerceptual()
     original, change = torch.rand(1, 3, 64, 64), torch.randn(1, 3, 64, 64)
     for part in (vgg, vision):

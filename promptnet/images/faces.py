@@ -1,7 +1,7 @@
 """Finding faces: MTCNN (arXiv 1604.02878) as facenet-pytorch ships it, its weights in the wheel.
 
-Those three files of weights are torch pickles and the one exception to safetensors. They come with an installed
-package, whose code runs anyway, and are read with `weights_only`.
+Those three files of weights are torch pickles, an exception to safetensors (SECURITY.md lists all). They come with an
+installed package, whose code runs anyway, and are read with `weights_only`.
 """
 
 from __future__ import annotations

@@ -219,8 +219,8 @@ def test_commands_on_our_pages_exist(page: str, line: str) -> None:
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert next(word for word in words[1:] if "=" not in word and not word.startswith("-")) in targets
-    elif words[:2] == ["python", "train.py"]:
-        parse_training(words[2:])
+    elif words[0] in {"python", "torchrun"} and "train.py" in words:
+        parse_training(words[words.index("train.py") + 1 :])
     elif words[0] == "python":
         check_script(words[1:])
     else:

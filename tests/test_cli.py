@@ -164,7 +164,7 @@ def test_a_users_error_is_one_line_and_leaves_nothing(
         "generate --prompt x --out a.png --bogus",
         "generate --prompt x",
         "generate --prompt x --out a.png --steps many",
-        "evaluate avatars --split train",
+        "evaluate avatars --split trains",
         "evaluate nothing",
         "nothing",
         "",

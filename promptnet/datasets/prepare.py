@@ -190,7 +190,7 @@ def _check_same(out: Path, begun: dict[str, Any], plan: dict[str, Any]) -> None:
         if name not in ("options", "columns", "entries") and before[name] != now.get(name)
     ]
     if not changed and begun["entries"] != plan["entries"]:
-        changed = ["the names of the pictures in the source have changed"]
+        changed = ["the names or sizes of the files in the source have changed"]
     if changed:
         raise ValueError(
             f"'{out}' was prepared otherwise ({'; '.join(changed)}): name another folder, or delete this one"

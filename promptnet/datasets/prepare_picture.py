@@ -13,7 +13,7 @@ from promptnet.datasets.prepare_options import PrepareOptions
 from promptnet.datasets.sources import Raw, Refused
 from promptnet.images.aligning import Crop, crop_around, cut, inside_share
 from promptnet.images.faces import DetectionError, Face
-from promptnet.images.opening import MAX_FILE_BYTES, MIN_SIZE_PX, open_image, read_file
+from promptnet.images.opening import MIN_SIZE_PX, open_hashed
 from promptnet.images.sharpness import sharpness
 
 Row = dict[str, Any]
@@ -34,10 +34,8 @@ def rows_of(raw: Raw, name: str, options: PrepareOptions, detect: Detect | None)
     Raises:
         ImageError: it gives none; `reason` and `problem` say why.
     """
-    # Read once: the file may vanish, or become another, before its hash is taken.
-    content = raw.content if isinstance(raw.content, bytes) else read_file(raw.content, MAX_FILE_BYTES)
     min_size_px = min(MIN_SIZE_PX, options.smallest_face_px)
-    image = open_image(BytesIO(content), max_pixels=options.max_pixels, min_size_px=min_size_px)
+    image, source_hash = open_hashed(raw.content, max_pixels=options.max_pixels, min_size_px=min_size_px)
     found = _whole(image, options) if detect is None else _faces(image, options, detect)
     sharp = [row for row in found if row["sharpness"] >= options.min_sharpness]
     if not sharp:
@@ -48,7 +46,7 @@ def rows_of(raw: Raw, name: str, options: PrepareOptions, detect: Detect | None)
         "identity": raw.identity if len(found) == 1 else None,
         "caption": raw.caption,
         "source": name,
-        "source_hash": hashlib.sha256(content).hexdigest(),
+        "source_hash": source_hash,
         "pixel_hash": _pixel_hash(image),
     }
     return [row | about for row in sharp]

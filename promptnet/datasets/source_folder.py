@@ -67,7 +67,7 @@ class FolderSource:
             if _is_folder(item):
                 yield from self._descend(inner, item, above)
             elif not self._is_caption(item.name, names):
-                yield Entry(self._name(inner), str(inner))
+                yield Entry(self._name(inner), str(inner), num_bytes=self._sizes(inner, names))
 
     def _descend(self, folder: Path, item: os.DirEntry[str], above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
         key = _key(item.stat())
@@ -75,6 +75,14 @@ class FolderSource:
             yield self._refused(folder, "link loop", "is a link to a folder that it lies in")
         else:
             yield from self._walk(folder, above | {key})
+
+    def _sizes(self, path: Path, names: set[str]) -> tuple[int, ...]:
+        caption = self._caption_name(path.name) if self.columns.caption else None
+        files = [path, path.with_name(caption)] if caption in names else [path]
+        try:
+            return tuple(os.stat(self.root / file).st_size for file in files)
+        except OSError:  # reading it will say why
+            return ()
 
     def _name(self, path: Path) -> str:
         return self.prefix + printable(str(path))

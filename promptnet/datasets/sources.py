@@ -50,11 +50,14 @@ class Entry:
         name: of it in the source, one printable line.
         place: what its source needs in order to read it; None if listing has shown that it cannot be read.
         refusal: then the reason and the problem.
+        num_bytes: of the picture's file and of its caption's, where these are files of their own. A preparation that
+            goes on tells from them that files were replaced.
     """
 
     name: str
     place: Any = None
     refusal: tuple[str, str] | None = None
+    num_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

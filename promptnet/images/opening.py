@@ -9,6 +9,7 @@ profiles are not applied, as in most training data.
 """
 
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -103,13 +104,41 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int
     """
     name = _name(source)
     with _opened(source, name) as image:
-        _check_size(image, name, max_pixels, min_size_px)
+        return _decoded(image, name, max_pixels, min_size_px)
+
+
+def open_hashed(
+    source: Path | bytes, *, max_pixels: int = MAX_PIXELS, min_size_px: int = MIN_SIZE_PX
+) -> tuple[Image.Image, str]:
+    """`open_image` of a file or of one's content, and the content's SHA-256 in hexadecimal digits.
+
+    Both come from one opened file, which may be renamed, replaced or removed meanwhile. It is not held in memory, and
+    hashed only once it has turned out to be a picture.
+
+    Raises:
+        ImageError: as `open_image` does.
+    """
+    name = "the given picture" if isinstance(source, bytes) else _name(source)
+    if isinstance(source, bytes):
+        _check_bytes(len(source), name)
+    with BytesIO(source) if isinstance(source, bytes) else _regular_file(source, name) as file:
+        with _header(file, name) as image:
+            picture = _decoded(image, name, max_pixels, min_size_px)
+        file.seek(0)
         try:
-            return _upright_rgb(image, name)
-        except ImageError:
-            raise
-        except Exception as error:  # on hostile bytes decoders raise anything
-            raise _broken(name, error) from error
+            return picture, hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _refusal(name, "unreadable", f"cannot be read ({error.strerror or _said(error)})") from error
+
+
+def _decoded(image: Image.Image, name: str, max_pixels: int, min_size_px: int) -> Image.Image:
+    _check_size(image, name, max_pixels, min_size_px)
+    try:
+        return _upright_rgb(image, name)
+    except ImageError:
+        raise
+    except Exception as error:  # on hostile bytes decoders raise anything
+        raise _broken(name, error) from error
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:

@@ -380,11 +380,28 @@ def test_other_options_or_pictures_are_not_mixed_in(few: Path, uninterrupted: di
             prepare_pictures([str(few)], work / "whole", SMALL)
         extra.unlink()
         os.rename(few / "p0/00.png", extra)
-        with pytest.raises(ValueError, match="names of the pictures in the source have changed"):
+        with pytest.raises(ValueError, match="names or sizes of the files in the source have changed"):
             prepare_pictures([str(few)], work / "whole", SMALL)
+        content = extra.read_bytes()
+        os.rename(extra, few / "p0/00.png")
+        extra = few / "p0/00.png"
+        extra.write_bytes(content + b"\0")
+        with pytest.raises(ValueError, match="names or sizes of the files in the source have changed"):
+            prepare_pictures([str(few)], work / "whole", SMALL)
+        extra.write_bytes(content)
     finally:
         os.rename(extra, few / "p0/00.png")
     assert digest_of(work / "whole") == uninterrupted
+
+
+def test_an_edited_caption_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "in/a.png")
+    (tmp_path / "in/a.txt").write_text("a red square")
+    prepare_pictures([str(tmp_path / "in")], tmp_path / "out", SMALL, Columns(caption="txt"))
+    (tmp_path / "in/a.txt").write_text("a square")
+    with pytest.raises(ValueError, match="names or sizes of the files in the source have changed"):
+        prepare_pictures([str(tmp_path / "in")], tmp_path / "out", SMALL, Columns(caption="txt"))
 
 
 def test_folders_that_will_not_do(few: Path, tmp_path: Path) -> None:

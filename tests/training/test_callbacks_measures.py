@@ -34,6 +34,7 @@ from promptnet.training.measures.identity import FaceIdentity, JudgeIdentity, lo
 from promptnet.training.measures.people import Ask, HeldOutPerson, held_out_people, people_of, portrait_people
 from promptnet.training.measures.prompts import ClipPrompts, fields_read_right, load_clip_prompts, shared_projections
 from promptnet.training.measures.speed import counting_flops, num_rows, peak_tflops, utilisation
+from tests.datasets.picture_sets import photograph
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,7 +134,7 @@ def test_the_face_embedder_comes_from_a_file_that_is_there(end: str, tmp_path: P
     (tmp_path / "checkpoints").mkdir()
     place = tmp_path / "checkpoints" / f"20180402-114759-vggface2.{end}"
     torch.save(weights, place) if end == "pt" else save_file(weights, place)
-    scorer = FaceIdentity(load_face_embedder())
+    scorer = FaceIdentity(load_face_embedder(), detect=lambda _: [])
     rows = scorer.identity([colour("red", 200), colour("red", 90), colour("blue")])
     assert rows.shape == (3, 8)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
@@ -156,6 +157,22 @@ def test_the_real_face_embedder_has_the_interface_we_use():
 
     embedder = InceptionResnetV1(pretrained=None, classify=False)
     assert FaceIdentity(embedder).identity([colour("green", 32)]).shape == (1, 512)
+
+
+def test_the_face_is_found_wherever_it_is_and_whatever_is_beside_it():
+    face = photograph("astronaut.png").crop((100, 0, 356, 256))
+    pictures = [Image.new("RGB", (512, 512), ground) for ground in ("white", "black")]
+    pictures[0].paste(face, (0, 0))
+    pictures[1].paste(face.resize((384, 384)), (128, 128))
+    seen: list[torch.Tensor] = []
+    network = SmallNet()
+    network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    FaceIdentity(network).identity(pictures)
+    FaceIdentity(network, detect=lambda _: []).identity(pictures)
+    found, whole = seen
+    assert found.shape == (2, 3, 160, 160)
+    assert (found[0] - found[1]).abs().mean() < 0.2  # resized once more, and boxes differ by a pixel
+    assert (whole[0] - whole[1]).abs().mean() > 0.5
 
 
 # --- prompts ------------------------------------------------------------------------------------------------------

@@ -153,6 +153,31 @@ def test_a_resumed_run_ends_with_the_same_weights_and_the_same_file(
         assert first == second, name
 
 
+def test_every_second_validation_stays_every_second_one_in_a_resumed_run(
+    random_base: Path, picture_cache: Path, tmp_path: Path
+):
+    def drawn_at(**options: Any) -> list[int]:
+        pictures = ValidationPictures(**TINY, every_n_validations=2)
+        fit(random_base, picture_cache, tmp_path, pictures, MetricsFile(), val_check_interval=1, **options)
+        return [step for step, _ in values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")]
+
+    class Save(ValidationPictures):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(tmp_path / "two.ckpt")
+
+    pictures = Save(**TINY, every_n_validations=2)
+    fit(random_base, picture_cache, tmp_path, pictures, max_steps=3, val_check_interval=1)
+    state = torch.load(tmp_path / "two.ckpt", weights_only=True)
+    (counted,) = (value for name, value in state["callbacks"].items() if "Save" in name)
+    assert counted == {"num_validations": 2}
+    state["callbacks"] = {"ValidationPictures": counted}
+    torch.save(state, tmp_path / "two.ckpt")
+    assert drawn_at(resume=tmp_path / "two.ckpt", max_steps=4) == [3, 4]  # the last one shows what the run ends with
+    (tmp_path / "metrics.jsonl").unlink()
+    assert drawn_at(max_steps=6) == [1, 3, 5, 6]
+
+
 def test_what_a_run_logs(run: Any):
     folder, *_ = run[1]
     entries = read_metrics(folder / "metrics.jsonl")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor
 
@@ -218,6 +219,24 @@ def test_transformer_blocks_are_compiled_and_keep_their_names(build: Build):
         assert blocks
         assert all(block._compiled_call_impl is not None for block in blocks)
     assert set(stage.state_dict()) == names
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_compiled_step_has_the_same_gradients(gradient_checkpointing: bool, build: Build):
+    """By `aot_eager`: captured, with its backward pass, as for inductor, and run without its kernels."""
+    options = {"gradient_checkpointing": gradient_checkpointing}
+    plain, compiled = build("sd", **options), build("sd", compile_backend="aot_eager", **options)
+    torch._dynamo.reset()  # what was captured for one stage serves the next
+    counters.clear()
+    compiled.compile_blocks()
+    batch = batch_of()
+    expected = gradients(plain, batch)
+    assert not counters["stats"]
+    found = gradients(compiled, batch)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_mixed_precision_keeps_the_encoder_in_float32(build: Build):

@@ -77,6 +77,14 @@ class ValidationPictures(Callback):
         self.people: list[HeldOutPerson] = []
         self._last: Drawn | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Validations so far, so that a resumed run draws at those that it would have drawn at."""
+        return {"num_validations": self._num_validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._num_validations = state_dict["num_validations"]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the people.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +12,14 @@ from PIL import Image
 from torch.nn import functional as F
 
 from promptnet.datasets.avatars import IDENTITY_FIELDS
+from promptnet.images.aligning import crop_around, cut
+from promptnet.images.faces import DetectionError, Face, FaceDetector
 from promptnet.images.framing import square, to_pixels
 from promptnet.models.judge import AvatarJudge
 
 Pictures = Sequence[Image.Image]
+_FACE_PX = 160  # what the face embedder was trained on, and
+_FACE_MARGIN = 0.1  # about as much around the detector's box, as a share of it
 
 
 class IdentityScorer(Protocol):
@@ -74,20 +78,35 @@ class JudgeIdentity:
 
 
 class FaceIdentity:
-    """facenet-pytorch's InceptionResnetV1, on pictures that are cropped to the face already.
+    """facenet-pytorch's InceptionResnetV1, on the largest face of each picture.
+
+    A picture without a face that the detector finds is embedded as it is, so a drawing that lost the face scores low.
 
     Args:
         network: with its weights, without its classifier.
+        detect: finds a picture's faces, the largest first; None takes MTCNN.
+
+    Raises:
+        ModuleNotFoundError: facenet-pytorch is not installed.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, detect: Callable[[Image.Image], list[Face]] | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
+        self._detect = detect or FaceDetector().detect
 
     def identity(self, pictures: Pictures) -> torch.Tensor:
         """(N, 512)."""
         weight = next(self.network.parameters())
+        faces = stacked([self._face(picture.convert("RGB")) for picture in pictures], _FACE_PX)
         with torch.no_grad():  # it was trained on (x - 127.5) / 128, which is [-1, 1] to half a per cent
-            return F.normalize(self.network(stacked(pictures, 160).to(weight)), dim=1)
+            return F.normalize(self.network(faces.to(weight)), dim=1)
+
+    def _face(self, picture: Image.Image) -> Image.Image:
+        try:
+            faces = self._detect(picture)
+        except DetectionError:
+            faces = []
+        return cut(picture, crop_around(faces[0], _FACE_MARGIN), _FACE_PX) if faces else picture
 
     def appearance(self, pictures: Pictures) -> torch.Tensor:
         """The same space: two photographs of one person differ in it too."""

@@ -222,7 +222,9 @@ def test_the_networks_are_bit_identical_afterwards(trainable_pipe, error):
     assert all(torch.equal(after[name], weight) for name, weight in weights.items())
     networks = [getattr(pipe, name) for name in NETWORKS]
     assert all(parameter.grad is None for network in networks for parameter in network.parameters())
-    assert not any(module._forward_hooks for network in networks for module in network.modules())
+    hooks = [hook for network in networks for module in network.modules() for hook in module._forward_hooks.values()]
+    # transformers leaves hooks of its own at the first call that asks for hidden states.
+    assert [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")] == []
 
 
 def test_everything_comes_from_the_generator_and_takes_one_number(pipe):

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from promptnet.datasets.sources import PICTURE_ENDINGS, Columns, Entry, Raw, Refused, printable
-from promptnet.images.opening import MAX_FILE_BYTES
 
 _PICKLED = (".pth", ".pt", ".pkl", ".pickle", ".pyd")
 _MAX_TEXT_BYTES = 1024 * 1024
+_MAX_PICTURE_BYTES = 128 * 1024 * 1024  # less than of a file, whose header is read before the rest
 _BLOCK = 512
 
 
@@ -85,8 +85,8 @@ class ShardSource:
     def read(self, entry: Entry) -> Raw:
         """See `Source`."""
         place: Place = entry.place
-        if place.picture.num_bytes > MAX_FILE_BYTES:
-            raise Refused("file too large", f"has more than {MAX_FILE_BYTES // 2**20} MiB: save a smaller copy")
+        if place.picture.num_bytes > _MAX_PICTURE_BYTES:
+            raise Refused("file too large", f"has more than {_MAX_PICTURE_BYTES // 2**20} MiB: save a smaller copy")
         try:
             with self.shards[place.shard].open("rb") as file:
                 identity = self._text(file, place.identity, self._identity_column)

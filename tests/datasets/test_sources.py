@@ -254,6 +254,18 @@ def test_links_and_devices_in_a_shard(tmp_path: Path) -> None:
     assert refused(source) == {"s.tar/l.png": "not a file", "s.tar/d.png": "not a file"}
 
 
+def test_a_huge_member_is_not_read(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("a.bmp")
+    member.size = 250 << 20
+    path = tmp_path / "shard.tar"
+    path.write_bytes(member.tobuf())
+    os.truncate(path, 512 + member.size + 1024)  # sparse
+    source = only(path)
+    (entry,) = source.entries()
+    with pytest.raises(Refused, match="more than 128 MiB"):
+        source.read(entry)
+
+
 def test_samples_without_a_picture_or_with_two(tmp_path: Path) -> None:
     more = {"x.txt": b"text alone", "y.png": picture(8), "y.jpg": picture(9), "z\n.weights": b""}
     source = only(shard(tmp_path / "s.tar", MEMBERS | more))

@@ -121,8 +121,19 @@ class ClipReader:
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> torch.Tensor:
-        """(N, P) in the shared space."""
-        tokens = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").to(self.clip.device)
+        """(N, P) in the shared space.
+
+        Raises:
+            ValueError: CLIP would cut a text off.
+        """
+        num_tokens = self.clip.config.text_config.max_position_embeddings
+        for text in texts:
+            if len(self.tokenizer(text).input_ids) > num_tokens:
+                raise ValueError(
+                    f"The prompt {text!r} has more than the {num_tokens} tokens that CLIP reads: shorten it."
+                )
+        tokens = self.tokenizer(texts, padding="max_length", max_length=num_tokens, return_tensors="pt")
+        tokens = tokens.to(self.clip.device)
         pooled = self.clip.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
         return self.clip.text_projection(pooled)
 

@@ -1,6 +1,7 @@
 """Learning mixing weights: exact gradients, what trains, the parts of the loss, resuming, pictures."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from promptnet.inference.mixing import Directions, Mixing, MixingError, MixingWe
 from promptnet.inference.mixing_pictures import edit_picture
 from promptnet.inference.references import decode_latents
 from promptnet.inference.sampling import UNetInputs
+from promptnet.models.tiny import load_clip
 from promptnet.training.disentangle import DisentangleStage, draw_pixels, weights_picture
 from promptnet.training.disentangle_data import SeedDataModule
 from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
@@ -411,6 +413,21 @@ def test_directional_clip_is_finite_where_nothing_changed_yet(base: Path):
     assert torch.autograd.grad(value.sum(), image)[0].isfinite().all()
     moved = part(original + 0.3 * torch.randn_like(original), original)
     assert (moved - 1).abs().min() > 1e-4
+
+
+def test_a_clip_of_its_own_folder_is_read_as_the_base_models_own(base: Path, tmp_path: Path):
+    for part in ("tokenizer", "feature_extractor"):
+        shutil.copytree(base / part, tmp_path, dirs_exist_ok=True)
+    load_clip(base).save_pretrained(tmp_path)
+    edit = Edit(base, "a portrait of a person", "a happy portrait of a person", torch.device("cpu"))
+    original, image = torch.rand(2, 2, 3, 64, 64).unbind()
+    for kind in (DirectionalClip, VisionPerceptual):
+        own, given = kind(), kind(clip_dir=str(tmp_path))
+        for part in (own, given):
+            part.prepare(edit)
+        torch.testing.assert_close(given(image, original), own(image, original))
+    with pytest.raises(ValueError, match="tokens that CLIP reads: shorten it"):
+        DirectionalClip(clip_dir=str(tmp_path)).prepare(replace(edit, styled="a happy portrait" + " of a person" * 40))
 
 
 def test_the_soft_cosine_is_the_cosine_away_from_zero():

@@ -133,7 +133,7 @@ def next_number(folder: Path) -> int:
     return 1 + max((number_of(path) or 0 for path in folder.glob("[!.]*.ckpt")), default=0)
 
 
-def newest_checkpoint(run_dir: str | Path, *, below_step: int | None = None, hashes: bool = True) -> Path | None:
+def newest_checkpoint(run_dir: str | Path, *, below_step: int | None = None) -> Path | None:
     """What a run goes on from: the file or folder that the newest checkpoint which verifies holds; None in a new run.
 
     Damaged ones are skipped by name, with a warning each.
@@ -142,7 +142,6 @@ def newest_checkpoint(run_dir: str | Path, *, below_step: int | None = None, has
         run_dir: the run's folder.
         below_step: prefer checkpoints with fewer steps behind them. A run repeated after its end redoes its last steps
             so, and writes its results again.
-        hashes: verify contents; False compares sizes alone (ranks other than the first).
 
     Raises:
         ValueError: there are checkpoints, and none of them is whole.
@@ -152,7 +151,7 @@ def newest_checkpoint(run_dir: str | Path, *, below_step: int | None = None, has
         found.sort(key=lambda path: (step_of(path) or 0) >= below_step)  # stable: newest first in either part
     for path in found:
         try:
-            return _verified(path, hashes)
+            return _verified(path)
         except DamagedError as reason:
             warnings.warn(f"skipping the damaged checkpoint {path}: {reason}", stacklevel=2)
     if found:
@@ -163,11 +162,11 @@ def newest_checkpoint(run_dir: str | Path, *, below_step: int | None = None, has
     return None
 
 
-def _verified(path: Path, hashes: bool) -> Path:
+def _verified(path: Path) -> Path:
     if path.is_dir():
-        verify(path, hashes=hashes)
+        verify(path)
         return path / STATE
-    if hashes and (not zipfile.is_zipfile(path) or zipfile.ZipFile(path).testzip() is not None):
+    if not zipfile.is_zipfile(path) or zipfile.ZipFile(path).testzip() is not None:
         raise DamagedError("its parts do not have the checksums they were written with")
     warnings.warn(
         f"{path} was written by an earlier version, without a manifest: its own checksums are all that vouches for it. "

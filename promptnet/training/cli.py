@@ -7,6 +7,7 @@ config, and the lock that keeps a second process out.
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.checkpoints import FOLDER, CheckpointError, RunCheckpointIO, newest_checkpoint, sweep
 from promptnet.training.run_lock import RunLock, RunTakenError
 from promptnet.training.saving import SaveState
-from promptnet.training.sharding import leave_out_averaging
+from promptnet.training.sharding import average_where_it_trains, leave_out_averaging
 from promptnet.training.trainer import RunTrainer
 
 
@@ -76,6 +77,7 @@ class TrainingCLI(LightningCLI):
         # The data modules share their stream among the ranks themselves (promptnet.datasets.stream).
         trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
         leave_out_averaging(trainer)
+        average_where_it_trains(trainer)
         return trainer
 
     def before_fit(self) -> None:
@@ -87,7 +89,10 @@ class TrainingCLI(LightningCLI):
             sweep(run_dir)
         if config.get("ckpt_path") is None:
             last_step = self.trainer.max_steps if self.trainer.max_steps > 0 else None
-            newest = newest_checkpoint(run_dir, below_step=last_step, hashes=is_first)
+            with warnings.catch_warnings():
+                if not is_first:
+                    warnings.simplefilter("ignore")  # the first rank names what is damaged
+                newest = newest_checkpoint(run_dir, below_step=last_step)
             config["ckpt_path"] = None if newest is None else str(newest)
         elif not Path(config["ckpt_path"]).resolve().is_relative_to(run_dir.resolve()):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -38,6 +39,14 @@ class DiffusionStage(Stage):
         self.scheduler, self.seed = scheduler, seed
         self.alphas: torch.Tensor
         self.register_buffer("alphas", scheduler.alphas_cumprod.clone(), persistent=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DiffusionStage:
+        """A copy that shares what does not train: a weight average deep-copies the whole stage, in every process."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        memo.update({id(part): part for part in self.frozen.values()})
+        copied.__setstate__(deepcopy(self.__getstate__(), memo))
+        return copied
 
     def prepare_data(self) -> None:
         """Encode all pictures once (rank 0)."""

@@ -85,12 +85,11 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def verify(folder: Path, *, hashes: bool = True) -> Manifest:
+def verify(folder: Path) -> Manifest:
     """The manifest, if every file it lists is there as it was written.
 
     Args:
         folder: a checkpoint.
-        hashes: read every file; False compares the sizes alone.
 
     Raises:
         DamagedError: naming the first file that is missing, cut or changed.
@@ -102,7 +101,7 @@ def verify(folder: Path, *, hashes: bool = True) -> Manifest:
             raise DamagedError(f"{name} is missing")
         if path.stat().st_size != record["bytes"]:
             raise DamagedError(f"{name} has {path.stat().st_size:,} bytes where {record['bytes']:,} were written")
-        if hashes and _sha256(path) != record["sha256"]:
+        if _sha256(path) != record["sha256"]:
             raise DamagedError(f"{name} has changed since it was written (its sha256 differs)")
     return manifest
 

@@ -37,6 +37,9 @@ from promptnet.training.stage import Stage
 __all__ = ["PretrainStage", "mean_word_norm", "write_index"]
 
 
+_PIXELS_TOGETHER = 2**20  # one picture of 1024 px: the VAE's activations are a step's at most
+
+
 class PretrainStage(DiffusionStage):
     """Trains PromptNet alone: S* from the reference picture, noise predicted in the target picture, mean squared error.
 
@@ -186,7 +189,9 @@ class PretrainStage(DiffusionStage):
         """The posterior's mean and log-variance (2 C, h, w) of pictures that need not have one size."""
         if len({picture.shape for picture in pictures}) > 1:
             return [self._encode_moments([picture])[0] for picture in pictures]
-        return list(self._moments(torch.stack(pictures).to(self.device)))
+        together = max(1, _PIXELS_TOGETHER // (pictures[0].shape[1] * pictures[0].shape[2]))
+        parts = torch.stack(pictures).split(together)
+        return [moments for part in parts for moments in self._moments(part.to(self.device))]
 
     @torch.no_grad()
     def _encode_vision(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -47,8 +47,8 @@ class SaveState(Checkpoint):
         chosen = trainer.strategy.broadcast(trainer.ckpt_path)
         if chosen != trainer.ckpt_path:
             raise ValueError(
-                f"rank {trainer.global_rank} goes on from {trainer.ckpt_path}, rank 0 from {chosen}; remove the "
-                "checkpoint that rank 0 calls damaged and repeat the command"
+                f"rank {trainer.global_rank} goes on from {trainer.ckpt_path}, rank 0 from {chosen}: they "
+                "read different copies of the run's folder; give every machine the same one and repeat the command"
             )
         self._step = self._saved_step = trainer.global_step
         leave_if_asked(trainer)

@@ -1,4 +1,4 @@
-"""What a run does without where its strategy cuts weights or gradients into parts."""
+"""Where a run's weight average is kept, and what it does without where its strategy cuts weights into parts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 def keeps_no_average(strategy: Any) -> bool:
     """Whether Lightning cannot average weights here: it finds them in parts (FSDP), or does not store the average."""
     return isinstance(strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy)
+
+
+def average_where_it_trains(trainer: Any) -> None:
+    """Keep weight averages on the device that trains, unless the config names another.
+
+    Lightning makes the average before it moves the stage there. The average would stay in the host's memory, and every
+    step would carry the weights to it.
+    """
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging) and callback._device is None:
+            callback._device = trainer.strategy.root_device
 
 
 def leave_out_averaging(trainer: Any) -> None:

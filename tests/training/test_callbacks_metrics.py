@@ -133,6 +133,7 @@ def test_the_share_of_clipped_steps_and_the_norm_before_clipping(tmp_path: Path)
     entries = read_metrics(tmp_path / "metrics.jsonl")
     assert all(norm > 1e-4 for _, norm in values_of(entries, "gradients/norm"))
     assert values_of(entries, "gradients/clipped_share")[-1] == (6, 1.0)
+    assert values_of(entries, "gradients/clipped_steps")[-1] == (6, 6.0)
 
     loose = fit(tmp_path, GradientWatch(), MetricsFile(), gradient_clip_val=1e4)
     assert float(loose.callback_metrics["gradients/clipped_share"]) == 0.0

@@ -15,6 +15,7 @@ from transformers import CLIPImageProcessor
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.objective import denoising_target, noised
 from promptnet.models.text import encode_prompts
+from promptnet.training import pretrain
 from promptnet.training.families import VisionInput, load_base
 from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen
@@ -219,6 +220,18 @@ def test_transformer_blocks_are_compiled_and_keep_their_names(build: Build):
         assert blocks
         assert all(block._compiled_call_impl is not None for block in blocks)
     assert set(stage.state_dict()) == names
+
+
+def test_large_pictures_are_encoded_few_at_a_time(build: Build, monkeypatch: pytest.MonkeyPatch):
+    stage, pictures = build("sd"), list(torch.rand(5, 3, 32, 32))
+    counts: list[int] = []
+    stage.frozen["vae"].encoder.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
+    together = stage._encode_moments(pictures)
+    monkeypatch.setattr(pretrain, "_PIXELS_TOGETHER", 2 * 32 * 32)
+    torch.testing.assert_close(stage._encode_moments(pictures), together)
+    monkeypatch.setattr(pretrain, "_PIXELS_TOGETHER", 1)
+    torch.testing.assert_close(stage._encode_moments(pictures), together)
+    assert counts == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])

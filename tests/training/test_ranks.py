@@ -17,6 +17,7 @@ from tests.training.conftest import ROOT
 from tests.training.forked import Runs
 from tests.training.kill_run import newest_step, state_at, step_reached
 from tests.training.ranks import CALLBACKS, assert_alike, farthest, slurm_task, start_ranks
+from tests.training.test_checkpoints import damage
 
 LIMIT_S = 10
 
@@ -61,6 +62,19 @@ def test_one_rank_goes_on_as_two_that_slurm_has_started(
     ledgers = [read_ledger_from(more / f"ledger/rank-{rank}.jsonl") for rank in range(2)]
     seen = sorted(number for ledger in ledgers for entry in ledger for number in entry["sample"])
     assert seen == list(range(16, 32))  # the first half was seen before
+
+
+def test_all_ranks_skip_what_has_changed_at_the_same_length(
+    runs: Runs, random_base: Path, picture_cache: Path, one: Path, tmp_path: Path
+):
+    start, run_dir = pretraining(runs, random_base, picture_cache), tmp_path / "run"
+    shutil.copytree(one / "checkpoints", run_dir / "checkpoints")
+    damage(run_dir / "checkpoints/step=4.ckpt")
+    ranks = start_ranks(runs, run_dir, start, "--trainer.max_steps=6")
+    log = run_dir / "log"
+    assert [runs.wait(pid) for pid in ranks] == [0, 0], log.read_text()[-3000:]
+    assert log.read_text().count("skipping the damaged checkpoint") == 1
+    assert newest_step(run_dir) == 6
 
 
 def read_ledger_from(path: Path) -> list[dict[str, Any]]:

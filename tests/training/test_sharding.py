@@ -1,5 +1,6 @@
 """What shards weights keeps every callback but the average, and gathers the encoder block by block."""
 
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from promptnet.training.callbacks import GradientWatch, TrainingDiverged
 from promptnet.training.pretrain import PretrainStage
-from promptnet.training.sharding import leave_out_averaging
+from promptnet.training.sharding import average_where_it_trains, leave_out_averaging
 from tests.training.conftest import ROOT
 
 
@@ -28,6 +29,37 @@ def test_what_shards_does_without_averaged_weights_and_says_so(kind: type[Strate
     whole = SimpleNamespace(callbacks=[average, watch], strategy=DDPStrategy())
     leave_out_averaging(whole)
     assert whole.callbacks == [average, watch]
+
+
+def test_the_average_lies_where_the_stage_trains_and_holds_only_what_trains(face_base: Path, tmp_path: Path):
+    given = {"region_kernel_size": 2, "region_proj_channel": 8, "vision_id": str(face_base / "vision")}
+    stage = PretrainStage(str(face_base), str(tmp_path / "encoder"), **given)
+    average, placed = EMAWeightAveraging(), EMAWeightAveraging(device="cpu")
+    there: Any = SimpleNamespace(
+        callbacks=[average, placed], strategy=SimpleNamespace(root_device=torch.device("meta"))
+    )
+    average_where_it_trains(there)
+    assert placed._device == torch.device("cpu")  # a config's own choice
+    average.setup(there, stage, "fit")
+    assert average._average_model is not None
+    copied: Any = average._average_model.module
+    assert {value.device.type for value in copied.parameters()} == {"meta"}
+    assert {value.device.type for value in stage.parameters()} == {"cpu"}
+    assert all(copied.frozen[name] is part for name, part in stage.frozen.items())
+    assert [tower.network for tower in copied.text_towers.towers] == [t.network for t in stage.text_towers.towers]
+    assert all(value.device.type == "cpu" for part in stage.frozen.values() for value in part.parameters())
+
+
+def test_a_copied_stage_has_weights_of_its_own(face_base: Path, tmp_path: Path):
+    given = {"region_kernel_size": 2, "region_proj_channel": 8, "vision_id": str(face_base / "vision")}
+    stage = PretrainStage(str(face_base), str(tmp_path / "encoder"), **given)
+    copied = deepcopy(stage)
+    assert copied.state_dict().keys() == stage.state_dict().keys()
+    for one, other in zip(stage.parameters(), copied.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()
+    assert type(copied) is PretrainStage
+    assert copied.hparams == stage.hparams
 
 
 def strategy_of(overlay: str) -> Any:

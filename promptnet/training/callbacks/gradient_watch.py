@@ -23,7 +23,7 @@ class GradientWatch(Callback):
     """Logs the gradients' norm and how often they are clipped; counts and names what is not finite, and stops in time.
 
     Scalars: `gradients/norm` before clipping; `gradients/clipped_share` of the last `window` steps;
-    `gradients/nonfinite_steps` since the run began, interruptions included.
+    `gradients/clipped_steps` and `gradients/nonfinite_steps` since the run began, interruptions included.
 
     A step whose gradients are not finite is not taken (its gradients are dropped, weights and Adam's averages stay as
     they are) and says so on the console. With fp16 the loss scaler does that itself, and a few such steps at the
@@ -41,7 +41,7 @@ class GradientWatch(Callback):
     def __init__(self, patience: int = 10, window: int = 100) -> None:
         if patience < 1 or window < 1:
             raise ValueError(f"patience={patience} and window={window} must be at least 1")
-        self.patience, self.num_nonfinite, self.num_in_a_row = patience, 0, 0
+        self.patience, self.num_nonfinite, self.num_in_a_row, self.num_clipped = patience, 0, 0, 0
         self._clipped: deque[bool] = deque(maxlen=window)
         self._seen_none = False
         self._step = self._num_skipped = 0  # what DeepSpeed's engine had done when it was last looked at
@@ -49,11 +49,12 @@ class GradientWatch(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The counts, for the checkpoint."""
         counts = {"num_nonfinite": self.num_nonfinite, "num_in_a_row": self.num_in_a_row}
-        return {**counts, "clipped": list(self._clipped)}
+        return {**counts, "num_clipped": self.num_clipped, "clipped": list(self._clipped)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The counts, from the checkpoint."""
         self.num_nonfinite, self.num_in_a_row = state_dict["num_nonfinite"], state_dict["num_in_a_row"]
+        self.num_clipped = state_dict.get("num_clipped", 0)  # earlier checkpoints did not count them
         self._clipped.extend(state_dict["clipped"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,7 +72,7 @@ class GradientWatch(Callback):
         norm = _over_shards(trainer, norm)
         if bool(norm.isfinite()):
             self.num_in_a_row = 0
-            self._clipped.append(_is_clipped(trainer, pl_module, float(norm)))
+            self._count(_is_clipped(trainer, pl_module, float(norm)))
         else:
             where = _blame(pl_module)
             _drop(trainer, pl_module)
@@ -98,12 +99,17 @@ class GradientWatch(Callback):
             norm = math.inf
         else:
             self.num_in_a_row = 0
-            self._clipped.append(bool(trainer.gradient_clip_val) and norm > float(trainer.gradient_clip_val or 0))
+            self._count(bool(trainer.gradient_clip_val) and norm > float(trainer.gradient_clip_val or 0))
         self._log(pl_module, norm)
+
+    def _count(self, clipped: bool) -> None:
+        self._clipped.append(clipped)
+        self.num_clipped += clipped
 
     def _log(self, stage: LightningModule, norm: float) -> None:
         share = sum(self._clipped) / max(1, len(self._clipped))
         stage.log_dict({"gradients/norm": norm, "gradients/clipped_share": share})
+        stage.log("gradients/clipped_steps", float(self.num_clipped))
         stage.log("gradients/nonfinite_steps", float(self.num_nonfinite))
 
     def _report(self, trainer: Trainer, step: int, where: str, taken: str) -> None:

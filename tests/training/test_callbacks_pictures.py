@@ -33,6 +33,7 @@ from promptnet.training.callbacks import (
     WriteModelCard,
 )
 from promptnet.training.callbacks.drawing import draw, drawing_pipeline, undisturbed
+from promptnet.training.checkpoints import newest_checkpoint
 from promptnet.training.measures.metrics_file import read_metrics, values_of
 from promptnet.training.measures.people import portrait_people
 from promptnet.training.pretrain import PretrainStage
@@ -170,7 +171,7 @@ def test_every_second_validation_stays_every_second_one_in_a_resumed_run(
     fit(random_base, picture_cache, tmp_path, pictures, max_steps=3, val_check_interval=1)
     state = torch.load(tmp_path / "two.ckpt", weights_only=True)
     (counted,) = (value for name, value in state["callbacks"].items() if "Save" in name)
-    assert counted == {"num_validations": 2}
+    assert counted == {"num_validations": 2, "counted_at": 2}
     state["callbacks"] = {"ValidationPictures": counted}
     torch.save(state, tmp_path / "two.ckpt")
     assert drawn_at(resume=tmp_path / "two.ckpt", max_steps=4) == [3, 4]  # the last one shows what the run ends with
@@ -323,6 +324,40 @@ def test_a_run_that_is_to_stop_draws_no_more(random_base: Path, picture_cache: P
     entries = read_metrics(tmp_path / "metrics.jsonl")
     assert [step for step, _ in values_of(entries, "train/loss")] == [1, 2]
     assert not values_of(entries, "val/pictures_seconds")
+
+
+def test_drawing_leaves_off_behind_any_step(random_base: Path, tmp_path: Path):
+    stage, person = stage_of(random_base, tmp_path), portrait_people(1, 2)[0]
+    asked: list[bool] = []
+
+    def is_to_stop() -> bool:
+        asked.append(len(asked) == 1)
+        return asked[-1]
+
+    assert draw(drawing_pipeline(stage), person, 5, 1.0, is_to_stop) is None
+    assert asked == [False, True]
+    pictures = draw(drawing_pipeline(stage), person, 2, 1.0, is_to_stop)
+    assert pictures is not None
+    assert len(pictures) == 2
+
+
+def test_a_validation_that_is_done_again_counts_once(random_base: Path, picture_cache: Path, tmp_path: Path):
+    class Ask(Callback):
+        def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 2 and not trainer.sanity_checking:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def callbacks(*more: Callback) -> list[Callback]:
+        pictures = ValidationPictures(**TINY, every_n_validations=2)
+        return [pictures, MetricsFile(), *more, SaveState(str(tmp_path / "checkpoints"))]
+
+    given = (random_base, picture_cache, tmp_path)
+    with pytest.raises(SystemExit):
+        fit(*given, *callbacks(Ask()), val_check_interval=1, enable_checkpointing=True)
+    newest = newest_checkpoint(tmp_path)
+    fit(*given, *callbacks(), val_check_interval=1, enable_checkpointing=True, resume=newest, max_steps=5)
+    seconds = values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")
+    assert [step for step, _ in seconds] == [1, 3, 5]
 
 
 @pytest.mark.parametrize("has_its_own", [True, False])

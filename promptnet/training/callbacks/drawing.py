@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,21 +78,44 @@ def feature_extractor_of(stage: Any) -> Any:
     return CLIPImageProcessor(size={"shortest_edge": side_px}, crop_size=square, image_mean=half, image_std=half)
 
 
-def draw(pipe: PromptNetPipeline, person: HeldOutPerson, num_steps: int, guidance: float) -> list[Image.Image]:
-    """One person's pictures with plain guidance: no tuning, no fusion, no class term; from each ask's own noise."""
+def draw(
+    pipe: PromptNetPipeline,
+    person: HeldOutPerson,
+    num_steps: int,
+    guidance: float,
+    is_to_stop: Callable[[], bool] = lambda: False,
+) -> list[Image.Image] | None:
+    """One person's pictures with plain guidance: no tuning, no fusion, no class term; from each ask's own noise.
+
+    Args:
+        pipe: what `drawing_pipeline` gives.
+        person: who, and what is asked.
+        num_steps: denoising steps.
+        guidance: weight of the prediction under S*.
+        is_to_stop: asked behind every step, as often on every rank; if it says so, there are no pictures.
+    """
+    stopped = False
+
+    def after_step(pipe: Any, step: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
+        nonlocal stopped
+        stopped = pipe._interrupt = is_to_stop()
+        return state
+
     subject = pipe.encode(person.reference)
     generators = [torch.Generator().manual_seed(ask.seed) for ask in person.asks]
     plain: dict[str, Any] = {"class_scale": 0.0, "fusion_steps": 0, "guidance_rescale": 0.0, "eta": 0.0}
     with _one_by_one(pipe.vae):
-        return pipe(
+        pictures = pipe(
             [ask.prompt for ask in person.asks],
             subject=subject,
             num_inference_steps=num_steps,
             subject_scale=guidance,
             generator=generators,
             resolution="off",
+            callback_on_step_end=after_step,
             **plain,
         ).images
+    return None if stopped else pictures
 
 
 @contextmanager

@@ -73,17 +73,17 @@ class ValidationPictures(Callback):
                 raise ValueError(f"{name}={locals()[name]} must be at least 1")
         self.num_people, self.num_prompts, self.num_steps, self.guidance = num_people, num_prompts, num_steps, guidance
         self.seed, self.every_n_validations, self.prompts = seed, every_n_validations, prompts
-        self._num_validations = 0
+        self._num_validations, self._counted_at = 0, -1
         self.people: list[HeldOutPerson] = []
         self._last: Drawn | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Validations so far, so that a resumed run draws at those that it would have drawn at."""
-        return {"num_validations": self._num_validations}
+        return {"num_validations": self._num_validations, "counted_at": self._counted_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
-        self._num_validations = state_dict["num_validations"]
+        self._num_validations, self._counted_at = state_dict["num_validations"], state_dict["counted_at"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the people.
@@ -102,8 +102,10 @@ class ValidationPictures(Callback):
                 )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count validations."""
-        self._num_validations += not trainer.sanity_checking
+        """Count validations; one that was broken off and is done again is the same."""
+        if not trainer.sanity_checking and trainer.global_step != self._counted_at:
+            self._num_validations += 1
+            self._counted_at = trainer.global_step
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -152,9 +154,10 @@ class ValidationPictures(Callback):
         with undisturbed([stage, *stage.frozen.values()]):
             pipe = drawing_pipeline(stage)
             for person in self.people:
-                if is_to_stop(trainer):  # every rank draws the same people, so all ask as often
+                drawn = draw(pipe, person, self.num_steps, self.guidance, lambda: is_to_stop(trainer))
+                if drawn is None:
                     return None
-                pictures.append(draw(pipe, person, self.num_steps, self.guidance))
+                pictures.append(drawn)
         return Drawn(trainer.global_step, self.people, pictures, time.perf_counter() - start_s)
 
     def _show(self, trainer: Trainer, drawn: Drawn) -> None:

@@ -121,7 +121,8 @@ def open_hashed(
     name = "the given picture" if isinstance(source, bytes) else _name(source)
     if isinstance(source, bytes):
         _check_bytes(len(source), name)
-    with BytesIO(source) if isinstance(source, bytes) else _regular_file(source, name) as file:
+    opened: Any = BytesIO(source) if isinstance(source, bytes) else _regular_file(source, name)
+    with opened as file:
         with _header(file, name) as image:
             picture = _decoded(image, name, max_pixels, min_size_px)
         file.seek(0)

@@ -286,6 +286,7 @@ def test_pictures_are_decoded_one_by_one(random_base: Path, tmp_path: Path):
     stage, (person,), sizes = stage_of(random_base, tmp_path), portrait_people(1, 3), []
     stage.frozen["vae"].decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     pictures = draw(drawing_pipeline(stage), person, num_steps=1, guidance=1.0)
+    assert pictures is not None
     assert len(pictures) == 3
     assert sizes == [1, 1, 1]
     assert not stage.frozen["vae"].use_slicing

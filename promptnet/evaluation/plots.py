@@ -29,15 +29,30 @@ def save_plot(results: Results, path: Path) -> None:
     check_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.add_subplot()
-    _draw_rows(axes, results["rows"])
-    for curve in results["curves"].values():
-        _draw_curve(axes, curve)
-    axes.set(xlabel="attributes (0 guessing, 1 all right)", ylabel="identity (0 guessing, 1 all right)")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
+    figure = Figure(figsize=(15, 6), layout="constrained")
+    everything, near = figure.subplots(1, 2)
+    for axes in (everything, near):
+        _draw_rows(axes, results["rows"])
+        for curve in results["curves"].values():
+            _draw_curve(axes, curve)
+        axes.set(xlabel="attributes (0 guessing, 1 all right)", ylabel="identity (0 guessing, 1 all right)")
+        axes.grid(alpha=0.3)
+    everything.set_title("all rows")
+    near.set_title("those that tell people apart")
+    near.set(**_limits(results))
+    figure.legend(*everything.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     write_whole(path, lambda part: figure.savefig(part, dpi=150))
+
+
+def _limits(results: Results) -> dict[str, tuple[float, float]]:
+    """Of the second panel: around the means of all whose identity is better than a guess."""
+    points = [*results["rows"].values(), *(p for curve in results["curves"].values() for p in curve["points"])]
+    shown = [point for point in points if point["identity"]["mean"] > 0] or points
+    limits = {}
+    for axis, figure in (("xlim", "attributes"), ("ylim", "identity")):
+        means = [point[figure]["mean"] for point in shown]
+        limits[axis] = min(means) - 0.02, max(means) + 0.02
+    return limits
 
 
 def _draw_rows(axes: Any, rows: dict[str, Any]) -> None:

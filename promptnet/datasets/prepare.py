@@ -24,7 +24,7 @@ from promptnet.datasets.sources import Columns, Entry, Source, open_sources, pri
 from promptnet.images.faces import check_installed
 from promptnet.images.private_file import write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: the plan knows sizes of files
 _WORK = ".preparing"  # hidden, so that nobody takes parts for a data set
 _PLAN = "plan.json"
 _LOCK = ".lock"

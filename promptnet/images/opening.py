@@ -115,6 +115,11 @@ def open_hashed(
     Both come from one opened file, which may be renamed, replaced or removed meanwhile. It is not held in memory, and
     hashed only once it has turned out to be a picture.
 
+    Args:
+        source: a path, or what a file holds.
+        max_pixels: width times height at most.
+        min_size_px: the shorter side at least.
+
     Raises:
         ImageError: as `open_image` does.
     """

@@ -130,7 +130,7 @@ class ClipReader:
         for text in texts:
             if len(self.tokenizer(text).input_ids) > num_tokens:
                 raise ValueError(
-                    f"The prompt {text!r} has more than the {num_tokens} tokens that CLIP reads: shorten it."
+                    f"The prompt {text!r} has more than {num_tokens} tokens, which is what CLIP reads: shorten it."
                 )
         tokens = self.tokenizer(texts, padding="max_length", max_length=num_tokens, return_tensors="pt")
         tokens = tokens.to(self.clip.device)

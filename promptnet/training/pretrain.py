@@ -37,7 +37,7 @@ from promptnet.training.stage import Stage
 __all__ = ["PretrainStage", "mean_word_norm", "write_index"]
 
 
-_PIXELS_TOGETHER = 2**20  # one picture of 1024 px: the VAE's activations are a step's at most
+_PIXELS_TOGETHER = 2**20  # one picture of 1024 px or four of 512 px: encoding is not to need more memory than training
 
 
 class PretrainStage(DiffusionStage):

@@ -426,7 +426,7 @@ def test_a_clip_of_its_own_folder_is_read_as_the_base_models_own(base: Path, tmp
         for part in (own, given):
             part.prepare(edit)
         torch.testing.assert_close(given(image, original), own(image, original))
-    with pytest.raises(ValueError, match="tokens that CLIP reads: shorten it"):
+    with pytest.raises(ValueError, match="which is what CLIP reads: shorten it"):
         DirectionalClip(clip_dir=str(tmp_path)).prepare(replace(edit, styled="a happy portrait" + " of a person" * 40))
 
 

@@ -192,21 +192,25 @@ def edit_fingerprint(pipe: Any) -> dict[str, str]:
     return {name: hash_weights(network, name) for name, network in found.items() if network is not None}
 
 
-def weight_place(index: int, num_calls: int, num_weights: int) -> int:
+def weight_place(index: int, num_calls: int, num_weights: int, *, shared: bool = False) -> int:
     """Which weight is for scheduler call `index`.
 
-    PLMS makes one call more than it has steps; as published, its first two calls share the first weight.
+    Args:
+        index: of the call.
+        num_calls: that the scheduler makes.
+        num_weights: one for each step.
+        shared: whether its first two calls belong to one step, as PLMS's do; as published, they share its weight.
 
     Raises:
         MixingError: the numbers of calls and weights do not fit.
     """
-    extra = num_calls - num_weights
-    if extra not in (0, 1):
+    if num_calls != num_weights + shared:
         raise MixingError(
-            f"There are {num_weights} mixing weights, but the scheduler makes {num_calls} calls: use .at_steps(...), "
-            "and DDIM, PNDM with skip_prk_steps, DPM-Solver++ or Euler."
+            f"There are {num_weights} mixing weights, but the scheduler makes {num_calls} calls"
+            f"{f' for {num_calls - 1} steps' if shared else ''}: draw in {num_weights} steps or use .at_steps(...), "
+            "with DDIM, PNDM with skip_prk_steps, DPM-Solver++ or Euler."
         )
-    return max(index - extra, 0)
+    return max(index - shared, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +304,10 @@ class Mixing(Rule):
     spared: tuple[str, ...] = ("uncond",)
 
     def terms(self, terms: list[Term], step: Step) -> list[Term]:
-        place = weight_place(step.index, step.num_steps, self.weights.shape[1])
+        num_weights = self.weights.shape[1]
+        # One call more is PLMS's alone, whose second call leads to the level that it starts from.
+        shared = step.num_steps == num_weights + 1 and (step.index != 1 or step.alpha == step.alpha_prev)
+        place = weight_place(step.index, step.num_steps, num_weights, shared=shared)
         states, pooled = self.directions.total(self.weights[:, place])
         return [term if term.role in self.spared else _shifted(term, states, pooled) for term in terms]
 

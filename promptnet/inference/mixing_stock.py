@@ -19,6 +19,8 @@ from promptnet.inference.mixing import (
 )
 from promptnet.models.towers import towers_of
 
+PLMS = "PNDMScheduler"  # makes two calls for the first of several steps
+
 
 @dataclass(frozen=True, eq=False)
 class StockEdit:
@@ -41,18 +43,23 @@ class StockEdit:
         """What the callback must be given."""
         return ["prompt_embeds"] if self.pooled is None else ["prompt_embeds", "add_text_embeds"]
 
-    def condition(self, call: int, num_calls: int) -> tuple[Tensor, Tensor | None]:
-        """c_i of a scheduler call, (T, D) and (P,)."""
-        weights = self.weights[:, weight_place(call, num_calls, self.weights.shape[1])]
-        states, pooled = self.directions.total(weights)
+    def condition(self, place: int) -> tuple[Tensor, Tensor | None]:
+        """c_i of the weights at `place`, (T, D) and (P,)."""
+        states, pooled = self.directions.total(self.weights[:, place])
         return self.states + states, None if pooled is None or self.pooled is None else self.pooled + pooled
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The next call's condition, in the rows behind the negative prompt's."""
+        """The next call's condition, in the rows behind the negative prompt's.
+
+        Raises:
+            MixingError: the drawing has another number of steps than the edits.
+        """
         num_calls = len(pipe.scheduler.timesteps)
+        shared = num_calls > 1 and type(pipe.scheduler).__name__ == PLMS
+        place = weight_place(index + 1, num_calls, self.weights.shape[1], shared=shared)
         if index + 1 >= num_calls:
             return {}
-        states, pooled = self.condition(index + 1, num_calls)
+        states, pooled = self.condition(place)
         guided = pipe.do_classifier_free_guidance
         found = {"prompt_embeds": _replaced(tensors["prompt_embeds"], states, guided)}
         if pooled is not None:
@@ -103,7 +110,7 @@ def stock_arguments(
         None if pooled is None else pooled[1 + num_cards :] - pooled[1 : 1 + num_cards],
     )
     edit = StockEdit(states[0], None if pooled is None else pooled[0], weights.to(states.device), directions)
-    first, first_pooled = edit.condition(0, weights.shape[1])
+    first, first_pooled = edit.condition(0)
     arguments: dict[str, Any] = {
         "prompt_embeds": first.expand(num_images, *first.shape),
         "negative_prompt_embeds": negative.expand(num_images, *negative.shape[1:]),

@@ -1,5 +1,7 @@
 """`promptnet edit` and `promptnet optimize-edit`: what they hand on and refuse, with stand-ins for the models."""
 
+import math
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +13,14 @@ import yaml
 from diffusers import DDIMScheduler
 from PIL import Image
 
-from promptnet import cli
+from promptnet import PromptNetPipeline, cli
 from promptnet.commands import edit as edit_module
 from promptnet.commands import optimize_edit as optimize_module
 from promptnet.evaluation.edits import Pictures
 from promptnet.evaluation.edits_cards import Learning
 from promptnet.inference import mixing_pictures
-from promptnet.inference.mixing import MixingWeights
+from promptnet.inference.mixing import MixingWeights, edit_fingerprint
+from promptnet.training.disentangle_parts import DirectionalClip
 from tests.training.edit_base import build_edit_base
 
 
@@ -157,6 +160,140 @@ def test_a_card_is_learned_and_edits_a_picture(base: Path, tmp_path: Path, monke
         assert cli.main(["edit", *words, "--out", f"{strength}.png", *common]) == 0
     assert Image.open("0.png").size == (64, 64)
     assert Path("0.png").read_bytes() != Path("1.png").read_bytes()
+
+
+def save_picture(path: Path, width_px: int = 64) -> None:
+    Image.linear_gradient("L").resize((width_px, 64)).convert("RGB").save(path)
+
+
+def save_words(path: Path) -> None:
+    path.write_text("no picture")
+
+
+def save_cut_short(path: Path) -> None:
+    save_picture(path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def save_card(base: Path, path: Path, weights: Any = (1.0, 0.0, 0.0), **change: Any) -> None:
+    """A card of the base model that may be wrong, its hash right."""
+    from promptnet.inference.mixing_file import KIND
+
+    pipe = PromptNetPipeline.from_pretrained(base)
+    texts = {"neutral": "a portrait", "styled": "a happy portrait", "scheduler": "DDIMScheduler", "base": "learned"}
+    more = {"guidance_scale": 2.0, "fingerprint": edit_fingerprint(pipe), "schedule": {}}
+    KIND.save(path, {**texts, **more, **change}, {"weights": torch.tensor(weights)})
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (
+            lambda path: save_picture(path, 80),
+            "The picture has 80x64 pixels, but this base model draws 64x64: resize it, or ask for its central square",
+        ),
+        (save_words, "'in.png' is not a picture in one of the formats PNG, JPEG, WEBP, BMP, GIF"),
+        (save_cut_short, "'in.png' is broken or cut short"),
+    ],
+)
+def test_edit_refuses_a_picture_and_writes_none(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[[Path], None],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    save_card(base, Path("card.safetensors"))
+    save(Path("in.png"))
+    assert message in refused_edit(base, capsys)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"fingerprint": {"unet": "0" * 16}},
+            "the weights of unet, text_encoder differ. Load the base model it was learned in, or learn it again with "
+            "`promptnet optimize-edit`.",
+        ),
+        ({"weights": (1.0, math.nan, 0.0)}, "weights that are not finite: learn the edit again with a lower"),
+        ({"weights": (1.0, math.inf, 0.0)}, "weights that are not finite: learn the edit again with a lower"),
+        ({"styled": "a happy portrait " * 40}, "tokens, but the text tower reads 48: shorten it"),
+        ({"neutral": "a portrait " * 60}, "tokens, but the text tower reads 48: shorten it"),
+    ],
+)
+def test_edit_refuses_a_card_and_writes_no_picture(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    save_picture(Path("in.png"))
+    save_card(base, Path("card.safetensors"), **change)
+    assert message in refused_edit(base, capsys)
+
+
+def refused_edit(base: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `promptnet edit` says to in.png and card.safetensors, of which nothing but these may stay."""
+    words = ["--image", "in.png", "--card", "card.safetensors", "--out", "out.png", "--base", str(base)]
+    assert cli.main(["edit", *words, "--device", "cpu"]) == 2
+    assert {path.name for path in Path().iterdir()} == {"in.png", "card.safetensors"}
+    return one_line(capsys)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The error, all that stderr has but for the empty line that a bar leaves where there is no terminal."""
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    return error
+
+
+def few_words(base: Path, *words: str) -> list[str]:
+    """`promptnet optimize-edit` of few steps."""
+    learn = ["--from", "a person", "--to", "a happy person", "--out", "card.safetensors", "--base", str(base)]
+    return ["optimize-edit", *learn, "--device", "cpu", "--steps", "2", *words]
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (save_words, "'in.png' is not a picture in one of the formats PNG, JPEG, WEBP, BMP, GIF"),
+        (save_cut_short, "'in.png' is broken or cut short"),
+        (Path.mkdir, "'in.png' is a folder: name one picture in it"),
+    ],
+)
+def test_optimize_edit_refuses_a_picture_and_writes_no_card(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[[Path], None],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    save(Path("in.png"))
+    assert cli.main(few_words(base, "--image", "in.png")) == 2
+    assert message in one_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_optimize_edit_writes_no_card_of_weights_that_are_not_numbers(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def nan(self: DirectionalClip, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+        return math.nan * image.flatten(1).mean(1)
+
+    monkeypatch.setattr(DirectionalClip, "__call__", nan)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(few_words(base, "--iterations", "2", "--num-seeds", "1")) == 2
+    assert "weights that are not finite: learn the edit again with a lower learning rate" in one_line(capsys)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Mixing weights: the formula, resampling, the file, the rule, and the same in diffusers' own pipelines."""
 
+import copy
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,9 @@ from promptnet.inference.mixing import (
 from promptnet.inference.mixing_schedule import schedule_settings
 from promptnet.inference.mixing_stock import stock_arguments
 from promptnet.inference.sampling import Step, Term, UNetInputs, sample
+from promptnet.inference.schedule import plan
 from promptnet.inference.subject import hash_content
+from tests.inference.conftest import build_unet
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 NEUTRAL, STYLED, OTHER = "a photo of a person", "a photo of a person wearing a hat", "a photo of a dog"
@@ -93,11 +98,11 @@ def test_strength_dials_from_the_original_beyond_what_was_learned():
 
 
 def test_the_first_two_calls_of_plms_share_a_weight():
-    assert [weight_place(call, 51, 50) for call in (0, 1, 2, 50)] == [0, 0, 1, 49]
+    assert [weight_place(call, 51, 50, shared=True) for call in (0, 1, 2, 50)] == [0, 0, 1, 49]
     assert [weight_place(call, 50, 50) for call in (0, 1, 49)] == [0, 1, 49]
-    for num_calls in (49, 52):
+    for num_calls, shared in ((49, False), (51, False), (52, False), (50, True), (52, True)):
         with pytest.raises(MixingError, match=f"50 mixing weights, but the scheduler makes {num_calls} calls"):
-            weight_place(0, num_calls, 50)
+            weight_place(0, num_calls, 50, shared=shared)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +264,20 @@ def test_conditions_of_another_length_are_refused():
         term.inputs(torch.zeros(1), STEP)
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_rule_takes_one_call_more_than_weights_from_plms_alone(pipe: Any, name: str):
+    use_scheduler(pipe, name)
+    rule = Mixing(torch.rand(1, 6), Directions(torch.randn(1, 5, 4)))
+    pipe.scheduler.set_timesteps(6 if name == "PNDMScheduler" else 7)
+    steps = plan(pipe.scheduler)
+    assert len(steps) == 7
+    if name == "PNDMScheduler":
+        assert [rule.terms([], step) for step in steps] == [[]] * 7
+        return
+    with pytest.raises(MixingError, match="6 mixing weights, but the scheduler makes 7 calls"):
+        rule.terms([], steps[1])  # the first step cannot tell
+
+
 def test_a_base_models_own_rescaling_and_noise_are_not_an_edits(pipe: Any, monkeypatch: pytest.MonkeyPatch):
     card = make_card(fingerprint=edit_fingerprint(pipe))
 
@@ -314,6 +333,60 @@ def test_the_stock_pipeline_draws_what_the_rule_draws(pipe: Any, name: str):
     torch.testing.assert_close(drawn.images, expected, rtol=1e-4, atol=1e-4)
     plain = on_the_loop(pipe, [one.scaled(0) for one in cards], latents)
     assert (plain - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 7, 8])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_another_number_of_steps_is_refused_while_drawing(pipe: Any, name: str, num_steps: int):
+    use_scheduler(pipe, name)
+    card = make_card(scheduler=name, fingerprint=edit_fingerprint(pipe))
+    theirs, latents = stock(pipe), torch.randn(1, 4, 8, 8)
+    arguments = {**stock_arguments(theirs, card), "num_inference_steps": num_steps}
+    num_calls = num_steps + (name == "PNDMScheduler" and num_steps > 1)
+    with pytest.raises(MixingError, match=rf"6 mixing weights, but the scheduler makes {num_calls} calls.*at_steps"):
+        theirs(**arguments, latents=latents, output_type="latent")
+
+
+def with_another_unet(pipe: Any) -> None:
+    pipe.unet = build_unet(seed=1)
+
+
+def with_another_text_tower(pipe: Any) -> None:
+    pipe.text_encoder = copy.deepcopy(pipe.text_encoder)
+    pipe.text_encoder.get_input_embeddings().weight.add_(0.1)
+
+
+def with_another_scheduler(pipe: Any) -> None:
+    use_scheduler(pipe, "EulerDiscreteScheduler")
+
+
+def with_another_setting(pipe: Any) -> None:
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="leading")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem", "fix"),
+    [
+        (with_another_unet, "another base model (tiny) than this one: the weights of unet differ", "learn it again"),
+        (with_another_text_tower, "the weights of text_encoder differ", "Load the base model it was learned in"),
+        (
+            with_another_scheduler,
+            "learned with the scheduler DDIMScheduler, but the pipeline has EulerDiscreteScheduler",
+            "set pipe.scheduler = ",
+        ),
+        (with_another_setting, "timestep_spacing='trailing', but the pipeline's has timestep_spacing", "settings, "),
+    ],
+)
+def test_a_stock_pipeline_that_an_edit_was_not_learned_in_is_refused(
+    pipe: Any, change: Callable[[Any], None], problem: str, fix: str
+):
+    card = make_card(fingerprint=edit_fingerprint(pipe), schedule=schedule_settings(pipe.scheduler))
+    theirs = stock(pipe)
+    stock_arguments(theirs, card)
+    change(theirs)
+    for cards in (card, [card, card]):
+        with pytest.raises(MixingError, match=f"{re.escape(problem)}.*{re.escape(fix)}"):
+            stock_arguments(theirs, cards)
 
 
 def test_without_guidance_too(pipe: Any):

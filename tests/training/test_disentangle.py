@@ -27,6 +27,7 @@ from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
 from promptnet.training.disentangle_parts import (
     DirectionalClip,
     Edit,
+    LossPart,
     VGGPerceptual,
     VisionPerceptual,
     feature_distance,
@@ -364,6 +365,41 @@ def test_a_numbered_gpu_is_the_one_that_learns(monkeypatch: pytest.MonkeyPatch):
     for device in ("cuda:1", "cuda", "cpu", "mps:0"):
         disentangle_learning.learn_card(stage, SeedDataModule(), iterations=1, device=device)
     assert noted == [("gpu", [1]), ("gpu", 1), ("cpu", 1), ("mps", 1)]
+
+
+def total_loss(stage: DisentangleStage, index: Tensor) -> float:
+    """The sum of the parts, on these seeds and with the weights as they are."""
+    with torch.no_grad():
+        original, image = stage.originals(index), stage.draw(index, stage.weights)
+        return sum(part.weight * part(image, original).mean().item() for part in stage.parts)
+
+
+@pytest.mark.parametrize(("preserve", "margin"), [(0.05, 0.005), (1.0, 0.03)])
+def test_learning_lowers_the_loss(base: Path, tmp_path: Path, preserve: float, margin: float):
+    """Adam's first steps move the weights whatever the gradient's sign; turned, the loss rises by over the margin."""
+    parts = [VisionPerceptual(preserve), DirectionalClip()]
+    stage = make_stage(base, tmp_path / "card.safetensors", parts=parts, learning_rate=0.2)
+    stage.prepare()
+    before = total_loss(stage, torch.tensor([0]))
+    fit(stage, tmp_path, 4, num_seeds=1, batch_size=1)
+    assert total_loss(stage, torch.tensor([0])) < before - margin
+
+
+class Broken(LossPart):
+    """A part that is not a number."""
+
+    name = "broken"
+
+    def __call__(self, image: Tensor, original: Tensor) -> Tensor:
+        return float("nan") * image.flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_weights_that_are_not_numbers_make_no_card(base: Path, tmp_path: Path, iterations: int):
+    stage = make_stage(base, tmp_path / "card.safetensors", parts=[Broken()])
+    with pytest.raises(MixingError, match="not finite: learn the edit again with a lower learning rate"):
+        fit(stage, tmp_path, iterations, num_seeds=1, batch_size=1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS[1:])

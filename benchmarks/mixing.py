@@ -7,7 +7,8 @@ Each number is of one gradient through all denoising steps and the decoder, for 
 of its pixels. What CLIP and a perceptual network add, once an iteration whatever the number of steps, is left out, in
 both graphs alike. Memory is the peak
 above what the networks themselves take: on a CPU the process's, whose allocator is told to give freed memory back to
-the system at once, on a GPU torch's allocator's. Denormal numbers, which random weights make plenty of on the way
+the system at once, on a GPU torch's allocator's. That makes everything slower, so the ratio of the times is taken in
+a process whose allocator is as usual. Denormal numbers, which random weights make plenty of on the way
 back and a CPU takes a hundred times longer for, are flushed to zero, as in training.
 
 Flat means: the peak at the largest number of steps, less the latents themselves, is within a tenth of that at the
@@ -20,6 +21,7 @@ import ctypes
 import gc
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -180,17 +182,23 @@ def table(arguments: argparse.Namespace) -> None:
     print(f"peak of {many} steps less their latents against {few}: {ratio:.3f}, {judged(ratio, FLAT)}")
     print(forecast(problem, found[many]["peak_bytes"], many, arguments.forecast), flush=True)
     if arguments.pairs:
-        against_the_whole(problem, arguments.whole_steps, arguments.pairs)
+        against_the_whole(problem, arguments.whole_steps)
 
 
-def against_the_whole(problem: Problem, steps: int, pairs: int) -> None:
-    """The whole graph's memory, and the ratio of the times."""
+def against_the_whole(problem: Problem, steps: int) -> None:
+    """The whole graph's memory."""
     # The larger one last: what it leaves in the process would be taken for the other's.
     ours, whole = (measure(problem, steps, checkpoint=checkpoint) for checkpoint in (True, False))
     relative = (torch.dist(whole["gradient"], ours["gradient"]) / whole["gradient"].norm()).item()
     print(f"{steps} steps: whole graph {whole['peak_bytes'] / MIB:.1f} MiB, ", end="")
     print(f"recomputed {ours['peak_bytes'] / MIB:.1f} MiB, gradients differ by {relative:.1e}", flush=True)
-    ratio = statistics.median(compare_times(problem, steps, pairs))
+
+
+def times(arguments: argparse.Namespace) -> None:
+    """Print the ratio of the times."""
+    problem, pairs = Problem(arguments.shape, arguments.size, arguments.device), arguments.pairs
+    problem.gradient(1, checkpoint=True)
+    ratio = statistics.median(compare_times(problem, arguments.whole_steps, pairs))
     print(f"time recomputed / whole graph: {ratio:.2f}, {judged(ratio, SLOWER)} (median of {pairs} paired runs)")
 
 
@@ -219,10 +227,13 @@ def main() -> None:
     parser.add_argument("--forecast", type=int, default=50, help="steps whose memory is forecast")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    if not ALLOCATOR.items() <= os.environ.items():  # the allocator reads them when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     torch.set_flush_denormal(True)
-    table(arguments)
+    if ALLOCATOR.items() <= os.environ.items():
+        return table(arguments)
+    # The allocator reads them when a process starts.
+    subprocess.run([sys.executable, *sys.argv], env={**os.environ, **ALLOCATOR}, check=True)
+    if arguments.pairs:
+        times(arguments)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,9 @@ def test_the_memory_of_a_step_is_predicted_and_measured(script: Any, capsys: pyt
 
 def test_the_memory_of_learning_an_edit_is_measured_and_forecast(script: Any, capsys: pytest.CaptureFixture[str]):
     small = {"shape": "tiny", "size": None, "device": "cpu", "steps": [1, 2], "whole_steps": 1, "pairs": 1}
-    script("mixing").table(argparse.Namespace(**small, forecast=4))
+    mixing, arguments = script("mixing"), argparse.Namespace(**small, forecast=4)
+    mixing.table(arguments)
+    mixing.times(arguments)
     printed = capsys.readouterr().out
     assert "peak of 2 steps less their latents against 1" in printed
     assert "4 steps take" in printed

@@ -40,8 +40,8 @@ from unchanged_cases import BASE, CASES, Images, Result, Weights
 
 from promptnet import PromptNetPipeline
 from promptnet.commands.loading import quiet
-from promptnet.evaluation.files import write_whole
 from promptnet.inference.fingerprint import fingerprint
+from promptnet.io.files import write_whole
 
 REFERENCE = Path(__file__).with_suffix(".safetensors")
 TOLERANCE = 1e-5

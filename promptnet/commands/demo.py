@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptnet.commands.loading import EMBEDDED, find_base, load_pipeline
 from promptnet.commands.progress import sampling_bar, status, tuning_bar
-from promptnet.evaluation.files import check_folder, write_text, write_whole
+from promptnet.io.files import check_folder, write_text, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image

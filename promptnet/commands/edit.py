@@ -7,7 +7,7 @@ from pathlib import Path
 from promptnet.commands.files import PICTURES, check_output
 from promptnet.commands.loading import EMBEDDED, load_pipeline
 from promptnet.commands.progress import status
-from promptnet.evaluation.files import write_whole
+from promptnet.io.files import write_whole
 
 
 def edit(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from promptnet.commands.loading import EMBEDDED, find_base, pick_device, quiet
-from promptnet.evaluation.files import check_folder
+from promptnet.io.files import check_folder
 
 
 def avatars(

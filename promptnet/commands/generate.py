@@ -9,7 +9,7 @@ from typing import Any
 from promptnet.commands.files import PICTURES, check_output, numbered, parse_size
 from promptnet.commands.loading import EMBEDDED, load_pipeline, make_generator
 from promptnet.commands.progress import sampling_bar, status
-from promptnet.evaluation.files import write_whole
+from promptnet.io.files import write_whole
 
 
 def generate(

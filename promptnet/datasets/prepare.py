@@ -22,7 +22,7 @@ from promptnet.datasets.prepare_pool import Job, make_parts
 from promptnet.datasets.prepared import REPORT, read_report
 from promptnet.datasets.sources import Columns, Entry, Source, open_sources, printable
 from promptnet.images.faces import check_installed
-from promptnet.images.private_file import write_whole
+from promptnet.io.atomic import write_whole
 
 FORMAT_VERSION = 2  # 2: the plan knows sizes of files
 _WORK = ".preparing"  # hidden, so that nobody takes parts for a data set

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptnet.datasets.prepare_parts import Part, PartRecord, Refusal, parquet, read_record
 from promptnet.datasets.prepared import SHARD_FOLDER
-from promptnet.images.private_file import sync_folder, write_whole
+from promptnet.io.atomic import sync_folder, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,6 @@ from typing import Any
 from promptnet.datasets.avatars import SPLITS, Split
 from promptnet.evaluation.curves import curve_points, curve_records
 from promptnet.evaluation.drawing import picture_size, weight_hashes
-from promptnet.evaluation.files import check_folder
 from promptnet.evaluation.gallery import Gallery
 from promptnet.evaluation.judging import Judge, judge_folder, load_judge
 from promptnet.evaluation.marking import Marker, RowScores, make_marker
@@ -21,6 +20,7 @@ from promptnet.evaluation.rows import Row
 from promptnet.evaluation.running import Crew, StudioSpec
 from promptnet.evaluation.settings import load_settings
 from promptnet.evaluation.tasks import Person, make_people
+from promptnet.io.files import check_folder
 
 
 def evaluate_avatars(

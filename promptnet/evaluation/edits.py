@@ -38,7 +38,6 @@ from promptnet.evaluation.edits_ways import (
     fixed_weights,
     make_ways,
 )
-from promptnet.evaluation.files import check_folder
 from promptnet.evaluation.gallery import Gallery
 from promptnet.evaluation.judging import Judge, judge_folder, load_judge
 from promptnet.evaluation.results import save_results
@@ -46,6 +45,7 @@ from promptnet.evaluation.rows import OURS
 from promptnet.evaluation.running import Crew, default_workers
 from promptnet.inference.inversion import scheduler_class
 from promptnet.inference.mixing import MixingWeights
+from promptnet.io.files import check_folder
 
 ITEM_MS = 17.0
 """What one U-Net item of the embedded model takes a process on two shared cores, for the estimate printed first."""

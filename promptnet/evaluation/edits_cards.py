@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 
 from promptnet.evaluation.drawing import weight_hashes
 from promptnet.evaluation.edits_tasks import NEUTRAL, Edit
-from promptnet.evaluation.files import write_text
 from promptnet.evaluation.judging import judge_folder
 from promptnet.evaluation.running import each_in_processes, with_progress
 from promptnet.inference.mixing import MixingWeights
+from promptnet.io.files import write_text
 
 DDIM = "DDIMScheduler"
 Teacher = Literal["judge", "clip"]

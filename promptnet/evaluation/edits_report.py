@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from promptnet.evaluation.edits_marking import METRICS
-from promptnet.evaluation.files import write_whole
 from promptnet.evaluation.report import contact_sheet, figure_text, print_claims, wide_console
+from promptnet.io.files import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from promptnet.evaluation.files import write_whole
+from promptnet.io.files import write_whole
 
 
 class Unit(Protocol):

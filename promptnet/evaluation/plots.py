@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from promptnet.evaluation.files import write_whole
 from promptnet.evaluation.results import Results
+from promptnet.io.files import write_whole
 
 
 def check_matplotlib() -> None:

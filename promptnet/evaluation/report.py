@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from promptnet.evaluation.files import write_whole
 from promptnet.evaluation.marking import METRICS
 from promptnet.evaluation.results import Results
 from promptnet.evaluation.tasks import Person
+from promptnet.io.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

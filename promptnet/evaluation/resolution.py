@@ -10,7 +10,6 @@ from PIL import Image
 
 from promptnet.evaluation.avatars import check_run, studio_gallery
 from promptnet.evaluation.bootstrap import Interval
-from promptnet.evaluation.files import check_folder, write_text
 from promptnet.evaluation.gallery import Gallery
 from promptnet.evaluation.judging import judge_folder, load_judge
 from promptnet.evaluation.repetition import HeadFinder
@@ -22,6 +21,7 @@ from promptnet.evaluation.rows import Row
 from promptnet.evaluation.running import Crew, StudioSpec
 from promptnet.evaluation.settings import load_settings
 from promptnet.evaluation.tasks import Person, make_described_people
+from promptnet.io.files import check_folder, write_text
 
 Results = dict[str, Any]
 MUST_WIN = ("32x32", "128x128")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from promptnet.evaluation.files import write_whole
 from promptnet.evaluation.resolution_marking import DISTANCES, SHARES
+from promptnet.io.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

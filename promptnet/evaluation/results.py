@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from promptnet.evaluation.bootstrap import Interval, difference, interval, ratio
-from promptnet.evaluation.files import write_text
 from promptnet.evaluation.marking import METRICS, RowScores
 from promptnet.evaluation.rows import our_rows
+from promptnet.io.files import write_text
 
 Results = dict[str, Any]
 

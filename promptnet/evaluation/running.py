@@ -13,9 +13,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-from promptnet.datasets.counting import counting_bar
 from promptnet.evaluation.drawing import Draw, Studio, picture_size, settle_process
 from promptnet.evaluation.gallery import Drawing, Gallery, Unit
+from promptnet.io.progress import counting_bar
 
 Task = TypeVar("Task")
 

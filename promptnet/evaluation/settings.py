@@ -6,9 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from promptnet.evaluation.files import write_text
 from promptnet.evaluation.rows import OURS, PUBLISHED, ROWS, Row, make_row
 from promptnet.inference.tuning import TuningDefaults
+from promptnet.io.files import write_text
 
 
 @dataclass(frozen=True)

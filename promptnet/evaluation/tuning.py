@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from promptnet.evaluation.avatars import check_run, studio_gallery
-from promptnet.evaluation.files import check_folder, write_text
 from promptnet.evaluation.gallery import Gallery
 from promptnet.evaluation.judging import judge_folder, load_judge
 from promptnet.evaluation.marking import Marker, make_marker
@@ -20,6 +19,7 @@ from promptnet.evaluation.running import Crew, StudioSpec
 from promptnet.evaluation.search import Point, coordinate_search
 from promptnet.evaluation.settings import Settings, load_settings, save_settings
 from promptnet.evaluation.tasks import Person, make_people
+from promptnet.io.files import check_folder, write_text
 
 GRID: dict[str, tuple[float | int, ...]] = {
     "guidance_scale": (2.0, 3.0, 5.0),

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from promptnet.inference.checked_file import FileKind, Tensors, Texts
 from promptnet.inference.mixing import MixingError, MixingWeights
+from promptnet.io.artifacts import FileKind, Tensors, Texts
 
 KIND = FileKind(
     key="promptnet.mixing",

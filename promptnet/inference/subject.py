@@ -14,9 +14,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from promptnet.inference.checked_file import hash_content
 from promptnet.inference.deltas import LowRankDelta, summed
 from promptnet.inference.fingerprint import fingerprint as fingerprint_of
+from promptnet.io.artifacts import hash_content
 from promptnet.models.placeholders import find_placeholders
 
 FORMAT_VERSION = 1

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from promptnet.inference.checked_file import FileKind, Tensors, Texts
 from promptnet.inference.deltas import LowRankDelta
 from promptnet.inference.subject import FORMAT_VERSION, Subject, SubjectError
+from promptnet.io.artifacts import FileKind, Tensors, Texts
 
 _KEY = "promptnet.subject"
 KIND = FileKind(

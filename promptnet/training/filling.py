@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from promptnet.datasets.counting import counting_bar
 from promptnet.datasets.feature_cache import Chunk, Encode, FeatureCache, fill, num_batches
+from promptnet.io.progress import counting_bar
 from promptnet.training.saving import leave_if_asked
 
 Pixels = Callable[[int, bool], torch.Tensor]

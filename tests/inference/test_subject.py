@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from promptnet.images import private_file
 from promptnet.inference import subject_file
 from promptnet.inference.deltas import LowRankDelta
 from promptnet.inference.fingerprint import fingerprint
 from promptnet.inference.subject import Subject, SubjectError, hash_content
+from promptnet.io import atomic as private_file
 
 KEY_LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from promptnet.models.folders import new_folder
+from promptnet.io.folders import new_folder
 
 
 def test_appears_with_all_its_files(tmp_path: Path) -> None:

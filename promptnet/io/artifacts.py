@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from promptnet.images.private_file import write_whole
+from promptnet.io.atomic import write_whole
 
 Made = TypeVar("Made")
 Texts = dict[str, Any]

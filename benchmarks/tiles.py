@@ -21,7 +21,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from promptnet.datasets.avatars import identities, render, sample_attributes
-from promptnet.images.framing import to_pixels
+from promptnet.images.crop import to_pixels
 from promptnet.inference.tiles import decode_in_tiles
 
 

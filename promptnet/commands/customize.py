@@ -37,7 +37,7 @@ def customize(
         device: auto, cpu, cuda, ...
     """
     check_output(out, (".safetensors",))
-    from promptnet.images.opening import open_image
+    from promptnet.images.load import open_image
 
     pictures = [open_image(path) for path in image]
     generator = make_generator(seed)

@@ -20,7 +20,7 @@ from promptnet.datasets.orders import Order, Size
 from promptnet.datasets.pairs import Reference
 from promptnet.datasets.shards import ShardStore, open_picture
 from promptnet.datasets.stream import sample_rng
-from promptnet.images.framing import to_pixels
+from promptnet.images.crop import to_pixels
 
 
 @dataclass(frozen=True)

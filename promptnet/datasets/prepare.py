@@ -21,7 +21,7 @@ from promptnet.datasets.prepare_parts import Part, read_record, split
 from promptnet.datasets.prepare_pool import Job, make_parts
 from promptnet.datasets.prepared import REPORT, read_report
 from promptnet.datasets.sources import Columns, Entry, Source, open_sources, printable
-from promptnet.images.faces import check_installed
+from promptnet.images.face_detection import check_installed
 from promptnet.io.atomic import write_whole
 
 FORMAT_VERSION = 2  # 2: the plan knows sizes of files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from promptnet.images.opening import MAX_PIXELS
+from promptnet.images.load import MAX_PIXELS
 
 Detector = Literal["mtcnn", "none"]
 Faces = Literal["largest", "all", "exactly-one"]
@@ -28,7 +28,7 @@ class PrepareOptions:
             takes a quarter of `size_px`.
         min_score: the detector's score at least.
         min_inside: share of a face's square that lies in the picture at least; the rest is mirrored.
-        min_sharpness: see `promptnet.images.sharpness`, of the outcome.
+        min_sharpness: see `promptnet.images.crop`, of the outcome.
         max_pixels: of a source picture.
         encoding: of the outcome; PNG loses nothing.
         part_size: pictures that are prepared as one piece of work and end in one shard.

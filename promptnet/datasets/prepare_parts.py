@@ -18,7 +18,7 @@ from promptnet.datasets.prepare_options import PrepareOptions
 from promptnet.datasets.prepare_picture import Detect, rows_of
 from promptnet.datasets.prepared import schema
 from promptnet.datasets.sources import Entry, Refused, Source
-from promptnet.images.opening import ImageError
+from promptnet.images.load import ImageError
 from promptnet.io.atomic import write_whole
 
 _ROWS_A_GROUP = 64

@@ -11,10 +11,10 @@ from PIL import Image
 
 from promptnet.datasets.prepare_options import PrepareOptions
 from promptnet.datasets.sources import Raw, Refused
-from promptnet.images.aligning import Crop, crop_around, cut, inside_share
-from promptnet.images.faces import DetectionError, Face
-from promptnet.images.opening import MIN_SIZE_PX, open_hashed
-from promptnet.images.sharpness import sharpness
+from promptnet.images.crop import sharpness
+from promptnet.images.face_alignment import Crop, crop_around, cut, inside_share
+from promptnet.images.face_detection import DetectionError, Face
+from promptnet.images.load import MIN_SIZE_PX, open_hashed
 
 Row = dict[str, Any]
 Detect = Callable[[Image.Image], list[Face]]

@@ -33,7 +33,7 @@ class Job:
         """What finds faces; a network of its own for each process."""
         if self.options.detector == "none":
             return None
-        from promptnet.images.faces import FaceDetector
+        from promptnet.images.face_detection import FaceDetector
 
         # Faces of half the size wanted are sought too, so that they can be named as too small.
         return FaceDetector(self.options.smallest_face_px // 2).detect

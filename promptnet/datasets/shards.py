@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from promptnet.images.opening import ImageError, open_image
+from promptnet.images.load import ImageError, open_image
 
 SIZE_COLUMNS = ("width_px", "height_px")
 _LEARNT = ".content"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptnet.datasets.sources import PICTURE_ENDINGS, Columns, Entry, Raw, printable
-from promptnet.images.opening import read_file
+from promptnet.images.load import read_file
 
 _IDENTITIES = ("folder", "parent", "none")
 _MAX_CAPTION_BYTES = 64 * 1024

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from promptnet.images import opening
-from promptnet.images.opening import ImageError
+from promptnet.images import load as opening
+from promptnet.images.load import ImageError
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-# Why an entry is refused, beside what can be wrong with any picture (promptnet.images.opening.REASONS).
+# Why an entry is refused, beside what can be wrong with any picture (promptnet.images.load.REASONS).
 REASONS = (
     "no face",
     "several faces",

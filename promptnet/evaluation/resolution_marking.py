@@ -13,7 +13,7 @@ from promptnet.evaluation.judging import Array, Judge, Reading, read_pictures
 from promptnet.evaluation.kid import kid_difference, kid_interval
 from promptnet.evaluation.repetition import HeadFinder
 from promptnet.evaluation.tasks import Person
-from promptnet.images.framing import square
+from promptnet.images.crop import square
 from promptnet.models.judge import JUDGE_SIZE_PX
 
 DISTANCES = ("kid_r", "kid_b")

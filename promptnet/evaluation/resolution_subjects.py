@@ -14,7 +14,7 @@ from promptnet.evaluation.rows import Row
 from promptnet.evaluation.running import Crew, StudioSpec
 from promptnet.evaluation.settings import load_settings
 from promptnet.evaluation.tasks import make_people
-from promptnet.images.framing import square
+from promptnet.images.crop import square
 
 TIMES = 2
 PROMPTS = 2

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptnet.images.opening import Source
+from promptnet.images.load import Source
 from promptnet.inference.conditions import networks_of
 from promptnet.inference.deltas import LowRankDelta, applied, initial_deltas, key_value_layers, word_layers
 from promptnet.inference.fingerprint import fingerprint

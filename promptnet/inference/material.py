@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from promptnet.images.augment import latent_mask, place, sample_views
-from promptnet.images.framing import square, to_pixels
+from promptnet.images.crop import square, to_pixels
 from promptnet.inference.objective import training_timesteps
 from promptnet.inference.references import EncodedReferences, encode_pixels, encode_references
 from promptnet.inference.tuning import TuningDefaults

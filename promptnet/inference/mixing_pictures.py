@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptnet.images.framing import square, to_pixels
-from promptnet.images.opening import Source, open_image
+from promptnet.images.crop import square, to_pixels
+from promptnet.images.load import Source, open_image
 from promptnet.inference.arguments import check_output_type
 from promptnet.inference.conditions import Networks, networks_of
 from promptnet.inference.defaults import SamplingDefaults

@@ -23,8 +23,8 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from promptnet.images.framing import fitted
-from promptnet.images.opening import Source
+from promptnet.images.crop import fitted
+from promptnet.images.load import Source
 from promptnet.inference.arguments import (
     check_base_model,
     check_encoder,

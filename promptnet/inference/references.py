@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from promptnet.images.framing import square, to_pixels
-from promptnet.images.opening import Source, open_image
+from promptnet.images.crop import square, to_pixels
+from promptnet.images.load import Source, open_image
 from promptnet.inference.tiles import decode_in_tiles, is_tiled
 
 

@@ -17,8 +17,8 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from promptnet.datasets.stream import sample_noise
-from promptnet.images.framing import square, to_pixels
-from promptnet.images.opening import open_image
+from promptnet.images.crop import square, to_pixels
+from promptnet.images.load import open_image
 from promptnet.inference.conditions import Networks, PlainPrompts
 from promptnet.inference.fingerprint import hash_weights
 from promptnet.inference.guidance import ClassifierFreeGuidance

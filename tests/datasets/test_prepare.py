@@ -26,8 +26,8 @@ from promptnet.datasets.prepare import Prepared, prepare_pictures
 from promptnet.datasets.prepare_options import PrepareOptions
 from promptnet.datasets.prepared import FEATURES, load_prepared, read_report, schema
 from promptnet.datasets.sources import Columns, Raw, printable
-from promptnet.images.faces import Face
-from promptnet.images.opening import ImageError
+from promptnet.images.face_detection import Face
+from promptnet.images.load import ImageError
 from tests.datasets.picture_sets import (
     BAD_FILES,
     BAD_PLACES,

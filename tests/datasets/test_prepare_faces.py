@@ -19,10 +19,10 @@ from promptnet.datasets.prepare_options import PrepareOptions
 from promptnet.datasets.prepare_picture import Detect, rows_of
 from promptnet.datasets.prepared import FEATURES
 from promptnet.datasets.sources import Raw, Refused
-from promptnet.images import opening
-from promptnet.images.aligning import eye_angle_deg
-from promptnet.images.faces import DetectionError, Face, FaceDetector
-from promptnet.images.opening import open_image
+from promptnet.images import load as opening
+from promptnet.images.face_alignment import eye_angle_deg
+from promptnet.images.face_detection import DetectionError, Face, FaceDetector
+from promptnet.images.load import open_image
 from tests.datasets.picture_sets import STORED, Photograph, build_photographs
 
 SIZE_PX = 128

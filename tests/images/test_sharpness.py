@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageFilter
 
-from promptnet.images.sharpness import sharpness
+from promptnet.images.crop import sharpness
 
 
 def detail() -> Image.Image:

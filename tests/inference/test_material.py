@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from promptnet.images.augment import View
-from promptnet.images.framing import to_pixels
+from promptnet.images.crop import to_pixels
 from promptnet.inference import material as material_module
 from promptnet.inference.material import held_out_batches, prepare_material, training_batch, views_at_once
 from promptnet.inference.objective import held_out_timesteps

@@ -158,6 +158,6 @@ def test_what_does_not_fit_is_refused(pipe: Any, tmp_path: Path, monkeypatch: py
 
 def allow_small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixture's model draws 16 px, less than a photograph may have."""
-    from promptnet.images import opening
+    from promptnet.images import load as opening
 
     monkeypatch.setattr(mixing_pictures, "open_image", lambda source: opening.open_image(source, min_size_px=1))

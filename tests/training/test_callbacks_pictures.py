@@ -21,7 +21,7 @@ from transformers import CLIPImageProcessor
 
 from promptnet.datasets.avatars import FIELDS
 from promptnet.datasets.pairs import PairDataModule
-from promptnet.images.framing import to_pixels
+from promptnet.images.crop import to_pixels
 from promptnet.models.judge import AvatarJudge
 from promptnet.training.callbacks import (
     CollapseAlarm,

@@ -211,8 +211,8 @@ def test_pictures_in_place_of_seeds_come_back_with_weight_one(base: Path, tmp_pa
     stage = make_stage(base, tmp_path / "card.safetensors", pictures=pictures)
     stage.prepare()
     index = torch.tensor([1, 0])
-    from promptnet.images.framing import square, to_pixels
-    from promptnet.images.opening import open_image
+    from promptnet.images.crop import square, to_pixels
+    from promptnet.images.load import open_image
     from promptnet.inference.references import decode_latents, encode_pixels
 
     pixels = torch.stack([to_pixels(square(open_image(pictures[place]), 64)) for place in index])

@@ -302,7 +302,7 @@ def test_min_snr_weighs_training_and_leaves_validation_alone(family: str, build:
 def test_vision_input_is_clips_own_preprocessing():
     from PIL import Image
 
-    from promptnet.images.framing import to_pixels
+    from promptnet.images.crop import to_pixels
 
     generator = torch.Generator().manual_seed(0)
     small = torch.randint(0, 256, (6, 6, 3), generator=generator, dtype=torch.uint8)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from promptnet import PromptNetPipeline
 from promptnet.datasets.face_module import FaceDataModule
-from promptnet.images.framing import to_pixels
+from promptnet.images.crop import to_pixels
 from promptnet.training.callbacks import MetricsFile, ValidationMeasures, ValidationPictures
 from promptnet.training.callbacks.drawing import check_drawable, drawing_pipeline
 from promptnet.training.measures.metrics_file import read_metrics, values_of

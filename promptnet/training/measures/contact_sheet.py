@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from promptnet.images.framing import square
+from promptnet.images.crop import square
 from promptnet.training.measures.people import HeldOutPerson
 
 _GAP_PX = 2

@@ -12,9 +12,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from promptnet.datasets.avatars import IDENTITY_FIELDS
-from promptnet.images.aligning import crop_around, cut
-from promptnet.images.faces import DetectionError, Face, FaceDetector
-from promptnet.images.framing import square, to_pixels
+from promptnet.images.crop import square, to_pixels
+from promptnet.images.face_alignment import crop_around, cut
+from promptnet.images.face_detection import DetectionError, Face, FaceDetector
 from promptnet.models.judge import AvatarJudge
 
 Pictures = Sequence[Image.Image]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from promptnet.images.framing import fitted
+from promptnet.images.crop import fitted
 from promptnet.inference.resolution.drawing import SizePlan, plan_size
 from promptnet.inference.resolution.handle import adapt_resolution
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from promptnet.images.faces import Face
+from promptnet.images.face_detection import Face
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from promptnet.images import ImageError, open_image
-from promptnet.images.bombs import MAX_SCANS, hidden_cost
+from promptnet.images.decompression_bombs import MAX_SCANS, hidden_cost
 
 
 def chunk(kind: bytes, data: bytes = b"") -> bytes:
@@ -107,7 +107,7 @@ import resource, sys, time
 from PIL import Image
 from pathlib import Path
 from promptnet.images import ImageError, open_image
-from promptnet.images.opening import open_hashed
+from promptnet.images.load import open_hashed
 Image.init()  # the first picture of all pays for loading the decoders
 before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 door = {"open_image": open_image, "open_hashed": open_hashed}[sys.argv[1]]

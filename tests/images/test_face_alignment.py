@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptnet.images.aligning import Crop, crop_around, cut, eye_angle_deg, inside_share
-from promptnet.images.faces import Face
+from promptnet.images.face_alignment import Crop, crop_around, cut, eye_angle_deg, inside_share
+from promptnet.images.face_detection import Face
 
 
 def face(left_eye: tuple[float, float], right_eye: tuple[float, float]) -> Face:

@@ -23,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from promptnet.images.bombs import hidden_cost
+from promptnet.images.decompression_bombs import hidden_cost
 
 Source = str | os.PathLike[str] | IO[bytes] | Image.Image
 
@@ -98,8 +98,8 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int
 
     Raises:
         ImageError: missing, not a file, empty, too large, too small, not one of `FORMATS`, made to take long (see
-            `promptnet.images.bombs`), broken or truncated, or of a kind of pixel (floating point, 32-bit) that has no
-            given range.
+            `promptnet.images.decompression_bombs`), broken or truncated, or of a kind of pixel (floating point,
+            32-bit) that has no given range.
         TypeError: `source` is none of the above.
     """
     name = _name(source)

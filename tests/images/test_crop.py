@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.images.framing import fitted, square, to_pixels
+from promptnet.images.crop import fitted, square, to_pixels
 
 
 def test_square_is_the_centre():

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from promptnet.images import ImageError, open_image
-from promptnet.images.opening import FORMATS, REASONS
+from promptnet.images.load import FORMATS, REASONS
 
 SIZE_PX = (48, 40)
 RED, GREEN, BLUE = (220, 20, 30), (10, 200, 40), (20, 30, 210)

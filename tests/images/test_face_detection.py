@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.images import faces
-from promptnet.images.aligning import crop_around, cut, eye_angle_deg
-from promptnet.images.faces import DetectionError, FaceDetector
+from promptnet.images import face_detection as faces
+from promptnet.images.face_alignment import crop_around, cut, eye_angle_deg
+from promptnet.images.face_detection import DetectionError, FaceDetector
 from tests.datasets.picture_sets import photograph
 
 

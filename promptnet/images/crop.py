@@ -31,3 +31,15 @@ def fitted(pixels: Tensor, size_px: tuple[int, int]) -> Tensor:
     top, left = (height - part[0]) // 2, (width - part[1]) // 2
     middle = pixels[..., top : top + part[0], left : left + part[1]]
     return F.interpolate(middle, tuple(size_px), mode="bicubic", align_corners=False, antialias=True)
+
+
+def sharpness(image: Image.Image) -> float:
+    """Variance of the grey picture's Laplacian (Pech-Pacheco et al., 2000): 0 for one colour, hundreds for detail.
+
+    It depends on the size of the picture, so compare pictures of one size.
+    """
+    grey = np.asarray(image.convert("L"), np.float32)  # (H, W)
+    if min(grey.shape) < 3:
+        return 0.0
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float(np.var(around - 4 * grey[1:-1, 1:-1], dtype=np.float64))

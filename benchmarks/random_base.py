@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from promptnet.training import shapes
+from promptnet.models import base_model_shapes as shapes
 
 SHAPES = {"tiny": ("checkpoints/tiny", ""), "sd2": (shapes.SD2, shapes.VIT_H)}
 """Name -> base model and vision tower whose shapes are taken; "" is the base's own tower."""

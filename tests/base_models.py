@@ -15,7 +15,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from promptnet.training.shapes import any_tokenizer
+from promptnet.models.base_model_shapes import any_tokenizer
 
 
 def _text(width: int, **more: Any) -> CLIPTextConfig:

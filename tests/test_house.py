@@ -301,7 +301,7 @@ def test_every_overlay_parses_over_every_pretraining_config(config: Path, overla
 @pytest.mark.parametrize("config", RECIPES, ids=name_in_configs)
 def test_every_config_builds_trainer_data_and_stage(config: Path, tmp_path: Path) -> None:
     """What would be downloaded is built at its true shapes, without weights."""
-    from promptnet.training.families import shapes_only
+    from promptnet.models.base_model import shapes_only
 
     given = [f"--config={config}", f"--run_dir={tmp_path}", "--trainer.accelerator=cpu"]
     if config.parent.name == "disentangle":

@@ -8,7 +8,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from promptnet.models.towers import TextTowers
+from promptnet.models.text_encoders import TextTowers
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 SDXL_ADDITION = "text_time"  # what SDXL's U-Net adds to its time embedding: a pooled state, and sizes

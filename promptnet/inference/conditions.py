@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptnet.inference.added import added_conditions, drawn_size_ids
 from promptnet.inference.deltas import Deltas, applied, summed
 from promptnet.inference.guidance import Condition, References
 from promptnet.inference.rows import Row
 from promptnet.inference.sampling import UNetInputs
 from promptnet.inference.schedule import Step
 from promptnet.inference.subject import Subject
+from promptnet.models.micro_conditioning import added_conditions, drawn_size_ids
 from promptnet.models.text import PromptStates
-from promptnet.models.towers import TextTowers, towers_of
+from promptnet.models.text_encoders import TextTowers, towers_of
 
 Noise = Callable[[Tensor], Tensor]
 

@@ -26,7 +26,7 @@ from promptnet.inference.references import EncodedReferences, open_references
 from promptnet.inference.sampling import UNetInputs
 from promptnet.inference.subject import Subject, base_name
 from promptnet.inference.tuning import TuningDefaults, TuningError, TuningProgress
-from promptnet.models.towers import towers_of
+from promptnet.models.text_encoders import towers_of
 
 Callback = Callable[[TuningProgress], object]
 _INITIAL_LOSS_SCALE = 1024.0  # torch's own, 65536, wastes the first steps on finding a smaller one

@@ -26,7 +26,7 @@ from promptnet.inference.sampling import Rule, Term, UNetInputs
 from promptnet.inference.schedule import Step
 from promptnet.inference.subject import base_name
 from promptnet.models.text import PLACEHOLDER
-from promptnet.models.towers import TextTowers
+from promptnet.models.text_encoders import TextTowers
 
 MAX_STEPS = 10_000
 # What an edit depends on: the network it was learned in, and the towers whose states it mixes.

@@ -17,7 +17,7 @@ from promptnet.inference.mixing import (
     joined_weights,
     weight_place,
 )
-from promptnet.models.towers import towers_of
+from promptnet.models.text_encoders import towers_of
 
 PLMS = "PNDMScheduler"  # makes two calls for the first of several steps
 

@@ -51,7 +51,7 @@ from promptnet.inference.schedule import Step, check_scheduler, plan
 from promptnet.inference.subject import Subject, base_name
 from promptnet.inference.tuning import TuningDefaults
 from promptnet.models.promptnet import PromptNetModel
-from promptnet.models.towers import towers_of
+from promptnet.models.text_encoders import towers_of
 
 _FOR_SUBJECTS = ("promptnet", "image_encoder", "feature_extractor")
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]

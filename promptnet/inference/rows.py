@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from promptnet.inference.subject import Subject
-from promptnet.models.placeholders import PLACEHOLDER, find_placeholders
+from promptnet.models.prompt_tokens import PLACEHOLDER, find_placeholders
 
 SubjectsOfPrompt = Subject | Sequence[Subject] | None
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from promptnet.inference.deltas import LowRankDelta, summed
 from promptnet.inference.fingerprint import fingerprint as fingerprint_of
 from promptnet.io.artifacts import hash_content
-from promptnet.models.placeholders import find_placeholders
+from promptnet.models.prompt_tokens import find_placeholders
 
 FORMAT_VERSION = 1
 MAX_CLASS_WORD_LENGTH = 200

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from promptnet.models.placeholders import (
+from promptnet.models.prompt_tokens import (
     PLACEHOLDER,
     Padding,
     PromptTokens,

@@ -39,7 +39,7 @@ from promptnet.inference.recomputing import recomputed
 from promptnet.inference.references import decode_latents, encode_pixels
 from promptnet.inference.rows import make_rows, moved
 from promptnet.inference.sampling import Rule, sample
-from promptnet.models.towers import TextTowers
+from promptnet.models.text_encoders import TextTowers
 from promptnet.training.disentangle_base import (
     check_base,
     load_frozen,

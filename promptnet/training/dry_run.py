@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from promptnet.models.base_model import shapes_only
 from promptnet.training.dry_run_validation import Drawing, Work, drawing_work
-from promptnet.training.families import shapes_only
 from promptnet.training.precision import frozen_dtype, place_frozen
 from promptnet.training.pretrain import PretrainStage
 from promptnet.training.step_meter import metered

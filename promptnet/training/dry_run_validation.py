@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from promptnet.training.shapes import clip_model
+from promptnet.models.base_model_shapes import clip_model
 from promptnet.training.step_meter import metered
 
 

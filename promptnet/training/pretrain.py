@@ -16,19 +16,19 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithPro
 
 from promptnet.datasets.feature_cache import network_hash
 from promptnet.datasets.stream import sample_noise
-from promptnet.inference.added import added_conditions
 from promptnet.inference.conditions import strided
 from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.inference.prediction import prediction_type
 from promptnet.inference.tuning import TuningDefaults
-from promptnet.models.placeholders import Padding
+from promptnet.models.base_model import VisionInput, forces_zeros, load_base
+from promptnet.models.micro_conditioning import added_conditions
+from promptnet.models.prompt_tokens import Padding
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text import Positions
-from promptnet.models.towers import mean_word_norm
+from promptnet.models.text_encoders import mean_word_norm
 from promptnet.training.diffusion_stage import DiffusionStage
 from promptnet.training.export import save_half
-from promptnet.training.families import VisionInput, forces_zeros, load_base
 from promptnet.training.filling import fill_together
 from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen

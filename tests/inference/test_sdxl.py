@@ -375,8 +375,8 @@ def test_subjects_of_the_other_kind_are_refused_by_name(pipe: Any, plain_base: P
 
 
 def test_words_of_the_wrong_width_and_tokenizers_that_differ_are_refused(pipe: Any):
-    from promptnet.models.towers import towers_of
-    from promptnet.training.shapes import any_tokenizer
+    from promptnet.models.base_model_shapes import any_tokenizer
+    from promptnet.models.text_encoders import towers_of
 
     towers = towers_of(pipe)
     with pytest.raises(ValueError, match=r"S\* have shape \(1, 24\), but these text towers take 24 \+ 32.*\(L, 56\)"):

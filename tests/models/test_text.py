@@ -189,7 +189,7 @@ class TestTokens:
     def test_cut_text_is_warned_about_and_keeps_its_end_token(
         self, tokenizer: CLIPTokenizer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.WARNING, logger="promptnet.models.placeholders"):
+        with caplog.at_level(logging.WARNING, logger="promptnet.models.prompt_tokens"):
             tokens = tokenize_prompts(tokenizer, ["S*" + " a" * 72 + " b"], [{"S*": 3}])
         assert "b" in caplog.text
         assert tokens.input_ids[0, -1] == tokenizer.eos_token_id
@@ -198,7 +198,7 @@ class TestTokens:
     def test_text_that_just_fits_is_not_warned_about(
         self, tokenizer: CLIPTokenizer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.WARNING, logger="promptnet.models.placeholders"):
+        with caplog.at_level(logging.WARNING, logger="promptnet.models.prompt_tokens"):
             tokenize_prompts(tokenizer, ["S*" + " a" * 72], [{"S*": 3}])
         assert not caplog.records
 

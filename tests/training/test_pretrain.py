@@ -14,9 +14,9 @@ from transformers import CLIPImageProcessor
 
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.objective import denoising_target, noised
+from promptnet.models.base_model import VisionInput, load_base
 from promptnet.models.text import encode_prompts
 from promptnet.training import pretrain
-from promptnet.training.families import VisionInput, load_base
 from promptnet.training.min_snr import min_snr_weights
 from promptnet.training.precision import frozen_dtype, place_frozen
 from promptnet.training.pretrain import PretrainStage

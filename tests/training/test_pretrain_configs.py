@@ -12,12 +12,12 @@ import yaml
 
 from promptnet.datasets.face_module import FaceDataModule
 from promptnet.inference.prediction import prediction_type
+from promptnet.models.base_model_shapes import clip_model
 from promptnet.training.callbacks import MetricsFile, ValidationMeasures, ValidationPictures, WriteModelCard
 from promptnet.training.callbacks.drawing import check_drawable
 from promptnet.training.callbacks.logs import check_after_averaging
 from promptnet.training.dry_run import Plan, Setting, build_on_meta, make_plan, meta_batch, setting_of
 from promptnet.training.dry_run_validation import Drawing, _clip_work
-from promptnet.training.shapes import clip_model
 from promptnet.training.step_meter import StepMeter
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptnet.models.placeholders import Padding, PromptTokens, tokenize_prompts
+from promptnet.models.prompt_tokens import Padding, PromptTokens, tokenize_prompts
 from promptnet.models.text import Layer, Positions, PromptStates, encode_tokens
 
 PseudoWords = Sequence[Mapping[str, Tensor]]

@@ -1,8 +1,8 @@
 """Base models of the Stable Diffusion family as pretraining needs them: loaded, or their shapes alone.
 
 SD 1.x and SD 2.x have one text tower and differ in widths and in what they predict, which their configs say. SDXL has
-two towers (promptnet.models.towers), and its U-Net wants a pooled state and six numbers on sizes as well
-(promptnet.inference.added).
+two towers (promptnet.models.text_encoders), and its U-Net wants a pooled state and six numbers on sizes as well
+(promptnet.models.micro_conditioning).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from promptnet.models.towers import TextTowers
+from promptnet.models.text_encoders import TextTowers
 
 _SHAPES_ONLY: ContextVar[bool] = ContextVar("shapes_only", default=False)
 
@@ -131,7 +131,7 @@ def _image_processor(base: str, vision: str | None) -> Any:
 
 
 def _shapes_of(base: str, vision: str | None) -> BaseModel:
-    from promptnet.training import shapes
+    from promptnet.models import base_model_shapes as shapes
 
     networks, scheduler = shapes.base_parts(base)
     tower = shapes.vision_tower(vision or "", base)

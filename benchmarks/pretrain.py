@@ -36,8 +36,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from promptnet.datasets.faces import Caches, FacePairs
-from promptnet.datasets.portrait_module import pixels_of
+from promptnet.datasets.avatars.module import pixels_of
+from promptnet.datasets.faces.pairs import Caches, FacePairs
 from promptnet.inference.objective import denoising_target, noised
 from promptnet.inference.prediction import prediction_type
 from promptnet.models.text import encode_prompts

@@ -207,7 +207,7 @@ def reference_picture(path: str | None) -> Any:
         return path
     import random
 
-    from promptnet.datasets.avatars import identities, render, sample_attributes
+    from promptnet.datasets.avatars.render import identities, render, sample_attributes
 
     return render(identities("validation")[0], sample_attributes(random.Random(0)))
 

@@ -20,7 +20,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from promptnet.datasets.avatars import identities, render, sample_attributes
+from promptnet.datasets.avatars.render import identities, render, sample_attributes
 from promptnet.images.crop import to_pixels
 from promptnet.inference.tiles import decode_in_tiles
 

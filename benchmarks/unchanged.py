@@ -138,7 +138,7 @@ def libraries() -> str:
 
 def rendered_images() -> Tensor:
     """Render two people twice, (4, 64, 64, 3) uint8; once only, as the reference keeps them."""
-    from promptnet.datasets.avatars import identities, render, sample_attributes
+    from promptnet.datasets.avatars.render import identities, render, sample_attributes
 
     rng = random.Random(0)
     people = identities("validation")

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline, Subject
-from promptnet.datasets.face_module import FaceDataModule
+from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.inference.mixing import MixingWeights
 from promptnet.inference.mixing_pictures import edit_picture, invert_pictures, picture_latents, redrawn
 from promptnet.inference.mixing_stock import stock_arguments

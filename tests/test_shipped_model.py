@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from promptnet import PromptNetPipeline
-from promptnet.datasets.avatars import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, Split
+from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, Split
 from promptnet.evaluation.edits_tasks import EDITS, NEUTRAL
 from promptnet.evaluation.judging import load_judge, read_pictures
 from promptnet.evaluation.tasks import make_described_people, make_people

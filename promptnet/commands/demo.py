@@ -82,7 +82,7 @@ def check_request(person: int, steps: int | None) -> None:
     Raises:
         ValueError: there is no such person, or no denoising steps.
     """
-    from promptnet.datasets.avatars import identities
+    from promptnet.datasets.avatars.render import identities
 
     count = len(identities(SPLIT))
     if not 0 <= person < count:

@@ -55,9 +55,9 @@ def prepare(
     """
     import os
 
-    from promptnet.datasets.prepare import prepare_pictures
-    from promptnet.datasets.prepare_options import PrepareOptions
-    from promptnet.datasets.sources import Columns
+    from promptnet.datasets.prepare.options import PrepareOptions
+    from promptnet.datasets.prepare.run import prepare_pictures
+    from promptnet.datasets.prepare.sources.base import Columns
 
     options = PrepareOptions(
         detector=detector,

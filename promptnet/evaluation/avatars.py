@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptnet.datasets.avatars import SPLITS, Split
+from promptnet.datasets.avatars.render import SPLITS, Split
 from promptnet.evaluation.curves import curve_points, curve_records
 from promptnet.evaluation.drawing import picture_size, weight_hashes
 from promptnet.evaluation.gallery import Gallery

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from promptnet.datasets.avatars import FIELDS, IDENTITY_FIELDS, Split
+from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS, Split
 from promptnet.evaluation.avatars import check_run, studio_gallery
 from promptnet.evaluation.bootstrap import interval
 from promptnet.evaluation.judging import Judge, judge_folder, load_judge, read_pictures

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from promptnet.datasets.avatars import Split
+from promptnet.datasets.avatars.render import Split
 from promptnet.evaluation.avatars import check_run
 from promptnet.evaluation.drawing import encoder_folder, picture_size, weight_hashes
 from promptnet.evaluation.edits_cards import (

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from promptnet.datasets.avatars import FIELDS, IDENTITY_FIELDS
+from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS
 from promptnet.evaluation.bootstrap import Interval, of_statistic
 from promptnet.evaluation.edits_tasks import Edit, Group, Source
 from promptnet.evaluation.judging import Array, Judge, feature_distance, pixel_l1, read_pictures

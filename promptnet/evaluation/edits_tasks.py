@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from promptnet.datasets.avatars import Attributes, Portrait, Split, identities, sample_attributes
+from promptnet.datasets.avatars.render import Attributes, Portrait, Split, identities, sample_attributes
 
 Source = Literal["seeds", "renders", "subjects"]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars import Split
+from promptnet.datasets.avatars.render import Split
 from promptnet.evaluation.scores import Record
 from promptnet.models.judge import JUDGE_SIZE_PX
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars import Split
+from promptnet.datasets.avatars.render import Split
 from promptnet.evaluation.judging import (
     Array,
     Judge,

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from promptnet.datasets.avatars import BACKGROUND, sample_portrait
+from promptnet.datasets.avatars.render import BACKGROUND, sample_portrait
 from promptnet.evaluation.judging import to_pixels
 from promptnet.models.judge import JUDGE_SIZE_PX
 

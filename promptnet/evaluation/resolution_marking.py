@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from promptnet.datasets.avatars import ATTRIBUTE_FIELDS, FIELDS, IDENTITY_FIELDS, render
+from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, FIELDS, IDENTITY_FIELDS, render
 from promptnet.evaluation.bootstrap import Interval, difference, interval
 from promptnet.evaluation.judging import Array, Judge, Reading, read_pictures
 from promptnet.evaluation.kid import kid_difference, kid_interval

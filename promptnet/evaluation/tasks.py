@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from promptnet.datasets.avatars import (
+from promptnet.datasets.avatars.captions import caption
+from promptnet.datasets.avatars.render import (
     ATTRIBUTE_FIELDS,
     FIELDS,
     Attributes,
@@ -18,7 +19,6 @@ from promptnet.datasets.avatars import (
     render,
     sample_attributes,
 )
-from promptnet.datasets.captions import caption
 from promptnet.evaluation.scores import best_constant_guess
 
 PLACEHOLDER = "S*"

@@ -21,7 +21,7 @@ class FieldHeads(nn.Module):
 
     Args:
         width: of the features.
-        fields: field name to its values, for example `promptnet.datasets.avatars.FIELDS`.
+        fields: field name to its values, for example `promptnet.datasets.avatars.render.FIELDS`.
     """
 
     def __init__(self, width: int, fields: dict[str, tuple[str, ...]]) -> None:

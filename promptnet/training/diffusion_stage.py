@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from torch import nn
 from torch.nn import functional as F
 
-from promptnet.datasets.latents import encode_latents
+from promptnet.datasets.avatars.latents import encode_latents
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.objective import denoising_target, noised
 from promptnet.inference.prediction import prediction_type

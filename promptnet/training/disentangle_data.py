@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader, Dataset
 
-from promptnet.datasets.seen import CountedSamples
-from promptnet.datasets.stream import StreamBatches, dataset_index
+from promptnet.datasets.stream import CountedSamples, StreamBatches, dataset_index
 
 
 class SeedStream(Dataset[dict[str, int]]):

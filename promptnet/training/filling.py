@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from promptnet.datasets.feature_cache import Chunk, Encode, FeatureCache, fill, num_batches
+from promptnet.datasets.faces.features import Chunk, Encode, FeatureCache, fill, num_batches
 from promptnet.io.progress import counting_bar
 from promptnet.training.saving import leave_if_asked
 

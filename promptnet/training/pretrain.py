@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModel
 
-from promptnet.datasets.feature_cache import network_hash
+from promptnet.datasets.faces.features import network_hash
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.conditions import strided
 from promptnet.inference.defaults import SamplingDefaults
@@ -267,7 +267,7 @@ class PretrainStage(DiffusionStage):
         """SDXL's numbers (B, 6) on the target's size and crop (arXiv 2307.01952, section 2.2)."""
         if "size_ids" not in batch:
             raise ValueError(
-                "SDXL needs each picture's size and crop: use promptnet.datasets.face_module.FaceDataModule."
+                "SDXL needs each picture's size and crop: use promptnet.datasets.faces.module.FaceDataModule."
             )
         return batch["size_ids"]
 
@@ -299,7 +299,7 @@ class PretrainStage(DiffusionStage):
         if "described" not in batch:
             raise ValueError(
                 f"described_weight={self.described_weight} needs captions that describe the person, which this data "
-                "has not: set it to 0, or train on portraits (promptnet.datasets.pairs.PairDataModule)."
+                "has not: set it to 0, or train on portraits (promptnet.datasets.avatars.pairs.PairDataModule)."
             )
         unet = self.frozen["unet"]
         return unet(noisy.to(unet.dtype), timesteps, **self._conditions(batch, None)).sample

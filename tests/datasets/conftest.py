@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from promptnet.datasets.shards import write_copy
+from promptnet.datasets.faces.shards import write_copy
 
 Sizes = list[tuple[int, int]]
 
@@ -46,7 +46,7 @@ def count_copies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         fetched.append(url)
         return write_copy(url, path)
 
-    monkeypatch.setattr("promptnet.datasets.shards.write_copy", noting)
+    monkeypatch.setattr("promptnet.datasets.faces.shards.write_copy", noting)
     return fetched
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars import Attributes, Identity, render
+from promptnet.datasets.avatars.render import Attributes, Identity, render
 from promptnet.evaluation.rows import Row
 from promptnet.evaluation.tasks import Ask, Person
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from promptnet.datasets.avatars import FIELDS
+from promptnet.datasets.avatars.render import FIELDS
 from promptnet.evaluation import base as base_evaluation
 from promptnet.evaluation.base import evaluate_base
 from promptnet.evaluation.running import StudioSpec

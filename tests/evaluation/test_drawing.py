@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline
-from promptnet.datasets.avatars import FIELDS
+from promptnet.datasets.avatars.render import FIELDS
 from promptnet.evaluation.avatars import evaluate_avatars
 from promptnet.evaluation.base import evaluate_base
 from promptnet.evaluation.drawing import Studio, encoder_folder, picture_size, weight_hashes

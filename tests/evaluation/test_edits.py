@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars import FIELDS, Portrait
-from promptnet.datasets.captions import mentioned
+from promptnet.datasets.avatars.captions import mentioned
+from promptnet.datasets.avatars.render import FIELDS, Portrait
 from promptnet.evaluation import edits as module
 from promptnet.evaluation.drawing import weight_hashes
 from promptnet.evaluation.edits import (

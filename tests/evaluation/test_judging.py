@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars import FIELDS
+from promptnet.datasets.avatars.render import FIELDS
 from promptnet.evaluation.judging import (
     feature_distance,
     judge_folder,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptnet.datasets.avatars import BACKGROUND, sample_portrait
+from promptnet.datasets.avatars.render import BACKGROUND, sample_portrait
 from promptnet.evaluation.judging import load_judge
 from promptnet.evaluation.repetition import Head, HeadFinder, Scene, compose, scenes, searched_sides
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars import render
+from promptnet.datasets.avatars.render import render
 from promptnet.evaluation import resolution
 from promptnet.evaluation.judging import to_pixels
 from promptnet.evaluation.repetition import compose

@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from promptnet.datasets.avatars import ATTRIBUTE_FIELDS, FIELDS, identities
-from promptnet.datasets.captions import mentioned
+from promptnet.datasets.avatars.captions import mentioned
+from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, FIELDS, identities
 from promptnet.evaluation.tasks import (
     PLACEHOLDER,
     attribute_chances,

@@ -11,7 +11,7 @@ from PIL import Image
 from promptnet.images import face_detection as faces
 from promptnet.images.face_alignment import crop_around, cut, eye_angle_deg
 from promptnet.images.face_detection import DetectionError, FaceDetector
-from tests.datasets.picture_sets import photograph
+from tests.datasets.image_sets import photograph
 
 
 @pytest.fixture(scope="module")

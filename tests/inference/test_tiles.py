@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from promptnet.datasets.avatars import identities, render, sample_attributes
+from promptnet.datasets.avatars.render import identities, render, sample_attributes
 from promptnet.images.crop import to_pixels
 from promptnet.inference.references import decode_latents
 from promptnet.inference.tiles import decode_in_tiles, is_tiled, measured, normalised_with, picked

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 WARM = (
     "tensorboard.summary.writer.event_file_writer",
-    "promptnet.datasets.pairs",
+    "promptnet.datasets.avatars.pairs",
     "promptnet.training.cli",
     "promptnet.training.pretrain",
     "promptnet.training.stages.base_model",

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from promptnet.datasets.avatars import ATTRIBUTE_FIELDS, identities
+from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, identities
 from promptnet.models.judge import AvatarJudge
 from promptnet.training.callbacks import (
     CollapseAlarm,
@@ -34,7 +34,7 @@ from promptnet.training.measures.identity import FaceIdentity, JudgeIdentity, lo
 from promptnet.training.measures.people import Ask, HeldOutPerson, held_out_people, people_of, portrait_people
 from promptnet.training.measures.prompts import ClipPrompts, fields_read_right, load_clip_prompts, shared_projections
 from promptnet.training.measures.speed import counting_flops, num_rows, peak_tflops, utilisation
-from tests.datasets.picture_sets import photograph
+from tests.datasets.image_sets import photograph
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,8 +19,8 @@ from lightning.pytorch.strategies import FSDPStrategy
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from promptnet.datasets.avatars import FIELDS
-from promptnet.datasets.pairs import PairDataModule
+from promptnet.datasets.avatars.pairs import PairDataModule
+from promptnet.datasets.avatars.render import FIELDS
 from promptnet.images.crop import to_pixels
 from promptnet.models.judge import AvatarJudge
 from promptnet.training.callbacks import (

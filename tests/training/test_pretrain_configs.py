@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from promptnet.datasets.face_module import FaceDataModule
+from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.inference.prediction import prediction_type
 from promptnet.models.base_model_shapes import clip_model
 from promptnet.training.callbacks import MetricsFile, ValidationMeasures, ValidationPictures, WriteModelCard

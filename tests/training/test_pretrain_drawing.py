@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from promptnet import PromptNetPipeline
-from promptnet.datasets.face_module import FaceDataModule
+from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.images.crop import to_pixels
 from promptnet.training.callbacks import MetricsFile, ValidationMeasures, ValidationPictures
 from promptnet.training.callbacks.drawing import check_drawable, drawing_pipeline

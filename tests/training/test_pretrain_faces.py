@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from promptnet.datasets.face_module import FaceDataModule
+from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.training.pretrain import PretrainStage
 from tests.datasets.conftest import count_copies

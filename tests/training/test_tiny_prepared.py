@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 
 from promptnet import PromptNetPipeline
-from promptnet.datasets.avatars import Split
-from promptnet.datasets.portrait_files import write_portraits
-from promptnet.datasets.prepare import prepare_pictures
-from promptnet.datasets.prepare_options import PrepareOptions
-from promptnet.datasets.prepared import load_prepared
-from promptnet.datasets.sources import Columns
+from promptnet.datasets.avatars.files import write_portraits
+from promptnet.datasets.avatars.render import Split
+from promptnet.datasets.prepare.options import PrepareOptions
+from promptnet.datasets.prepare.report import load_prepared
+from promptnet.datasets.prepare.run import prepare_pictures
+from promptnet.datasets.prepare.sources.base import Columns
 from promptnet.training.measures.metrics_file import read_metrics, values_of
 from tests.training.conftest import ROOT
 from tests.training.forked import Runs

@@ -93,7 +93,7 @@ def held_out_people(
 
 def portrait_people(num_people: int, num_prompts: int, seed: int = 0, size_px: int = 64) -> list[HeldOutPerson]:
     """Validation identities of the procedural portraits, asked for attributes that their reference lacks."""
-    from promptnet.datasets.avatars import identities
+    from promptnet.datasets.avatars.render import identities
 
     everyone = list(identities("validation"))
     random.Random(f"held out {seed}").shuffle(everyone)
@@ -118,7 +118,7 @@ def people_of(data: Any, num_people: int, prompts: Sequence[str], seed: int = 0)
 
 
 def people_of_pairs(pairs: Any, num_people: int, prompts: Sequence[str], seed: int = 0) -> list[HeldOutPerson]:
-    """The first people of the fixed pairs that a prepared set of faces is validated on (`promptnet.datasets.faces`)."""
+    """The first people of the fixed pairs that a prepared set is validated on (`promptnet.datasets.faces.pairs`)."""
     seen: set[int] = set()
     people: list[list[int]] = []
     for row in pairs.fixed:
@@ -135,13 +135,13 @@ def _with_two_first(people: Iterable[list[int]]) -> list[list[int]]:
 
 
 def _portrait_fields() -> tuple[str, ...]:
-    from promptnet.datasets.avatars import FIELDS
+    from promptnet.datasets.avatars.render import FIELDS
 
     return tuple(FIELDS)
 
 
 def _portrait_person(who: Any, place: int, num_prompts: int, seed: int, size_px: int) -> HeldOutPerson:
-    from promptnet.datasets.avatars import render, sample_attributes
+    from promptnet.datasets.avatars.render import render, sample_attributes
 
     rng = sample_rng(seed, place, "held-out person")
     reference = sample_attributes(rng)
@@ -151,8 +151,8 @@ def _portrait_person(who: Any, place: int, num_prompts: int, seed: int, size_px:
 
 def _portrait_ask(rng: random.Random, who: Any, reference: Any, size_px: int) -> Ask:
     """Two or three fields, each with a value that the reference picture does not have."""
-    from promptnet.datasets.avatars import ATTRIBUTE_FIELDS, FIELDS, Attributes, render
-    from promptnet.datasets.captions import caption
+    from promptnet.datasets.avatars.captions import caption
+    from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, FIELDS, Attributes, render
 
     fields = rng.sample(ATTRIBUTE_FIELDS, rng.randint(2, 3))
     record = reference.record()

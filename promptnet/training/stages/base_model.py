@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from promptnet.datasets.avatars import FIELDS
+from promptnet.datasets.avatars.render import FIELDS
 from promptnet.datasets.stream import sample_rng
 from promptnet.models.judge import AvatarJudge
 from promptnet.models.tiny import build_scheduler, build_unet

@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPVisionModel
 
-from promptnet.datasets.avatars import FIELDS, sample_portrait
-from promptnet.datasets.captions import mentioned, random_caption
-from promptnet.datasets.portrait_module import codes_of
+from promptnet.datasets.avatars.captions import mentioned, random_caption
+from promptnet.datasets.avatars.module import codes_of
+from promptnet.datasets.avatars.render import FIELDS, sample_portrait
 from promptnet.models.judge import FieldHeads
 from promptnet.models.tiny import (
     TEXT_WIDTH,

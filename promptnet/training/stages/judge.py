@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from promptnet.datasets.avatars import FIELDS
+from promptnet.datasets.avatars.render import FIELDS
 from promptnet.datasets.stream import sample_noise, sample_rng
 from promptnet.models.judge import AvatarJudge
 from promptnet.training.export import save_half

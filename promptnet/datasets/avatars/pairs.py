@@ -1,0 +1,110 @@
+"""What pretraining the encoder sees: a reference picture and a target picture of the same person, with a prompt."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch.utils.data import Dataset
+
+from promptnet.datasets.avatars.captions import caption
+from promptnet.datasets.avatars.dataset import portrait_of
+from promptnet.datasets.avatars.module import PortraitDataModule, codes_of, pixels_of
+from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS
+from promptnet.datasets.stream import dataset_index, sample_rng
+
+if TYPE_CHECKING:
+    import datasets
+
+Reference = Literal["same-picture", "same-identity"]
+NEUTRAL_PROMPT = "a portrait of S*"
+
+
+class SubjectPairs(Dataset[dict[str, Any]]):
+    """Sample number -> reference and target of one person; order, partner and prompt are functions of (seed, number).
+
+    Items: `sample`; `reference_index` and `target_index`, places in the data set (of cached latents);
+    `reference_pixels` (3, S, S) in [-1, 1]; `codes` of the target; `prompt` with the placeholder S*; `described`, the
+    same prompt with the person's description in its place.
+
+    Args:
+        data: what `portrait_dataset` returns.
+        seed: of order, partners and prompts.
+        reference: "same-picture" as published, or another picture of the "same-identity".
+        captioned: probability that the prompt names attributes of the target; else it is "a portrait of S*".
+        shuffled: False keeps the data set's order (validation).
+    """
+
+    def __init__(
+        self,
+        data: datasets.Dataset,
+        *,
+        seed: int,
+        reference: Reference = "same-identity",
+        captioned: float = 2 / 3,
+        shuffled: bool = True,
+    ) -> None:
+        if reference not in ("same-picture", "same-identity"):
+            raise ValueError(f"reference={reference!r} must be 'same-picture' or 'same-identity'")
+        if not 0 <= captioned <= 1:
+            raise ValueError(f"captioned={captioned} must be a probability")
+        self.data, self.seed, self.reference, self.captioned, self.shuffled = data, seed, reference, captioned, shuffled
+        columns = data.select_columns(list(IDENTITY_FIELDS))[:]
+        self.people = list(zip(*(columns[field] for field in IDENTITY_FIELDS), strict=True))
+        self.pictures_of: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for index, person in enumerate(self.people):
+            self.pictures_of[person].append(index)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        target = dataset_index(self.seed, sample, len(self.data)) if self.shuffled else sample % len(self.data)
+        reference = self._partner(target, sample)
+        row = self.data[target]
+        return {
+            "sample": sample,
+            "target_index": target,
+            "reference_index": reference,
+            "reference_pixels": pixels_of(self.data[reference]["image"]),
+            "codes": codes_of(row),
+            **self._prompts(row, sample),
+        }
+
+    def _partner(self, target: int, sample: int) -> int:
+        """Another picture of the same person, where there is one."""
+        if self.reference == "same-picture":
+            return target
+        others = [index for index in self.pictures_of[self.people[target]] if index != target]
+        return sample_rng(self.seed, sample, "partner").choice(others) if others else target
+
+    def _prompts(self, row: dict[str, Any], sample: int) -> dict[str, str]:
+        rng, portrait = sample_rng(self.seed, sample, "prompt"), portrait_of(row)
+        fields: set[str] = set()
+        prompt = NEUTRAL_PROMPT
+        if rng.random() < self.captioned:
+            keep = rng.random()
+            fields = {field for field in ATTRIBUTE_FIELDS if rng.random() < keep}
+            prompt = caption(None, portrait.attributes, subject="S*", fields=fields, rng=rng)
+        described = caption(portrait.identity, portrait.attributes, fields=fields | set(IDENTITY_FIELDS))
+        return {"prompt": prompt, "described": described}
+
+
+class PairDataModule(PortraitDataModule):
+    """`PortraitDataModule` whose items are `SubjectPairs`.
+
+    Args:
+        reference: "same-picture" as published, or "same-identity".
+        captioned: probability that the prompt names attributes of the target.
+        portraits: arguments of `PortraitDataModule`.
+    """
+
+    def __init__(self, reference: Reference = "same-identity", captioned: float = 2 / 3, **portraits: Any) -> None:
+        super().__init__(**portraits)
+        self.reference, self.captioned = reference, captioned
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the rendered sets."""
+        how: dict[str, Any] = {"seed": self.seed, "reference": self.reference, "captioned": self.captioned}
+        self.train = SubjectPairs(self.rendered("train"), **how)  # type: ignore[assignment]
+        self.validation = SubjectPairs(self.rendered("validation"), **how, shuffled=False)  # type: ignore[assignment]

@@ -1,0 +1,266 @@
+"""The data module for sets of faces that `promptnet prepare` made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from promptnet.datasets.avatars.pairs import Reference
+from promptnet.datasets.faces.augment import Augmentation
+from promptnet.datasets.faces.features import FeatureCache
+from promptnet.datasets.faces.pairs import Caches, FacePairs, Partners, Prompts, SetPartners, ShardPartners, Sizes
+from promptnet.datasets.faces.sampler import BucketOrder, FullOrder, Order, Size, WindowOrder, nearest_size
+from promptnet.datasets.faces.shards import ShardStore
+from promptnet.datasets.stream import CountedSamples
+
+Feature = Literal["latents", "vision"]
+Pixels = Callable[[int, bool], torch.Tensor]
+
+
+class FaceDataModule(CountedSamples):
+    """Pairs from a prepared set, endless and exactly resumable; see `FacePairs` for what a batch holds.
+
+    Order, partners, flips, colours and prompts are functions of (seed, sample number), so neither an interruption nor
+    the number of processes changes what is seen. (Aspect buckets are cut into batches, so there `batch_size` is part of
+    the order: a run keeps it.)
+
+    Args:
+        data_dir: the prepared set: a folder with parquet shards, or an address that fsspec understands
+            (`hf://datasets/me/faces`).
+        cache_dir: for copies of the shards and precomputed features, on a fast local disk.
+        validation_dir: another prepared set to validate on. Without one, `num_validation` pictures are held out, with
+            all others of the people in them.
+        num_validation: pictures to validate on; 0 for none.
+        resolution_px: side of the square that is trained on, and that the encoder reads.
+        sizes_px: aspect buckets for targets, (width, height) each; every picture goes into the one of its shape. None
+            trains on squares alone.
+        batch_size: a process and step.
+        reference: "same-picture" as published, or another picture of the "same-identity" where there is one.
+        captioned: probability that the set's caption is used (column `caption`).
+        neutral_prompt: the prompt without a caption.
+        caption_prompt: the prompt with one.
+        flip: probability that a picture is mirrored.
+        colour_jitter: strength of changes in colour; excludes precomputed features.
+        features: what is computed once and kept: "latents", "vision" or both.
+        window_shards: None copies the whole set to `cache_dir`. A number streams: so many shards are mixed at a time,
+            the next ones are fetched meanwhile, and no more than both are kept.
+        num_workers: loader processes a rank.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        cache_dir: str = "outputs/faces",
+        validation_dir: str | None = None,
+        num_validation: int = 512,
+        resolution_px: int = 512,
+        sizes_px: list[tuple[int, int]] | None = None,
+        batch_size: int = 8,
+        reference: Reference = "same-identity",
+        captioned: float = 0.0,
+        neutral_prompt: str = "a photo of S*",
+        caption_prompt: str = "a photo of S*, {caption}",
+        flip: float = 0.5,
+        colour_jitter: float = 0.0,
+        features: list[Feature] | None = None,
+        window_shards: int | None = None,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.features: list[Feature] = list(features or [])
+        _check(reference, self.features, colour_jitter, sizes_px, window_shards, validation_dir, num_validation)
+        self.data_dir, self.cache_dir, self.validation_dir = data_dir, Path(cache_dir), validation_dir
+        self.num_validation, self.resolution_px, self.batch_size = num_validation, resolution_px, batch_size
+        self.sizes_px = [(int(width), int(height)) for width, height in sizes_px or []]
+        self.reference: Reference = reference
+        self.prompts = Prompts(neutral_prompt, caption_prompt, captioned)
+        self.augmentation = Augmentation(flip, colour_jitter, seed)
+        self.window_shards, self.num_workers, self.seed = window_shards, num_workers, seed
+
+    def prepare_data(self) -> None:
+        """Copy the shards that are to be kept, once a machine."""
+        if self.window_shards is None:
+            _copy_all(self._store(self.data_dir, None))
+        if self.validation_dir is not None:
+            _copy_all(self._store(self.validation_dir, None))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the sets and lay down who is trained on and who is validated on."""
+        if self.window_shards is not None:
+            self._set_up_stream(self.window_shards)
+        else:
+            self._set_up_whole()
+
+    def _store(self, source: str, max_shards: int | None) -> ShardStore:
+        # A folder of its own: what one store removes, another must not be counting on.
+        place = hashlib.blake2b(source.encode(), digest_size=6).hexdigest()
+        return ShardStore(source, self.cache_dir / "shards" / place, max_shards=max_shards)
+
+    def _set_up_stream(self, window: int) -> None:
+        store = self._store(self.data_dir, 2 * window)
+        order = WindowOrder([shard.num_rows for shard in store.shards], window, self.batch_size, seed=self.seed)
+        self.train = self._pairs(store, order, ShardPartners(store), Sizes(self.resolution_px))
+        self.validation = self._other_set()
+
+    def _set_up_whole(self) -> None:
+        store = self._store(self.data_dir, None)
+        people = _people(store)
+        held_out = [] if self.validation_dir is not None else _held_out(people, self.num_validation)
+        names = set(held_out)
+        rows = [row for row, person in enumerate(people) if person not in names]
+        if not rows:
+            raise ValueError(
+                f"num_validation={self.num_validation} holds out every person of the {len(people)} pictures in "
+                f"'{self.data_dir}': lower it, or give a validation_dir."
+            )
+        sizes = self._sizes(store)
+        partners = SetPartners({row: people[row] for row in rows})
+        self.train = self._pairs(store, self._order(rows, sizes), partners, sizes)
+        rows_of = _rows_of(people)
+        fixed = [row for person in held_out for row in rows_of[person]][: self.num_validation]
+        self.validation = self._other_set() if self.validation_dir is not None else self._fixed(store, people, fixed)
+
+    def _sizes(self, store: ShardStore) -> Sizes:
+        if not self.sizes_px:
+            return Sizes(self.resolution_px)
+        shapes = zip(store.column("width_px"), store.column("height_px"), strict=True)
+        return Sizes(self.resolution_px, {row: nearest_size(*shape, self.sizes_px) for row, shape in enumerate(shapes)})
+
+    def _order(self, rows: list[int], sizes: Sizes) -> Order:
+        if sizes.of_row is None:
+            return FullOrder(rows, self.batch_size, seed=self.seed)
+        buckets: dict[Size, list[int]] = defaultdict(list)
+        for row in rows:
+            buckets[sizes.of(row)].append(row)
+        return BucketOrder(buckets, self.batch_size, seed=self.seed)
+
+    def _pairs(self, store: ShardStore, order: Order | None, partners: Partners, sizes: Sizes) -> FacePairs:
+        return FacePairs(store, order, partners, self.reference, sizes, self.prompts, self.augmentation, self.seed)
+
+    def _fixed(self, store: ShardStore, people: list[str], rows: list[int]) -> FacePairs | None:
+        if not rows:
+            return None
+        pairs = self._pairs(
+            store, None, SetPartners({row: people[row] for row in sorted(rows)}), Sizes(self.resolution_px)
+        )
+        pairs.fixed = rows
+        return pairs
+
+    def _other_set(self) -> FacePairs | None:
+        if self.validation_dir is None:
+            return None
+        store = self._store(self.validation_dir, None)
+        people = _people(store)
+        return self._fixed(store, people, list(range(min(self.num_validation, len(people)))))
+
+    def caches(self, networks: dict[Feature, str]) -> list[tuple[FeatureCache, Pixels]]:
+        """Have the sets read precomputed features; the caches to be filled, and how a (row, flipped) looks in each.
+
+        Args:
+            networks: the `network_hash` of the VAE ("latents") and of the vision tower ("vision").
+        """
+        found: dict[tuple[Path, str], tuple[FeatureCache, Pixels]] = {}
+        for pairs in (self.train, self.validation):
+            if pairs is None:
+                continue
+            pairs.caches = self._caches_of(pairs, networks)
+            for cache in (pairs.caches.latents, pairs.caches.reference_latents, pairs.caches.vision):
+                if cache is not None:
+                    pixels = pairs.target_pixels if cache.kind == "bucket-latents" else pairs.reference_pixels
+                    found.setdefault((cache.folder, pairs.store.source), (cache, pixels))
+        return list(found.values())
+
+    def _caches_of(self, pairs: FacePairs, networks: dict[Feature, str]) -> Caches:
+        square, flips = f"square {self.resolution_px}", self.augmentation.flip > 0
+        root = self.cache_dir / "features"
+
+        def cache(kind: str, framing: str, network: Feature) -> FeatureCache:
+            return FeatureCache(root, kind, framing, networks[network], pairs.store, flips=flips)
+
+        latents = cache("latents", square, "latents") if "latents" in self.features else None
+        vision = cache("vision", square, "vision") if "vision" in self.features else None
+        if latents is None or pairs.sizes.of_row is None:
+            return Caches(latents, latents, vision)
+        return Caches(cache("bucket-latents", f"buckets {sorted(self.sizes_px)}", "latents"), latents, vision)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Every rank's share of the endless stream, from where the run stands."""
+        trainer = self.trainer
+        rank, num_ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        assert self.train.order is not None
+        batches = self.train.order.batches(rank=rank, num_ranks=num_ranks, start=self.samples_seen)
+        return DataLoader(
+            self.train,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        """The validation set in a fixed order; every rank reads all of it, so figures do not depend on the ranks."""
+        if self.validation is None:
+            return []
+        return DataLoader(self.validation, batch_size=self.batch_size, num_workers=0)
+
+
+def _check(
+    reference: str,
+    features: list[Feature],
+    colour_jitter: float,
+    sizes_px: list[tuple[int, int]] | None,
+    window_shards: int | None,
+    validation_dir: str | None,
+    num_validation: int,
+) -> None:
+    """Refuse settings that exclude each other."""
+    if reference not in ("same-picture", "same-identity"):
+        raise ValueError(f"reference={reference!r} must be 'same-picture' or 'same-identity'")
+    unknown = set(features) - {"latents", "vision"}
+    if unknown:
+        raise ValueError(f"features={features} can hold 'latents' and 'vision', not {sorted(unknown)}")
+    if features and colour_jitter:
+        raise ValueError(
+            f"colour_jitter={colour_jitter} changes every picture every time, so nothing can be precomputed: set it to "
+            f"0, or leave out features={features}. (Flips go well with both.)"
+        )
+    if window_shards is not None and sizes_px:
+        raise ValueError("sizes_px needs the whole set at hand: leave out window_shards, or train on squares.")
+    if window_shards is not None and num_validation and validation_dir is None:
+        raise ValueError("A stream cannot hold people out: give a validation_dir, or set num_validation to 0.")
+
+
+def _copy_all(store: ShardStore) -> None:
+    for shard in range(len(store.shards)):
+        store.table(shard)
+
+
+def _people(store: ShardStore) -> list[str]:
+    """Who is in each row: the identity, or for rows without one the row itself."""
+    return [name or f"\0row {row}" for row, name in enumerate(store.column("identity"))]
+
+
+def _rows_of(people: list[str]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, person in enumerate(people):
+        rows[person].append(row)
+    return rows
+
+
+def _held_out(people: list[str], num_pictures: int) -> list[str]:
+    """People enough for so many pictures, chosen by a hash of their names: growing the set moves few."""
+    rows, chosen, count = _rows_of(people), [], 0
+    for person in sorted(rows, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest()):
+        if count >= num_pictures:
+            break
+        chosen.append(person)
+        count += len(rows[person])
+    return chosen

@@ -1,0 +1,319 @@
+"""Parquet shards, on this machine or not, as rows by number.
+
+Parquet is for keeping and sending, not for reading rows in any order, so a shard is copied once into an uncompressed
+Arrow file that is mapped into memory. A set that fits on the disk is copied whole; of a larger one the store keeps
+`max_shards`, those used last, and fetches the others again when their turn comes. Loader processes and ranks of one
+machine share the copies.
+
+A copy is named after the shard's version, as its file system tells it, and after a hash of the pictures in it. What is
+computed from pictures is filed under that hash (promptnet.datasets.faces.features), which comes from the very bytes
+that are served. An empty file of the copy's name stays where the copy had to make room, so that a hash is learnt once.
+While it is copied, every picture is decoded once: its size is noted (columns `width_px`, `height_px`), and one that
+cannot be
+read stops the run at its start and not after a day.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from promptnet.images.load import ImageError, open_image
+
+SIZE_COLUMNS = ("width_px", "height_px")
+_LEARNT = ".content"
+_COPIED_ROWS = 64  # rows that are in memory at once while a shard is copied
+_MAX_MAPPED = 1024  # shards a process has mapped at one time; systems allow some 65,000 maps in all
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One parquet file.
+
+    Attributes:
+        url: where it is, as fsspec understands it.
+        num_rows: from its footer.
+        version: changes when the file changes.
+    """
+
+    url: str
+    num_rows: int
+    version: str
+
+
+def find_shards(source: str | os.PathLike[str]) -> list[Shard]:
+    """The parquet files under a folder, or under an address that fsspec understands (`hf://datasets/me/faces`).
+
+    Only their footers are read. The order is that of their names.
+
+    Raises:
+        ValueError: there are none, or they hold no rows.
+    """
+    from fsspec.core import url_to_fs
+
+    system, root = url_to_fs(os.fspath(source))
+    names = [name for name in system.glob(f"{root.rstrip('/')}/**/*.parquet") if not _hidden(name, root)]
+    shards = [_read_footer(system, name) for name in sorted(names)]
+    if not sum(shard.num_rows for shard in shards):
+        raise ValueError(
+            f"There are no pictures in parquet files under '{source}': make some with `promptnet prepare`."
+        )
+    return [shard for shard in shards if shard.num_rows]
+
+
+def _hidden(name: str, root: str) -> bool:
+    return any(part.startswith(".") for part in Path(name[len(root) :]).parts)
+
+
+def _read_footer(system: Any, name: str) -> Shard:
+    with system.open(name, "rb") as file:
+        num_rows = pq.ParquetFile(file).metadata.num_rows
+    url = system.unstrip_protocol(name)
+    return Shard(url, num_rows, hashlib.blake2b(f"{url} {system.ukey(name)}".encode(), digest_size=12).hexdigest())
+
+
+def picture_bytes(value: Any) -> bytes:
+    """A picture column's value: bytes, or the record of bytes and path that Hugging Face data sets keep."""
+    data = value["bytes"] if isinstance(value, dict) else value
+    if not isinstance(data, bytes):
+        raise ValueError("The column 'image' does not hold pictures' bytes: make the set with `promptnet prepare`.")
+    return data
+
+
+def open_picture(value: Any) -> Image.Image:
+    """The picture of a row, decoded by the one guarded function."""
+    return open_image(BytesIO(picture_bytes(value)), min_size_px=1)
+
+
+_STORES: WeakSet[ShardStore] = WeakSet()
+
+
+def _finish_fetching() -> None:
+    """Before a fork: a child shares the lock of a shard on its way, and would wait for it and the thread for good."""
+    for store in list(_STORES):
+        wait(store._coming.values())
+
+
+def _forget_fetching() -> None:
+    for store in list(_STORES):
+        store._forget_handles()
+
+
+os.register_at_fork(before=_finish_fetching, after_in_child=_forget_fetching)
+
+
+class ShardStore:
+    """Rows 0 to len - 1 of all shards, in the shards' order.
+
+    Args:
+        source: see `find_shards`.
+        copies_dir: folder of the Arrow copies; created.
+        max_shards: how many copies are kept; None keeps all.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        copies_dir: str | os.PathLike[str],
+        *,
+        max_shards: int | None = None,
+    ) -> None:
+        if max_shards is not None and max_shards < 1:
+            raise ValueError(f"max_shards={max_shards} must be at least 1")
+        self.source, self.max_shards = os.fspath(source), max_shards
+        self.shards = find_shards(source)
+        self.starts = [0, *accumulate(shard.num_rows for shard in self.shards)]
+        self.copies_dir = Path(copies_dir)
+        self.copies_dir.mkdir(parents=True, exist_ok=True)
+        self._copies = {path.name.partition("-")[0]: path for path in self.copies_dir.glob("*.arrow")}
+        self._contents = dict(path.stem.split("-") for path in self.copies_dir.glob(f"*{_LEARNT}"))
+        self._forget_handles()
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_open", "_fetcher", "_coming")}
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_handles()
+
+    def _forget_handles(self) -> None:
+        """Maps and threads do not travel to another process."""
+        _STORES.add(self)
+        self._open: dict[int, pa.Table] = {}
+        self._fetcher: ThreadPoolExecutor | None = None
+        self._coming: dict[int, Future[Any]] = {}
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """The shard that holds a row, and the row's number in it."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        shard = bisect_right(self.starts, row) - 1
+        return shard, row - self.starts[shard]
+
+    def row(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
+        """Some columns of one row; those the set lacks are None."""
+        shard, place = self.locate(row)
+        table = self.table(shard)
+        found = set(table.column_names)
+        return {name: table[name][place].as_py() if name in found else None for name in columns}
+
+    def column(self, name: str) -> list[Any]:
+        """A whole column over all shards; None in rows of shards that lack it."""
+        values: list[Any] = []
+        for index, shard in enumerate(self.shards):
+            table = self.table(index)
+            values += table[name].to_pylist() if name in table.column_names else [None] * shard.num_rows
+        return values
+
+    def content(self, shard: int) -> str:
+        """The hash of a shard's pictures, in their order."""
+        version = self.shards[shard].version
+        if version not in self._contents:
+            note = next(self.copies_dir.glob(f"{version}-*{_LEARNT}"), None)  # of another process
+            named = note or self._copies.get(version) or self._ensure_copy(self.shards[shard])
+            self._contents[version] = named.stem.partition("-")[2]
+        return self._contents[version]
+
+    def table(self, shard: int) -> pa.Table:
+        """A shard's rows, mapped into memory; fetched first where there is no copy."""
+        if shard in self._open:
+            self._open[shard] = self._open.pop(shard)  # used last
+        else:
+            coming = self._coming.pop(shard, None)
+            if coming is not None:
+                coming.exception()  # what failed in the background is tried again here, where it can be reported
+            self._open[shard] = self._map(self.shards[shard])
+            while len(self._open) > (self.max_shards or _MAX_MAPPED):
+                del self._open[next(iter(self._open))]
+        return self._open[shard]
+
+    def prefetch(self, shard: int) -> None:
+        """Fetch a shard in the background, if it is not here."""
+        if shard in self._open or shard in self._coming:
+            return
+        self._fetcher = self._fetcher or ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._coming[shard] = self._fetcher.submit(self._ensure_copy, self.shards[shard])
+
+    def _map(self, shard: Shard) -> pa.Table:
+        while True:
+            path = self._ensure_copy(shard)
+            try:
+                os.utime(path)
+                return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            except FileNotFoundError:  # another process made room just now
+                continue
+
+    def _ensure_copy(self, shard: Shard) -> Path:
+        """The shard's copy, made if there is none. Processes that want the same one wait for the first."""
+        found = self._find_copy(shard)
+        if found is None:
+            with _locked(self.copies_dir / f".{shard.version}.lock"):
+                found = self._find_copy(shard) or self._copy(shard)
+            self._make_room(found)
+        return found
+
+    def _find_copy(self, shard: Shard) -> Path | None:
+        known = self._copies.get(shard.version)
+        if known is not None and known.exists():
+            return known
+        found = next(self.copies_dir.glob(f"{shard.version}-*.arrow"), None)
+        if found is not None:
+            self._copies[shard.version] = found
+        return found
+
+    def _copy(self, shard: Shard) -> Path:
+        draft = self.copies_dir / f".{secrets.token_hex(6)}.draft"
+        try:
+            content = write_copy(shard.url, draft)
+            final = self.copies_dir / f"{shard.version}-{content}.arrow"
+            final.with_suffix(_LEARNT).touch()
+            draft.replace(final)
+        finally:
+            draft.unlink(missing_ok=True)
+        self._copies[shard.version] = final
+        return final
+
+    def _make_room(self, newest: Path) -> None:
+        """Remove the copies that were used longest ago. Who has one mapped keeps it until letting go."""
+        if self.max_shards is None:
+            return
+        ages = []
+        for path in self.copies_dir.glob("*.arrow"):
+            try:
+                ages.append((path.stat().st_mtime_ns, path))
+            except FileNotFoundError:
+                continue
+        for _, path in sorted(ages)[: -self.max_shards]:
+            if path != newest:
+                path.unlink(missing_ok=True)
+
+
+def write_copy(url: str, path: Path) -> str:
+    """Copy one parquet file into an uncompressed Arrow file, flushed to the disk; the hash of its pictures.
+
+    Raises:
+        ValueError: it has no pictures, or one that cannot be read; the message names the row.
+    """
+    import fsspec
+
+    digest = hashlib.blake2b(digest_size=16)
+    opened: Any = fsspec.open(url, "rb")
+    with opened as source:
+        parquet = pq.ParquetFile(source)
+        if "image" not in parquet.schema_arrow.names:
+            raise ValueError(f"{url} has no column 'image': make the set with `promptnet prepare`.")
+        schema = parquet.schema_arrow
+        for name in SIZE_COLUMNS:
+            schema = schema.append(pa.field(name, pa.int32()))
+        with open(path, "wb") as file, pa.ipc.new_file(file, schema) as writer, ThreadPoolExecutor() as pool:
+            for number, batch in enumerate(parquet.iter_batches(_COPIED_ROWS, use_threads=False)):
+                pictures = [picture_bytes(value) for value in batch.column("image").to_pylist()]
+                for picture in pictures:
+                    digest.update(len(picture).to_bytes(8, "little") + picture)
+                named = [(f"row {number * _COPIED_ROWS + i} of {url}", data) for i, data in enumerate(pictures)]
+                sizes = list(pool.map(_size, named))
+                columns = [pa.array([size[axis] for size in sizes], pa.int32()) for axis in (0, 1)]
+                writer.write_batch(pa.record_batch([*batch.columns, *columns], schema=schema))
+        _sync(path)
+    return digest.hexdigest()
+
+
+def _size(named: tuple[str, bytes]) -> tuple[int, int]:
+    name, picture = named
+    try:
+        return open_picture(picture).size
+    except ImageError as error:
+        raise ImageError(f"The picture in {name} cannot be used ({error}). Prepare the set again.") from error
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock dies with its process, so it is never left behind."""
+    with open(path, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,127 @@
+"""A folder of pictures, with sub-folders for people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptnet.datasets.prepare.sources.base import PICTURE_ENDINGS, Columns, Entry, Raw, printable
+from promptnet.images.load import read_file
+
+_IDENTITIES = ("folder", "parent", "none")
+_MAX_CAPTION_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Every file below a folder, whatever it is called; links are followed, except in circles.
+
+    Args:
+        root: the folder.
+        columns: `identity` is "folder" (default), "parent" or "none"; `caption` is the ending of text files beside the
+            pictures ("txt"), which are then not taken for pictures themselves.
+        prefix: of the entries' names.
+
+    Raises:
+        ValueError: `identity` is something else.
+    """
+
+    root: Path
+    columns: Columns
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.columns.identity not in (None, *_IDENTITIES):
+            raise ValueError(
+                f"identity={self.columns.identity!r} does not go with the folder '{self.root}', which has no columns: "
+                f"choose {', '.join(_IDENTITIES)}"
+            )
+
+    def entries(self) -> list[Entry]:
+        """See `Source`."""
+        return list(self._walk(Path(), frozenset([_key(os.stat(self.root))])))
+
+    def read(self, entry: Entry) -> Raw:
+        """See `Source`."""
+        path = self.root / entry.place
+        return Raw(path, self._identity(Path(entry.place)), self._caption(path))
+
+    def version(self) -> str:
+        """See `Source`."""
+        return "folder"
+
+    def _walk(self, folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        try:
+            with os.scandir(self.root / folder) as found:
+                items = sorted(found, key=lambda item: os.fsencode(item.name))
+        except OSError as error:
+            yield self._refused(folder, "unreadable", f"is a folder that cannot be listed ({error.strerror})")
+            return
+        if not items and folder.suffix.lower() in PICTURE_ENDINGS:
+            yield self._refused(folder, "folder", "is an empty folder with the name of a picture")
+        names = {item.name for item in items}
+        for item in items:
+            inner = folder / item.name
+            if _is_folder(item):
+                yield from self._descend(inner, item, above)
+            elif not self._is_caption(item.name, names):
+                yield Entry(self._name(inner), str(inner), num_bytes=self._sizes(inner, names))
+
+    def _descend(self, folder: Path, item: os.DirEntry[str], above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        key = _key(item.stat())
+        if key in above:
+            yield self._refused(folder, "link loop", "is a link to a folder that it lies in")
+        else:
+            yield from self._walk(folder, above | {key})
+
+    def _sizes(self, path: Path, names: set[str]) -> tuple[int, ...]:
+        caption = self._caption_name(path.name) if self.columns.caption else None
+        files = [path, path.with_name(caption)] if caption in names else [path]
+        try:
+            return tuple(os.stat(self.root / file).st_size for file in files)
+        except OSError:  # reading it will say why
+            return ()
+
+    def _name(self, path: Path) -> str:
+        return self.prefix + printable(str(path))
+
+    def _refused(self, path: Path, reason: str, problem: str) -> Entry:
+        return Entry(self._name(path), refusal=(reason, problem))
+
+    def _identity(self, path: Path) -> str | None:
+        kind, folders = self.columns.identity or "folder", path.parts[:-1]
+        if kind == "none" or not folders:
+            return None
+        return printable(folders[0] if kind == "folder" else folders[-1])
+
+    def _caption_name(self, name: str) -> str:
+        assert self.columns.caption
+        return f"{os.path.splitext(name)[0]}.{self.columns.caption.lstrip('.')}"
+
+    def _is_caption(self, name: str, names: set[str]) -> bool:
+        """Whether it belongs to a picture of the same name; alone it is a file like any other."""
+        if not self.columns.caption or not name.endswith("." + self.columns.caption.lstrip(".")):
+            return False
+        stem = os.path.splitext(name)[0]
+        return any(other != name and os.path.splitext(other)[0] == stem for other in names)
+
+    def _caption(self, path: Path) -> str | None:
+        if not self.columns.caption:
+            return None
+        beside = path.with_name(self._caption_name(path.name))
+        if beside == path or not os.path.lexists(beside):
+            return None
+        return read_file(beside, _MAX_CAPTION_BYTES).decode("utf-8", "replace").strip()
+
+
+def _key(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link in a circle
+        return False

@@ -1,0 +1,194 @@
+"""Webdataset shards: tar files in which the members of one name and different endings are one sample.
+
+Only pictures, texts and JSON are read, and only where they are asked for. Nothing is unpacked or unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from promptnet.datasets.prepare.sources.base import PICTURE_ENDINGS, Columns, Entry, Raw, Refused, printable
+
+_PICKLED = (".pth", ".pt", ".pkl", ".pickle", ".pyd")
+_MAX_TEXT_BYTES = 1024 * 1024
+_MAX_PICTURE_BYTES = 128 * 1024 * 1024  # less than of a file, whose header is read before the rest
+_BLOCK = 512
+
+
+class Span(NamedTuple):
+    """Where a member's content lies in its tar file."""
+
+    start: int
+    num_bytes: int
+
+
+class Place(NamedTuple):
+    """Where a sample's parts lie."""
+
+    shard: int
+    picture: Span
+    identity: Span | None
+    caption: Span | None
+
+
+def find_shards(path: Path) -> list[Path]:
+    """The tar file itself, or those of a folder that holds tar files and neither pictures nor folders.
+
+    Raises:
+        ValueError: the file is a compressed tar.
+    """
+    if path.is_file():
+        if path.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+            raise ValueError(
+                f"shard '{path}' is compressed, so its pictures cannot be reached one by one: unpack it first"
+            )
+        return [path] if path.suffix == ".tar" else []
+    if not path.is_dir():
+        return []
+    inside = sorted(path.iterdir(), key=os.fsencode)
+    if any(item.is_dir() or item.suffix.lower() in PICTURE_ENDINGS for item in inside):
+        return []
+    return [item for item in inside if item.suffix == ".tar"]
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """The samples of tar shards.
+
+    Args:
+        shards: the tar files.
+        columns: `identity` and `caption` name an ending ("cls", "txt") or a field of a JSON member ("json.person").
+        prefix: of the entries' names.
+    """
+
+    shards: list[Path]
+    columns: Columns
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.columns.identity in ("folder", "parent"):
+            raise ValueError(
+                f"identity={self.columns.identity!r} does not go with tar shards: name an ending such as cls, a field "
+                "of a JSON member such as json.person, or none"
+            )
+
+    def entries(self) -> list[Entry]:
+        """See `Source`."""
+        return [entry for number in range(len(self.shards)) for entry in self._entries_of(number)]
+
+    def read(self, entry: Entry) -> Raw:
+        """See `Source`."""
+        place: Place = entry.place
+        if place.picture.num_bytes > _MAX_PICTURE_BYTES:
+            raise Refused("file too large", f"has more than {_MAX_PICTURE_BYTES // 2**20} MiB: save a smaller copy")
+        try:
+            with self.shards[place.shard].open("rb") as file:
+                identity = self._text(file, place.identity, self._identity_column)
+                caption = self._text(file, place.caption, self.columns.caption)
+                return Raw(_content(file, place.picture), identity, caption)
+        except OSError as error:
+            raise Refused("unreadable", f"cannot be read from its shard ({error.strerror or error})") from error
+
+    def version(self) -> str:
+        """See `Source`."""
+        return json.dumps([(str(path), path.stat().st_size) for path in self.shards])
+
+    @property
+    def _identity_column(self) -> str | None:
+        return None if self.columns.identity == "none" else self.columns.identity
+
+    def _entries_of(self, number: int) -> Iterator[Entry]:
+        shard = self.prefix + printable(self.shards[number].name)
+        samples: dict[str, dict[str, Span]] = {}
+        try:
+            for member in _members(self.shards[number]):
+                if refusal := _refusal(member):
+                    yield Entry(f"{shard}/{printable(member.name)}", refusal=refusal)
+                elif member.isfile():
+                    key, ending = _split(member.name)
+                    samples.setdefault(key, {})[ending] = Span(member.offset_data, member.size)
+        except (tarfile.TarError, OSError, Refused) as error:
+            problem = f"is damaged ({error}): what comes after the damage is lost, download it again"
+            yield Entry(shard, refusal=("damaged shard", problem))
+        for key, spans in samples.items():
+            yield self._entry(f"{shard}/{printable(key)}", number, spans)
+
+    def _entry(self, name: str, shard: int, spans: dict[str, Span]) -> Entry:
+        endings = [ending for ending in spans if "." + ending.rpartition(".")[2] in PICTURE_ENDINGS]
+        if not endings:
+            have = ", ".join(map(printable, spans)) or "nothing"
+            return Entry(name, refusal=("not a picture", f"is a sample without a picture: it has {have}"))
+        if len(endings) > 1:
+            return Entry(name, refusal=("several pictures", f"is a sample of several pictures: {', '.join(endings)}"))
+        place = Place(
+            shard,
+            spans[endings[0]],
+            spans.get(_ending(self._identity_column)),
+            spans.get(_ending(self.columns.caption)),
+        )
+        return Entry(f"{name}.{printable(endings[0])}", place)
+
+    def _text(self, file: IO[bytes], span: Span | None, column: str | None) -> str | None:
+        if span is None or column is None:
+            return None
+        if span.num_bytes > _MAX_TEXT_BYTES:
+            raise Refused("broken", f"comes with '{column}' of {span.num_bytes} bytes, which is no name or caption")
+        text = _content(file, span).decode("utf-8", "replace").strip()
+        return _field(text, column.partition(".")[2]) if _ending(column) == "json" else text or None
+
+
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """The members of an uncompressed tar file.
+
+    Raises:
+        tarfile.TarError, Refused: it is none, or is damaged; `tarfile` itself is silent about damage further in.
+    """
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        while member := archive.next():
+            yield member
+        file.seek(archive.offset)
+        if file.read(_BLOCK).strip(b"\0"):
+            raise Refused("damaged shard", f"no header at byte {archive.offset}")
+
+
+def _refusal(member: tarfile.TarInfo) -> tuple[str, str] | None:
+    if member.isdir():
+        return None
+    if not member.isfile() or member.issparse():
+        return "not a file", "is a link, a device or a sparse file in a tar shard"
+    if member.name.lower().endswith(_PICKLED):
+        return "pickle", "is a pickle, which could run any code when read: it is left out"
+    return None
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The sample's key and the member's ending, at the first full stop of the last part of the name."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, ending = last.partition(".")
+    return folder + slash + stem, ending.lower()
+
+
+def _ending(column: str | None) -> str:
+    return "json" if (column or "").startswith("json.") else (column or "")
+
+
+def _content(file: IO[bytes], span: Span) -> bytes:
+    file.seek(span.start)
+    return file.read(span.num_bytes)
+
+
+def _field(text: str, name: str) -> str | None:
+    """One field of a JSON text; `a.b` is field b of field a."""
+    try:
+        value: Any = json.loads(text)
+        for part in name.split("."):
+            value = value.get(part)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise Refused("broken", f"comes with JSON that has no field '{name}' ({error})") from error
+    return None if value is None else str(value)

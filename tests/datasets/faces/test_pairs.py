@@ -1,0 +1,203 @@
+"""The data module for prepared sets, and features computed once."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from promptnet.datasets.faces.features import ROWS_PER_FILE, fill, network_hash
+from promptnet.datasets.faces.module import FaceDataModule
+from promptnet.datasets.faces.pairs import Prompts
+from tests.datasets.conftest import write_shard
+
+Make = Callable[..., Path]
+SHAPES = [(40, 40), (30, 48), (48, 30)]
+
+
+def build(folder: Path, **options: Any) -> FaceDataModule:
+    """A module on a small set, set up."""
+    given: dict[str, Any] = {"cache_dir": str(folder.parent / "cache"), "resolution_px": 32, "batch_size": 4}
+    given |= {"num_workers": 0, "num_validation": 0, **options}
+    module = FaceDataModule(str(folder), **given)
+    module.prepare_data()
+    module.setup()
+    return module
+
+
+def batches(module: FaceDataModule, count: int) -> list[dict[str, Any]]:
+    return list(islice(iter(module.train_dataloader()), count))
+
+
+def same(left: Any, right: Any) -> bool:
+    return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+
+
+def test_a_batch_holds_pairs_of_one_person(prepared: Make):
+    module = build(prepared(7, 6), reference="same-identity", captioned=0.5)
+    (batch,) = batches(module, 1)
+    assert batch["reference_pixels"].shape == batch["target_pixels"].shape == (4, 3, 32, 32)
+    assert -1 <= batch["target_pixels"].min() < batch["target_pixels"].max() <= 1
+    people = [torch.as_tensor(batch[f"{role}_row"]) % 4 for role in ("target", "reference")]
+    assert torch.equal(*people)
+    assert not torch.equal(batch["target_row"], batch["reference_row"])
+    assert batch["size_ids"].tolist() == [[40, 40, 0, 0, 32, 32]] * 4
+    prompts = {prompt for one in batches(module, 6) for prompt in one["prompt"]}
+    assert "a photo of S*" in prompts
+    assert any(prompt.startswith("a photo of S*, a hat number") for prompt in prompts)
+
+
+def test_one_picture_for_both_is_sent_once(prepared: Make):
+    (batch,) = batches(build(prepared(8), reference="same-picture"), 1)
+    assert "target_pixels" not in batch
+    assert torch.equal(batch["target_row"], batch["reference_row"])
+
+
+@pytest.mark.parametrize("options", [{}, {"sizes_px": [(32, 32), (24, 40), (40, 24)]}, {"window_shards": 1}])
+def test_workers_do_not_change_what_is_seen(prepared: Make, options: dict[str, Any]):
+    folder = prepared(5, 7, 6, sizes=SHAPES)
+    one, many = (build(folder, num_workers=n, colour_jitter=0.1, **options) for n in (0, 2))
+    for left, right in zip(batches(one, 7), batches(many, 7), strict=True):
+        assert left.keys() == right.keys()
+        assert all(same(left[key], right[key]) for key in left)
+
+
+def test_targets_take_the_size_of_their_shape(prepared: Make):
+    module = build(prepared(9, sizes=SHAPES), sizes_px=[(32, 32), (24, 40), (40, 24)], reference="same-picture")
+    shapes = set()
+    for batch in batches(module, 3):
+        shapes.add(tuple(batch.get("target_pixels", batch["reference_pixels"]).shape[2:]))
+        assert batch["reference_pixels"].shape[2:] == (32, 32)
+    assert shapes == {(32, 32), (40, 24), (24, 40)}
+
+
+def test_held_out_people_are_not_trained_on(prepared: Make):
+    module = build(prepared(24), num_validation=5)
+    held_out = {row % 4 for row in module.validation.fixed or []}  # type: ignore[union-attr]
+    trained = {int(row) % 4 for batch in batches(module, 6) for row in batch["target_row"]}
+    assert held_out
+    assert held_out.isdisjoint(trained)
+    assert len(held_out | trained) == 4
+    first, again = (next(iter(module.val_dataloader())) for _ in range(2))
+    assert all(same(first[key], again[key]) for key in first)
+    with pytest.raises(ValueError, match="num_validation=24"):
+        build(Path(module.data_dir), num_validation=24)
+
+
+class Tower(nn.Module):
+    """Something with weights and a config, as diffusers and transformers models have."""
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.config = {"width": width, "_name_or_path": "anywhere"}
+        self.weight = nn.Parameter(torch.ones(width))
+
+
+def fill_all(module: FaceDataModule, hashes: dict[Any, str]) -> int:
+    """Pixels' means as features; the number of chunks computed."""
+    count = 0
+    for cache, pixels in module.caches(hashes):
+        missing = cache.missing()
+        count += len(missing)
+        fill(cache, pixels, lambda pictures: [picture.mean(dim=2) for picture in pictures], missing, batch_size=3)
+        assert not cache.missing()
+    return count
+
+
+@pytest.mark.parametrize("options", [{}, {"sizes_px": [(32, 32), (24, 40), (40, 24)]}])
+def test_cached_features_are_those_of_the_pictures_served(prepared: Make, options: dict[str, Any]):
+    folder = prepared(8, 5, sizes=SHAPES)
+    plain, cached = build(folder, **options), build(folder, features=["latents"], **options)
+    fill_all(cached, {"latents": "v1"})
+    for expected, found in zip(batches(plain, 5), batches(cached, 5), strict=True):
+        for role in ("target", "reference"):
+            means = expected[f"{role}_pixels"].mean(dim=3).half()
+            assert torch.equal(found[f"{role}_moments"], means)
+        assert "target_pixels" not in found
+
+
+def test_pictures_are_not_opened_where_everything_is_cached(prepared: Make, monkeypatch: pytest.MonkeyPatch):
+    module = build(prepared(8), features=["latents", "vision"])
+    fill_all(module, {"latents": "a", "vision": "b"})
+    monkeypatch.setattr("promptnet.datasets.faces.pairs.open_picture", None)
+    (batch,) = batches(module, 1)
+    assert {"target_moments", "reference_moments", "reference_vision"} < set(batch)
+    assert not {"target_pixels", "reference_pixels"} & set(batch)
+
+
+def test_nothing_stale_is_ever_read(prepared: Make):
+    folder = prepared(6, 5)
+    options: dict[str, Any] = {"features": ["latents"]}
+    chunks = 2 * 2  # two shards, mirrored and not
+    assert fill_all(build(folder, **options), {"latents": "v1"}) == chunks
+    assert fill_all(build(folder, **options), {"latents": "v1"}) == 0
+    assert fill_all(build(folder, **options), {"latents": "v2"}) == chunks  # another network
+    assert fill_all(build(folder, resolution_px=24, **options), {"latents": "v1"}) == chunks  # another size
+    write_shard(folder / "data-00001.parquet", range(90, 95))
+    changed = build(folder, **options)
+    assert fill_all(changed, {"latents": "v1"}) == 2  # the other pictures' shard alone
+    (batch,) = batches(build(folder), 1)
+    (found,) = batches(changed, 1)
+    assert torch.equal(found["target_moments"], batch["target_pixels"].mean(dim=3).half())
+
+
+def test_a_missing_feature_is_an_error_and_a_draft_is_not_a_feature(prepared: Make):
+    module = build(prepared(5), features=["vision"])
+    ((cache, _),) = module.caches({"vision": "v"})
+    (cache.folder / ".abc.draft").touch()
+    assert len(cache.missing()) == 2
+    with pytest.raises(ValueError, match="fill the cache"):
+        batches(module, 1)
+    with pytest.raises(ValueError, match="not finite"):
+        cache.write(cache.missing()[0], [torch.full((2,), torch.inf)] * 5)
+    assert len(cache.missing()) == 2
+
+
+def test_a_long_shard_is_cached_in_several_files(prepared: Make):
+    module = build(prepared(ROWS_PER_FILE + 3), features=["latents"], flip=0.0)
+    ((cache, _),) = module.caches({"latents": "v"})
+    for chunk in cache.missing():
+        cache.write(chunk, [torch.tensor([float(row)]) for row in range(chunk.start, chunk.stop)])
+    assert len(list(cache.folder.iterdir())) == 2
+    assert [int(cache.read(row, False)) for row in (0, ROWS_PER_FILE, ROWS_PER_FILE + 2)] == [0, 256, 258]
+
+
+def test_a_networks_hash_follows_weights_settings_and_format():
+    tower = Tower()
+    before = network_hash(tower)
+    assert network_hash(Tower()) == before
+    assert network_hash(Tower(width=3)) != before
+    assert network_hash(Tower().half()) != before
+    tower.config["act"] = "gelu"
+    assert network_hash(tower) != before
+    tower = Tower()
+    tower.weight.data[1] += 1e-3
+    assert network_hash(tower) != before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": ["latents"], "colour_jitter": 0.1}, "colour_jitter=0.1"),
+        ({"window_shards": 1, "sizes_px": [(32, 32)]}, "sizes_px"),
+        ({"window_shards": 1, "num_validation": 4}, "validation_dir"),
+        ({"reference": "other"}, "reference='other'"),
+        ({"features": ["depth"]}, "depth"),
+        ({"neutral_prompt": "a photo"}, "S\\*"),
+        ({"captioned": 2.0}, "captioned=2.0"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(options: dict[str, Any], message: str):
+    given: dict[str, Any] = {"num_validation": 0}
+    with pytest.raises(ValueError, match=message):
+        FaceDataModule("nowhere", **(given | options))
+
+
+def test_a_caption_becomes_a_prompt():
+    prompts = Prompts(captioned=0.5)
+    assert prompts.prompt("a red hat", 0.4) == "a photo of S*, a red hat"
+    assert prompts.prompt("S* in a red hat", 0.4) == "S* in a red hat"
+    assert prompts.prompt("a red hat", 0.6) == prompts.prompt(None, 0.1) == "a photo of S*"

@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from promptnet import PromptNetModel, PromptNetPipeline
-from promptnet.inference import customize
-from promptnet.inference.subject import Subject
+from promptnet.inference.subject.subject import Subject
+from promptnet.inference.tuning import customize
 
 # What is timed: functions of the tuning module. Time inside a nested one counts for that one alone.
 PARTS = {

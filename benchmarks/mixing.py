@@ -47,10 +47,10 @@ class Problem:
     """
 
     def __init__(self, shape: str, size_px: int | None, device: str) -> None:
-        from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
-        from promptnet.inference.inversion import make_scheduler
-        from promptnet.inference.mixing import Directions, Mixing
-        from promptnet.inference.sampling import UNetInputs
+        from promptnet.inference.editing.inversion import make_scheduler
+        from promptnet.inference.editing.rule import Directions, Mixing
+        from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condition
+        from promptnet.inference.sampling.loop import UNetInputs
 
         torch.manual_seed(0)
         self.unet, self.vae, num_tokens, width = networks(shape)
@@ -80,7 +80,7 @@ class Problem:
 
     def gradient(self, num_steps: int, *, checkpoint: bool) -> Tensor:
         """Of a number made of the picture, by the weights."""
-        from promptnet.inference.mixing import start_weights
+        from promptnet.inference.editing.card import start_weights
         from promptnet.training.disentangle import draw_pixels
 
         weights = start_weights(num_steps).to(self.device).requires_grad_()

@@ -38,8 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from promptnet.datasets.avatars.module import pixels_of
 from promptnet.datasets.faces.pairs import Caches, FacePairs
-from promptnet.inference.objective import denoising_target, noised
-from promptnet.inference.prediction import prediction_type
+from promptnet.inference.sampling.schedule import prediction_type
+from promptnet.inference.tuning.loss import denoising_target, noised
 from promptnet.models.text import encode_prompts
 from promptnet.training.callbacks import (
     CollapseAlarm,

@@ -24,13 +24,13 @@ from diffusers import UNet2DConditionModel
 from peak_memory import peak_bytes
 from torch import Tensor
 
-from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
-from promptnet.inference.resolution.adaptation import check_settings
-from promptnet.inference.resolution.automatic import automatic_settings
-from promptnet.inference.resolution.damping import resolution_rules
+from promptnet.inference.resolution.auto import automatic_settings
+from promptnet.inference.resolution.mode import check_settings
+from promptnet.inference.resolution.rules import resolution_rules
 from promptnet.inference.resolution.settings import ResolutionSettings, settings_from_mapping
-from promptnet.inference.sampling import UNetInputs, predict_output
-from promptnet.inference.schedule import Step
+from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condition
+from promptnet.inference.sampling.loop import UNetInputs, predict_output
+from promptnet.inference.sampling.schedule import Step
 
 CALL_TARGET, STEP_TARGET, MEMORY_TARGET = 1.15, 0.78, 1.03
 COPIES_OF_PUBLISHED_LOOP = 2

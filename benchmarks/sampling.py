@@ -20,9 +20,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from promptnet import PromptNetPipeline, Subject
-from promptnet.inference.defaults import SamplingDefaults
-from promptnet.inference.deltas import applied
-from promptnet.inference.rows import make_rows
+from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.requests import make_rows
+from promptnet.inference.subject.lora import applied
 from promptnet.models.text import encode_prompts
 
 PROMPTS = [

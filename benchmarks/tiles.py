@@ -3,7 +3,7 @@
     python benchmarks/tiles.py --base checkpoints/tiny
 
 Portraits of validation people, rendered at `--size`, go through the VAE and back in three ways: whole, in diffusers'
-tiles, and in the same tiles with the statistics of the whole picture (`promptnet.inference.tiles`). Printed are the
+tiles, and in the same tiles with the statistics of the whole picture (`promptnet.inference.vae`). Printed are the
 mean absolute differences of colours in [-1, 1] to the whole decoding and to the picture itself, and the time as a ratio
 to diffusers' tiles, the median over runs one after the other.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from promptnet.datasets.avatars.render import identities, render, sample_attributes
 from promptnet.images.crop import to_pixels
-from promptnet.inference.tiles import decode_in_tiles
+from promptnet.inference.vae import decode_in_tiles
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ from unchanged_cases import BASE, CASES, Images, Result, Weights
 
 from promptnet import PromptNetPipeline
 from promptnet.commands.loading import quiet
-from promptnet.inference.fingerprint import fingerprint
+from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.io.files import write_whole
 
 REFERENCE = Path(__file__).with_suffix(".safetensors")

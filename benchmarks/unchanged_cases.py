@@ -23,12 +23,12 @@ from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline, Subject
 from promptnet.datasets.faces.module import FaceDataModule
-from promptnet.inference.mixing import MixingWeights
-from promptnet.inference.mixing_pictures import edit_picture, invert_pictures, picture_latents, redrawn
-from promptnet.inference.mixing_stock import stock_arguments
+from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.edit_image import edit_picture, invert_pictures, picture_latents, redrawn
+from promptnet.inference.editing.stock_pipeline import stock_arguments
 from promptnet.inference.resolution import ResolutionSettings, adapt_resolution
-from promptnet.inference.rows import make_rows
-from promptnet.inference.tuning import TuningProgress
+from promptnet.inference.sampling.requests import make_rows
+from promptnet.inference.tuning.config import TuningProgress
 from promptnet.training.disentangle import DisentangleStage
 from promptnet.training.disentangle_data import SeedDataModule
 from promptnet.training.disentangle_learning import learn_card

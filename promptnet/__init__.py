@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
 
     from promptnet.inference.pipeline import PromptNetPipeline
-    from promptnet.inference.subject import Subject
+    from promptnet.inference.subject.subject import Subject
     from promptnet.models.promptnet import PromptNetModel
 
     __version__: str
@@ -22,7 +22,7 @@ _HOMES = {
     "ModelMixin": "diffusers.models.modeling_utils",
     "PromptNetModel": "promptnet.models.promptnet",
     "PromptNetPipeline": "promptnet.inference.pipeline",
-    "Subject": "promptnet.inference.subject",
+    "Subject": "promptnet.inference.subject.subject",
 }
 
 

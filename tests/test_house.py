@@ -334,7 +334,7 @@ def test_an_unknown_option_in_a_config_is_refused(tmp_path: Path, capsys: pytest
 
 
 def test_the_table_of_knobs_says_what_the_code_does() -> None:
-    from promptnet.inference.defaults import PUBLISHED, SamplingDefaults
+    from promptnet.inference.sampling.config import PUBLISHED, SamplingDefaults
 
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|", (ROOT / "docs" / "customise.md").read_text("utf-8"), re.M)
     defaults, published = (dataclasses.asdict(knobs) for knobs in (SamplingDefaults(), PUBLISHED))
@@ -342,7 +342,7 @@ def test_the_table_of_knobs_says_what_the_code_does() -> None:
 
 
 def test_the_table_of_tuning_knobs_says_what_the_code_does() -> None:
-    from promptnet.inference.tuning import TuningDefaults
+    from promptnet.inference.tuning.config import TuningDefaults
 
     rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "docs" / "customise.md").read_text("utf-8"), re.M)
     assert rows == [(name, repr(value)) for name, value in dataclasses.asdict(TuningDefaults()).items()]

@@ -10,7 +10,7 @@ from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS,
 from promptnet.evaluation.edits_tasks import EDITS, NEUTRAL
 from promptnet.evaluation.judging import load_judge, read_pictures
 from promptnet.evaluation.tasks import make_described_people, make_people
-from promptnet.inference.mixing import MixingWeights
+from promptnet.inference.editing.card import MixingWeights
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.tiny import load_clip
 

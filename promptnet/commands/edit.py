@@ -44,9 +44,9 @@ def edit(
         raise ValueError("give either --image or --subject: the picture to edit")
     check_output(out, PICTURES)
     from promptnet import Subject
-    from promptnet.inference.inversion import make_scheduler
-    from promptnet.inference.mixing import MixingWeights
-    from promptnet.inference.mixing_pictures import edit_picture
+    from promptnet.inference.editing.card import MixingWeights
+    from promptnet.inference.editing.edit_image import edit_picture
+    from promptnet.inference.editing.inversion import make_scheduler
 
     cards = [MixingWeights.load(path).scaled(strength) for path in card]
     picture = Subject.load(subject) if subject is not None else image

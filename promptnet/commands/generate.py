@@ -125,6 +125,6 @@ def published_knobs() -> dict[str, Any]:
     """The published values of every knob."""
     from dataclasses import asdict
 
-    from promptnet.inference.defaults import PUBLISHED
+    from promptnet.inference.sampling.config import PUBLISHED
 
     return asdict(PUBLISHED)

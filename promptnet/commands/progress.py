@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from promptnet import PromptNetPipeline
-    from promptnet.inference.tuning import TuningProgress
+    from promptnet.inference.tuning.config import TuningProgress
 
 
 @contextmanager

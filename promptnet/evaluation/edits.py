@@ -43,8 +43,8 @@ from promptnet.evaluation.judging import Judge, judge_folder, load_judge
 from promptnet.evaluation.results import save_results
 from promptnet.evaluation.rows import OURS
 from promptnet.evaluation.running import Crew, default_workers
-from promptnet.inference.inversion import scheduler_class
-from promptnet.inference.mixing import MixingWeights
+from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.inversion import scheduler_class
 from promptnet.io.files import check_folder
 
 ITEM_MS = 17.0

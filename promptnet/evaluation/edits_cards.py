@@ -12,7 +12,7 @@ from promptnet.evaluation.drawing import weight_hashes
 from promptnet.evaluation.edits_tasks import NEUTRAL, Edit
 from promptnet.evaluation.judging import judge_folder
 from promptnet.evaluation.running import each_in_processes, with_progress
-from promptnet.inference.mixing import MixingWeights
+from promptnet.inference.editing.card import MixingWeights
 from promptnet.io.files import write_text
 
 DDIM = "DDIMScheduler"

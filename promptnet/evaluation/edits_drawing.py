@@ -14,7 +14,7 @@ from promptnet.evaluation.running import StudioSpec
 
 if TYPE_CHECKING:
     from promptnet import PromptNetPipeline, Subject
-    from promptnet.inference.mixing_pictures import InvertedPictures
+    from promptnet.inference.editing.edit_image import InvertedPictures
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class EditStudio:
     def _redrawn(self, group: Group, way: Way) -> list[Image.Image]:
         import torch
 
-        from promptnet.inference.mixing_pictures import redrawn
+        from promptnet.inference.editing.edit_image import redrawn
         from promptnet.inference.references import decode_latents
 
         if way.card is None:
@@ -88,9 +88,9 @@ class EditStudio:
         import torch
 
         from promptnet.evaluation.judging import to_pixels
-        from promptnet.inference.mixing_pictures import invert_pictures
+        from promptnet.inference.editing.edit_image import invert_pictures
         from promptnet.inference.references import encode_pixels
-        from promptnet.inference.rows import make_rows
+        from promptnet.inference.sampling.requests import make_rows
 
         pipe = self._pipe()
         with torch.no_grad():
@@ -120,7 +120,7 @@ class EditStudio:
     def _pipe(self) -> "PromptNetPipeline":
         if self._loaded is None:
             from promptnet import PromptNetPipeline
-            from promptnet.inference.inversion import make_scheduler
+            from promptnet.inference.editing.inversion import make_scheduler
 
             if self.spec.threads is not None:
                 settle_process(self.spec.threads)

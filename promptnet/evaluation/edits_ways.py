@@ -8,7 +8,7 @@ import torch
 
 from promptnet.evaluation.edits_cards import DDIM
 from promptnet.evaluation.edits_tasks import Edit
-from promptnet.inference.mixing import MixingWeights, start_weights
+from promptnet.inference.editing.card import MixingWeights, start_weights
 
 STYLED, SWITCH, ONE, EIGHT, LEDITS = "styled-prompt", "fixed-switch", "one-seed", "eight-seeds", "ledits++"
 ROWS = (STYLED, SWITCH, ONE, EIGHT, LEDITS)

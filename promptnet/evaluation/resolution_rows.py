@@ -10,7 +10,7 @@ from typing import Any
 
 from promptnet.evaluation.drawing import picture_size
 from promptnet.evaluation.rows import PROMPT_KNOBS, Row
-from promptnet.inference.resolution.automatic import automatic_settings, in_proportion, is_far, redilation
+from promptnet.inference.resolution.auto import automatic_settings, in_proportion, is_far, redilation
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
 
 LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "adapted", "auto")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from promptnet.evaluation.rows import OURS, PUBLISHED, ROWS, Row, make_row
-from promptnet.inference.tuning import TuningDefaults
+from promptnet.inference.tuning.config import TuningDefaults
 from promptnet.io.files import write_text
 
 

@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from promptnet.inference.defaults import PUBLISHED, SamplingDefaults
-    from promptnet.inference.fusion import FusionSampling, fuse
     from promptnet.inference.pipeline import PromptNetPipeline
-    from promptnet.inference.sampling import Rule, Term, UNetInputs, sample
-    from promptnet.inference.schedule import Step
-    from promptnet.inference.subject import Subject
+    from promptnet.inference.sampling.config import PUBLISHED, SamplingDefaults
+    from promptnet.inference.sampling.fusion import FusionSampling, fuse
+    from promptnet.inference.sampling.loop import Rule, Term, UNetInputs, sample
+    from promptnet.inference.sampling.schedule import Step
+    from promptnet.inference.subject.subject import Subject
 
 __all__ = [
     "PUBLISHED",
@@ -26,17 +26,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PUBLISHED": "defaults",
-    "FusionSampling": "fusion",
+    "PUBLISHED": "sampling.config",
+    "FusionSampling": "sampling.fusion",
     "PromptNetPipeline": "pipeline",
-    "Rule": "sampling",
-    "SamplingDefaults": "defaults",
-    "Step": "schedule",
-    "Subject": "subject",
-    "Term": "sampling",
-    "UNetInputs": "sampling",
-    "fuse": "fusion",
-    "sample": "sampling",
+    "Rule": "sampling.loop",
+    "SamplingDefaults": "sampling.config",
+    "Step": "sampling.schedule",
+    "Subject": "subject.subject",
+    "Term": "sampling.loop",
+    "UNetInputs": "sampling.loop",
+    "fuse": "sampling.fusion",
+    "sample": "sampling.loop",
 }
 
 

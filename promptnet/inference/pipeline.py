@@ -25,7 +25,11 @@ from transformers import (
 
 from promptnet.images.crop import fitted
 from promptnet.images.load import Source
-from promptnet.inference.arguments import (
+from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.rule import check_row_lengths, learned_knobs, mixing_rule
+from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
+from promptnet.inference.resolution.plan import Resolution, plan_size
+from promptnet.inference.sampling.arguments import (
     check_base_model,
     check_encoder,
     check_output_type,
@@ -37,19 +41,15 @@ from promptnet.inference.arguments import (
     starting_noise,
     tensors_for_callback,
 )
-from promptnet.inference.conditions import networks_of
-from promptnet.inference.defaults import SamplingDefaults
-from promptnet.inference.fingerprint import fingerprint
-from promptnet.inference.mixing import MixingWeights, check_row_lengths, learned_knobs, mixing_rule
-from promptnet.inference.prediction import prediction_type
-from promptnet.inference.recipe import Generators, build_rules
-from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
-from promptnet.inference.resolution.drawing import Resolution, plan_size
-from promptnet.inference.rows import Row, SubjectsOfPrompt, distinct_subjects, make_rows, moved
-from promptnet.inference.sampling import sample
-from promptnet.inference.schedule import Step, check_scheduler, plan
-from promptnet.inference.subject import Subject, base_name
-from promptnet.inference.tuning import TuningDefaults
+from promptnet.inference.sampling.conditions import networks_of
+from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.loop import sample
+from promptnet.inference.sampling.requests import Row, SubjectsOfPrompt, distinct_subjects, make_rows, moved
+from promptnet.inference.sampling.rules import Generators, build_rules
+from promptnet.inference.sampling.schedule import Step, check_scheduler, plan, prediction_type
+from promptnet.inference.subject.fingerprint import fingerprint
+from promptnet.inference.subject.subject import Subject, base_name
+from promptnet.inference.tuning.config import TuningDefaults
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text_encoders import towers_of
 
@@ -254,12 +254,12 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         )
 
     def customize(self, images: Source | Sequence[Source], class_word: str = "person", **options: Any) -> Subject:
-        """A subject tuned to this person, in seconds; options as in `promptnet.inference.customize`.
+        """A subject tuned to this person, in seconds; options as in `promptnet.inference.tuning.customize`.
 
         Raises:
             ValueError: as `encode`, or an option is out of range.
         """
-        from promptnet.inference.customize import customize_subject
+        from promptnet.inference.tuning.customize import customize_subject
 
         self._require_promptnet()
         return customize_subject(self, images, class_word=class_word, **options)

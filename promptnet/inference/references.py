@@ -9,7 +9,7 @@ from torch import Tensor
 
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import Source, open_image
-from promptnet.inference.tiles import decode_in_tiles, is_tiled
+from promptnet.inference.vae import decode_in_tiles, is_tiled
 
 
 class EncodedReferences(NamedTuple):

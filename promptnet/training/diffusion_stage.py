@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from promptnet.datasets.avatars.latents import encode_latents
 from promptnet.datasets.stream import sample_noise
-from promptnet.inference.objective import denoising_target, noised
-from promptnet.inference.prediction import prediction_type
+from promptnet.inference.sampling.schedule import prediction_type
+from promptnet.inference.tuning.loss import denoising_target, noised
 from promptnet.training.stage import Stage, channels_last
 from promptnet.training.timesteps import low_discrepancy_timesteps
 

@@ -19,26 +19,19 @@ from transformers import CLIPTokenizer
 from promptnet.datasets.stream import sample_noise
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import open_image
-from promptnet.inference.conditions import Networks, PlainPrompts
-from promptnet.inference.fingerprint import hash_weights
-from promptnet.inference.guidance import ClassifierFreeGuidance
-from promptnet.inference.inversion import Inversion, check_until, invert, joined, make_scheduler
-from promptnet.inference.mixing import (
-    COMPONENTS,
-    Mixing,
-    MixingWeights,
-    check_lengths,
-    check_row_lengths,
-    start_weights,
-    text_directions,
-)
-from promptnet.inference.mixing_pictures import default_prompt, picture_guidance
-from promptnet.inference.mixing_schedule import schedule_settings
-from promptnet.inference.prediction import prediction_type
-from promptnet.inference.recomputing import recomputed
+from promptnet.inference.editing.card import COMPONENTS, MixingWeights, start_weights
+from promptnet.inference.editing.edit_image import default_prompt, picture_guidance
+from promptnet.inference.editing.inversion import Inversion, check_until, invert, joined, make_scheduler
+from promptnet.inference.editing.rule import Mixing, check_lengths, check_row_lengths, text_directions
+from promptnet.inference.editing.schedule_settings import schedule_settings
 from promptnet.inference.references import decode_latents, encode_pixels
-from promptnet.inference.rows import make_rows, moved
-from promptnet.inference.sampling import Rule, sample
+from promptnet.inference.sampling.checkpointing import recomputed
+from promptnet.inference.sampling.conditions import Networks, PlainPrompts
+from promptnet.inference.sampling.guidance import ClassifierFreeGuidance
+from promptnet.inference.sampling.loop import Rule, sample
+from promptnet.inference.sampling.requests import make_rows, moved
+from promptnet.inference.sampling.schedule import prediction_type
+from promptnet.inference.subject.fingerprint import hash_weights
 from promptnet.models.text_encoders import TextTowers
 from promptnet.training.disentangle_base import (
     check_base,

@@ -11,10 +11,10 @@ import diffusers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPVisionModel
 
-from promptnet.inference.arguments import check_base_model
-from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.pipeline import PromptNetPipeline
-from promptnet.inference.subject import Subject
+from promptnet.inference.sampling.arguments import check_base_model
+from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.subject.subject import Subject
 from promptnet.models.promptnet import PromptNetModel
 
 

@@ -16,11 +16,11 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithPro
 
 from promptnet.datasets.faces.features import network_hash
 from promptnet.datasets.stream import sample_noise
-from promptnet.inference.conditions import strided
-from promptnet.inference.defaults import SamplingDefaults
 from promptnet.inference.pipeline import PromptNetPipeline
-from promptnet.inference.prediction import prediction_type
-from promptnet.inference.tuning import TuningDefaults
+from promptnet.inference.sampling.conditions import strided
+from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.schedule import prediction_type
+from promptnet.inference.tuning.config import TuningDefaults
 from promptnet.models.base_model import VisionInput, forces_zeros, load_base
 from promptnet.models.micro_conditioning import added_conditions
 from promptnet.models.prompt_tokens import Padding

@@ -18,8 +18,8 @@ from promptnet.commands import edit as edit_module
 from promptnet.commands import optimize_edit as optimize_module
 from promptnet.evaluation.edits import Pictures
 from promptnet.evaluation.edits_cards import Learning
-from promptnet.inference import mixing_pictures
-from promptnet.inference.mixing import MixingWeights, edit_fingerprint
+from promptnet.inference.editing import edit_image as mixing_pictures
+from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
 from promptnet.training.disentangle_parts import DirectionalClip
 from tests.training.edit_base import build_edit_base
 
@@ -177,7 +177,7 @@ def save_cut_short(path: Path) -> None:
 
 def save_card(base: Path, path: Path, weights: Any = (1.0, 0.0, 0.0), **change: Any) -> None:
     """A card of the base model that may be wrong, its hash right."""
-    from promptnet.inference.mixing_file import KIND
+    from promptnet.inference.editing.card import KIND
 
     pipe = PromptNetPipeline.from_pretrained(base)
     texts = {"neutral": "a portrait", "styled": "a happy portrait", "scheduler": "DDIMScheduler", "base": "learned"}

@@ -30,7 +30,7 @@ from promptnet.evaluation.edits_results import claims, stays_rates
 from promptnet.evaluation.edits_tasks import EDITS, NEUTRAL, Group, chosen_edits, make_groups
 from promptnet.evaluation.edits_ways import EIGHT, LEDITS, ONE, ORIGINAL, ROWS, STYLED, SWITCH, Way, fixed_weights
 from promptnet.evaluation.gallery import Gallery
-from promptnet.inference.mixing import MixingWeights
+from promptnet.inference.editing.card import MixingWeights
 from promptnet.models.judge import AvatarJudge
 from tests.evaluation.conftest import FakeJudge
 from tests.training.edit_base import build_edit_base

@@ -101,8 +101,8 @@ def pipe(networks: dict[str, Any]) -> Any:
 def build_subject(pipe: Any, seed: int = 0, *, num_references: int = 1, tuned: bool = False, **more: Any) -> Any:
     """Somebody made of noise; tuned ones have deltas large enough to see."""
     from promptnet import Subject
-    from promptnet.inference.deltas import LowRankDelta, initial_deltas, key_value_layers, word_layers
-    from promptnet.inference.fingerprint import fingerprint
+    from promptnet.inference.subject.fingerprint import fingerprint
+    from promptnet.inference.subject.lora import LowRankDelta, initial_deltas, key_value_layers, word_layers
 
     generator = torch.Generator().manual_seed(seed)
     layers = {f"unet.{name}": layer for name, layer in key_value_layers(pipe.unet).items()}

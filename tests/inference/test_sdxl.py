@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline, Subject
-from promptnet.inference.customize import customize_subject, denoising_loss
-from promptnet.inference.mixing import MixingWeights, edit_fingerprint
-from promptnet.inference.mixing_pictures import edit_picture, picture_latents
-from promptnet.inference.mixing_stock import stock_arguments
+from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
+from promptnet.inference.editing.edit_image import edit_picture, picture_latents
+from promptnet.inference.editing.stock_pipeline import stock_arguments
 from promptnet.inference.references import EncodedReferences
+from promptnet.inference.tuning.customize import customize_subject, denoising_loss
 from promptnet.models.text import encode_prompts
 from tests.base_models import write_base
 
@@ -260,7 +260,7 @@ def test_a_person_is_tuned_saved_and_drawn(pipe: Any, tmp_path: Path):
 
 
 def test_the_tuning_loss_reaches_the_words_through_states_and_pooled_state(pipe: Any):
-    from promptnet.inference.material import Batch
+    from promptnet.inference.tuning.views import Batch
 
     references = pipe.encode_references(picture())
     latents = references.latents.repeat(2, 1, 1, 1)

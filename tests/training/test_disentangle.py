@@ -14,12 +14,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from promptnet import PromptNetPipeline, Subject
-from promptnet.inference.guidance import ClassifierFreeGuidance, Condition
-from promptnet.inference.inversion import make_scheduler
-from promptnet.inference.mixing import Directions, Mixing, MixingError, MixingWeights
-from promptnet.inference.mixing_pictures import edit_picture
+from promptnet.inference.editing.card import MixingError, MixingWeights
+from promptnet.inference.editing.edit_image import edit_picture
+from promptnet.inference.editing.inversion import make_scheduler
+from promptnet.inference.editing.rule import Directions, Mixing
 from promptnet.inference.references import decode_latents
-from promptnet.inference.sampling import UNetInputs
+from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condition
+from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.models.tiny import load_clip
 from promptnet.training.disentangle import DisentangleStage, draw_pixels, weights_picture
 from promptnet.training.disentangle_data import SeedDataModule

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptnet.inference.mixing import MixingWeights
+from promptnet.inference.editing.card import MixingWeights
 from tests.training.conftest import ROOT
 from tests.training.edit_base import build_edit_base
 from tests.training.forked import Runs

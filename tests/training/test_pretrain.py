@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessor
 
 from promptnet.datasets.stream import sample_noise
-from promptnet.inference.objective import denoising_target, noised
+from promptnet.inference.tuning.loss import denoising_target, noised
 from promptnet.models.base_model import VisionInput, load_base
 from promptnet.models.text import encode_prompts
 from promptnet.training import pretrain

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from promptnet.datasets.faces.module import FaceDataModule
-from promptnet.inference.prediction import prediction_type
+from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.models.base_model_shapes import clip_model
 from promptnet.training.callbacks import MetricsFile, ValidationMeasures, ValidationPictures, WriteModelCard
 from promptnet.training.callbacks.drawing import check_drawable

@@ -4,12 +4,12 @@ Attn-SF (arXiv 2306.08645) and ScaleCrafter (arXiv 2310.07702) as modes and rule
 any diffusers pipeline with a U-Net: `adapt_resolution`.
 """
 
+from promptnet.inference.resolution.adapt import ResolutionHandle, adapt_resolution
 from promptnet.inference.resolution.attention import ScaledAttnProcessor, attention_scale
-from promptnet.inference.resolution.automatic import automatic_settings
+from promptnet.inference.resolution.auto import automatic_settings
 from promptnet.inference.resolution.convolution import redilated_conv2d
-from promptnet.inference.resolution.damping import AdaptedResolution, NoiseDampedGuidance, resolution_rules
 from promptnet.inference.resolution.dispersion import dispersed_kernel, dispersion_matrix, transform_matrix
-from promptnet.inference.resolution.handle import ResolutionHandle, adapt_resolution
+from promptnet.inference.resolution.rules import AdaptedResolution, NoiseDampedGuidance, resolution_rules
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings, published_names
 
 __all__ = [

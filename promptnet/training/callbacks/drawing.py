@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor
 
-from promptnet.inference.arguments import check_base_model, check_towers
 from promptnet.inference.pipeline import PromptNetPipeline
+from promptnet.inference.sampling.arguments import check_base_model, check_towers
 from promptnet.training.measures.people import HeldOutPerson
 
 

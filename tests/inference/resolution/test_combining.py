@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptnet.inference.mixing import MixingWeights, edit_fingerprint
+from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
 from promptnet.inference.resolution import adapt_resolution, load_settings
 
 SIZE: Any = {"height": 256, "width": 256}  # trained at 128: latents 16x16

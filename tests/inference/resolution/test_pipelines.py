@@ -27,8 +27,8 @@ from diffusers import (
 )
 
 from promptnet.inference.resolution import adapt_resolution
-from promptnet.inference.resolution.damping_batch import has_halves
-from promptnet.inference.resolution.handle import active_handle
+from promptnet.inference.resolution.adapt import active_handle
+from promptnet.inference.resolution.damped_batch import has_halves
 
 WIDTH = 16  # of the text's states
 HEIGHT_PX, WIDTH_PX = 64, 48  # trained at 32: latents 16x16, two pixels each

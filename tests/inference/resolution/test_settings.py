@@ -214,7 +214,7 @@ def test_the_example_of_the_page_fits_a_network(make_unet: Any) -> None:
 
     import yaml
 
-    from promptnet.inference.resolution.adaptation import check_settings
+    from promptnet.inference.resolution.mode import check_settings
 
     page = (Path(__file__).parents[3] / "docs" / "resolution.md").read_text("utf-8")
     (example,) = re.findall(r"```yaml\n(.*?)```", page, re.S)

@@ -1,0 +1,238 @@
+"""Edits of real pictures: a picture file, or the picture that a subject keeps."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptnet.images.crop import square, to_pixels
+from promptnet.images.load import Source, open_image
+from promptnet.inference.editing.card import MixingError, MixingWeights
+from promptnet.inference.editing.inversion import (
+    PUBLISHED_UNTIL,
+    Inversion,
+    KeptOutside,
+    check_invertible,
+    check_until,
+    invert,
+)
+from promptnet.inference.editing.rule import check_row_lengths, joined_weights, mixing_rule
+from promptnet.inference.references import decode_latents, encode_pixels
+from promptnet.inference.sampling.arguments import check_output_type
+from promptnet.inference.sampling.conditions import Networks, networks_of
+from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.loop import Rule, sample
+from promptnet.inference.sampling.requests import Row, make_rows, moved
+from promptnet.inference.sampling.rules import build_rules
+from promptnet.inference.sampling.schedule import plan, prediction_type
+from promptnet.inference.subject.subject import Subject
+
+
+@torch.no_grad()
+def edit_picture(
+    pipe: Any,
+    picture: Source | Subject,
+    cards: MixingWeights | Sequence[MixingWeights],
+    *,
+    prompt: str | None = None,
+    correct_until: float | None = None,
+    as_published: bool = False,
+    mask: Source | None = None,
+    crop: bool = False,
+    output_type: str = "pil",
+) -> Any:
+    """Edit a real picture; with weights of 1 it comes back as the VAE has it.
+
+    Args:
+        pipe: a PromptNetPipeline with the cards' base model and scheduler.
+        picture: a file or `PIL.Image`, or a subject, whose first reference picture is edited.
+        cards: one edit or several; `.scaled(strength)` dials them.
+        prompt: what the picture shows; None is the first edit's neutral prompt, for a subject with `S*` in place of
+            the class word.
+        correct_until: the share of the steps, from the noisiest on, that hold on to the picture; None is all of them,
+            or as published the published share.
+        as_published: correct the picture as the published code does, one noise level late.
+        mask: a picture of the same size, white where the edit may act; None is everywhere.
+        crop: take the central square of a picture, and of its mask, of another size than the base model draws.
+        output_type: "pil", "np", "pt" or "latent".
+
+    Returns:
+        A list with one picture, or an array or tensor with one row, as `PromptNetPipeline` gives them.
+
+    Raises:
+        ValueError: a card, the picture or the mask does not fit, or the prompt is too long or needs `S*`.
+    """
+    check_output_type(output_type)
+    if correct_until is None:
+        correct_until = PUBLISHED_UNTIL if as_published else 1.0
+    check_until(correct_until)
+    cards = [cards] if isinstance(cards, MixingWeights) else list(cards)
+    num_steps = joined_weights(cards).shape[1]
+    for card in cards:
+        card.check(pipe)
+    check_invertible(pipe.scheduler)
+    subject = picture if isinstance(picture, Subject) else None
+    if subject is not None:
+        subject.check(pipe)
+    text = prompt if prompt is not None else default_prompt(cards[0], subject)
+    rows = make_rows(text, subject)
+    check_row_lengths(rows, networks_of(pipe))
+    opened = picture if isinstance(picture, Subject) else open_image(picture)
+    latents = picture_latents(pipe, opened, crop=crop)
+    where = None if mask is None else mask_of(pipe, mask, opened, crop=crop)
+    how: dict[str, Any] = {"num_steps": num_steps, "guidance_scale": cards[0].guidance_scale}
+    inverted = invert_pictures(pipe, latents, rows, as_published=as_published, **how)
+    edited = redrawn(pipe, inverted, cards, correct_until=correct_until, mask=where)
+    if output_type == "latent":
+        return edited
+    return pipe.image_processor.postprocess(decode_latents(pipe.vae, edited), output_type=output_type)
+
+
+@dataclass(frozen=True, eq=False)
+class InvertedPictures:
+    """Pictures as noise and corrections, with the rules of their unedited drawing."""
+
+    inversion: Inversion
+    rules: Sequence[Rule]
+    networks: Networks
+
+
+@torch.no_grad()
+def invert_pictures(
+    pipe: Any,
+    latents: Tensor,
+    rows: Sequence[Row],
+    *,
+    num_steps: int,
+    guidance_scale: float,
+    as_published: bool = False,
+) -> InvertedPictures:
+    """Invert pictures once, to be edited as often as wanted.
+
+    Args:
+        pipe: a PromptNetPipeline with the edits' scheduler.
+        latents: (B, C, h, w), scaled VAE latents of the pictures.
+        rows: B, what the pictures show.
+        num_steps: of the drawing.
+        guidance_scale: of the drawing.
+        as_published: correct one noise level late; see `inversion.invert`.
+
+    Raises:
+        ValueError: the scheduler cannot replay pictures.
+    """
+    networks = networks_of(pipe)
+    rows, kind = moved(rows, networks.device), prediction_type(pipe.scheduler)
+    upward, drawing = (
+        picture_guidance(rows, pipe.sampling_defaults, networks, kind, scale) for scale in (1.0, guidance_scale)
+    )
+    how: dict[str, Any] = {"num_steps": num_steps, "inversion_rules": upward, "as_published": as_published}
+    return InvertedPictures(invert(pipe.unet, pipe.scheduler, latents, drawing, **how), drawing, networks)
+
+
+@torch.no_grad()
+def redrawn(
+    pipe: Any,
+    inverted: InvertedPictures,
+    cards: Sequence[MixingWeights],
+    *,
+    correct_until: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Latents (B, C, h, w) of inverted pictures drawn again with edits; `mask` is as `KeptOutside` wants it."""
+    inversion = inverted.inversion
+    rules = [*inverted.rules, mixing_rule(cards, inverted.networks)]
+    rules.append(inversion.rule(until=correct_until))
+    if mask is not None:
+        rules.append(KeptOutside(inversion.levels, mask))
+    pipe.scheduler.set_timesteps(cards[0].num_steps, device=inversion.start.device)
+    return sample(pipe.unet, pipe.scheduler, inversion.start, rules, steps=plan(pipe.scheduler))
+
+
+def default_prompt(card: MixingWeights, subject: Subject | None) -> str:
+    """The neutral prompt, with `S*` in place of the class word where the picture is a subject's.
+
+    Raises:
+        MixingError: the neutral prompt does not mention the subject's class word.
+    """
+    if subject is None:
+        return card.neutral
+    word = re.sub(r"^(?:a|an|the)\s+", "", subject.class_word.strip())
+    text, count = re.subn(rf"\b(?:(?:a|an|the)\s+)?{re.escape(word)}\b", "S*", card.neutral, count=1)
+    if not count:
+        raise MixingError(
+            f"The edit's neutral prompt {card.neutral!r} does not mention the subject's class word {word!r}: "
+            "give prompt=..., what the picture shows, with S* in it."
+        )
+    return text
+
+
+def picture_latents(pipe: Any, picture: Source | Subject, *, crop: bool = False) -> Tensor:
+    """Scaled latents (1, C, h, w) of a picture, or of a subject's first reference picture.
+
+    Raises:
+        ValueError: the picture cannot be used, or has another size than the base model draws and is not to be cropped.
+    """
+    device = pipe._execution_device
+    if isinstance(picture, Subject):
+        return picture.reference_latents[:1].to(device, pipe.unet.dtype)
+    image = framed(pipe, open_image(picture), "picture", crop=crop)
+    return encode_pixels(pipe.vae, to_pixels(image)[None].to(device)).to(pipe.unet.dtype)
+
+
+def framed(pipe: Any, image: Image.Image, noun: str, *, crop: bool) -> Image.Image:
+    """A picture as the base model draws them.
+
+    Raises:
+        ValueError: it has another size, and is not to be cropped.
+    """
+    height_px, width_px = pipe.trained_size_px
+    if crop:
+        image = square(image, height_px)
+    if image.size != (width_px, height_px):
+        raise ValueError(
+            f"The {noun} has {image.width}x{image.height} pixels, but this base model draws {width_px}x{height_px}: "
+            "resize it, or ask for its central square (crop=True, --crop)."
+        )
+    return image
+
+
+def mask_of(pipe: Any, mask: Source, picture: Image.Image | Subject, *, crop: bool = False) -> Tensor:
+    """A mask picture as shares (1, 1, h, w) in [0, 1] on the latents' grid, cropped as its picture is.
+
+    Raises:
+        ValueError: it cannot be used, or has another size than the picture.
+    """
+    image, (height_px, width_px) = open_image(mask), pipe.trained_size_px
+    size_px = (width_px, height_px) if isinstance(picture, Subject) else picture.size
+    if image.size != size_px:
+        raise ValueError(
+            f"The mask has {image.width}x{image.height} pixels, but the picture {size_px[0]}x{size_px[1]}: give a mask "
+            "of the picture's own size."
+        )
+    grey = framed(pipe, image, "mask", crop=crop).convert("L").convert("RGB")
+    shares = to_pixels(grey)[None, :1] / 2 + 0.5
+    grid = [side_px // pipe.vae_scale_factor for side_px in (height_px, width_px)]
+    return F.interpolate(shares, size=grid, mode="area").to(pipe._execution_device, pipe.unet.dtype)
+
+
+def picture_guidance(
+    rows: Sequence[Row], defaults: SamplingDefaults, networks: Networks, prediction: str, scale: float
+) -> list[Rule]:
+    """Guidance without fusion, which re-noises, and without rescaling, which no edit was learned with.
+
+    Args:
+        rows: what the pictures show; subjects on the networks' device.
+        defaults: whose knobs rows with a subject are drawn with.
+        networks: what makes conditions.
+        prediction: what the U-Net predicts.
+        scale: of the guidance; at 1 there is none, for rows with a subject neither.
+    """
+    knobs = replace(defaults, guidance_scale=scale, fusion_steps=0, guidance_rescale=0.0)
+    if scale == 1:
+        knobs = replace(knobs, subject_scale=1.0, class_scale=0.0)
+    return build_rules(rows, knobs, networks, prediction=prediction)

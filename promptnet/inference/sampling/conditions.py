@@ -1,0 +1,282 @@
+"""From rows to what the U-Net is conditioned on: prompts of plain words, encoded once, and prompts that hold S*.
+
+S* depends on the picture being drawn and on the step, so PromptNet and the text towers run once in every evaluation
+that holds a subject: for all rows, subjects and reference pictures together.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptnet.inference.sampling.guidance import Condition, References
+from promptnet.inference.sampling.loop import UNetInputs
+from promptnet.inference.sampling.requests import Row
+from promptnet.inference.sampling.schedule import Step
+from promptnet.inference.subject.lora import Deltas, applied, summed
+from promptnet.inference.subject.subject import Subject
+from promptnet.models.micro_conditioning import added_conditions, drawn_size_ids
+from promptnet.models.text import PromptStates
+from promptnet.models.text_encoders import TextTowers, towers_of
+
+Noise = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """What turns prompts and subjects into conditions, and where it computes.
+
+    Args:
+        towers: the base model's text towers.
+        promptnet: the encoder; None where no prompt holds a subject.
+        device: where to compute.
+        dtype: the U-Net's.
+        latent_px: pixels of a picture for each of its latents, along a side.
+        zeros_without_prompt: whether a prompt that is not given is zeros, as SDXL's U-Net may be trained; otherwise it
+            is an empty one.
+    """
+
+    towers: TextTowers
+    promptnet: Any
+    device: torch.device
+    dtype: torch.dtype
+    latent_px: int = 8
+    zeros_without_prompt: bool = False
+
+    def inputs(
+        self, states: Tensor, pooled: Tensor | None, x: Tensor, deltas: tuple[Deltas | None, ...] | None = None
+    ) -> UNetInputs:
+        """What the U-Net gets for rows with these states (B, T, D) and SDXL's pooled states (B, P).
+
+        Args:
+            states: of the prompts.
+            pooled: None for base models with one text tower.
+            x: latents (N, C, h, w) of the batch, whose size SDXL's U-Net is told of.
+            deltas: for each row.
+        """
+        if pooled is None:
+            return UNetInputs(states.to(self.dtype), deltas=deltas)
+        height_px, width_px = (self.latent_px * side for side in x.shape[2:])
+        sizes = drawn_size_ids(height_px, width_px, len(states), states.device)
+        return UNetInputs(states.to(self.dtype), added_conditions(pooled, sizes, self.dtype), deltas)
+
+
+def networks_of(pipe: Any) -> Networks:
+    """What turns a pipeline's prompts and subjects into conditions."""
+    return Networks(
+        towers_of(pipe),
+        pipe.promptnet,
+        pipe._execution_device,
+        pipe.unet.dtype,
+        pipe.vae_scale_factor,
+        pipe.config.get("force_zeros_for_empty_prompt", False),
+    )
+
+
+class PlainPrompts:
+    """Prompts of plain words, each encoded once.
+
+    Args:
+        networks: the text towers'.
+        prompts: repeated ones are encoded once. None is a prompt that was not given.
+    """
+
+    def __init__(self, networks: Networks, prompts: Sequence[str | None]) -> None:
+        self.networks = networks
+        unique = list(dict.fromkeys(map(self._key, prompts)))
+        self._index = {prompt: index for index, prompt in enumerate(unique)}
+        encoded = networks.towers.encode([prompt or "" for prompt in unique], device=networks.device)
+        states, pooled = encoded.hidden_states, encoded.pooled
+        if None in self._index:
+            absent = torch.tensor([self._index[None]], device=states.device)
+            states = states.index_fill(0, absent, 0)
+            pooled = None if pooled is None else pooled.index_fill(0, absent, 0)
+        self._states = states.to(networks.dtype)  # (P, T, D)
+        self._pooled = pooled  # (P, Q)
+
+    def _key(self, prompt: str | None) -> str | None:
+        return prompt if self.networks.zeros_without_prompt else prompt or ""
+
+    def condition(self, prompts: Sequence[str | None], rows: Tensor) -> Condition:
+        """These prompts in these rows."""
+        places = [self._index[self._key(prompt)] for prompt in prompts]
+        states, pooled = self._states[places], None if self._pooled is None else self._pooled[places]
+        return Condition(lambda x, step: self.networks.inputs(states, pooled, x), rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Word:
+    """One reference picture of one subject, read for one row."""
+
+    row: int
+    subject: Subject
+    picture: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A row's prompt, with for each placeholder the word that stands there."""
+
+    row: int
+    words: Mapping[str, int]
+    weight: float
+    deltas: Deltas | None
+
+
+class SubjectPrompts:
+    """The prompts that hold S*, in the rows that have one.
+
+    A row with several subjects reads their reference pictures side by side: the first of each, the second of each, and
+    so on. A subject with one picture is read with it every time.
+
+    Args:
+        networks: PromptNet and the text towers.
+        rows: those with a subject.
+        indices: their places in the batch.
+        word_positions: see `promptnet.models.text`.
+        level_noise: if given, (C, h, w) of noise for each row on the reference pictures' grid: for pictures drawn
+            at another size, PromptNet sees sqrt(a) r + sqrt(1-a) n. If not, every n-th of their latents.
+
+    Raises:
+        ValueError: subjects of one row have different numbers of reference pictures, or the prompt is too long.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        rows: Sequence[Row],
+        indices: Sequence[int],
+        *,
+        word_positions: Any = "natural",
+        level_noise: Noise | None = None,
+    ) -> None:
+        self.networks, self.word_positions = networks, word_positions
+        self.indices = torch.tensor(indices, device=networks.device)
+        self._words, self._groups = _read_rows(rows)
+        self._readings = [reading for group in self._groups for reading in group]
+        self._batch_rows = torch.tensor([indices[word.row] for word in self._words], device=networks.device)
+        self._word_rows = torch.tensor([word.row for word in self._words], device=networks.device)
+        self._latents = self._gather(lambda subject: subject.reference_latents)  # (N, C, h, w)
+        self._vision_states = self._gather(lambda subject: subject.vision_states)  # (N, T, V)
+        self._noise = None if level_noise is None else level_noise(self._latents[:1].expand(len(rows), -1, -1, -1))
+        num_words: int = networks.promptnet.num_pseudo_words(*self._latents.shape[2:])
+        self._tokens = networks.towers.tokenize(
+            [rows[reading.row].prompt for reading in self._readings],
+            [dict.fromkeys(reading.words, num_words) for reading in self._readings],
+        )
+        self._last: tuple[Step, Tensor, PromptStates] | None = None
+
+    def _gather(self, tensor_of: Callable[[Subject], Tensor]) -> Tensor:
+        networks = self.networks
+        tensors = [tensor_of(word.subject)[word.picture] for word in self._words]
+        return torch.stack([tensor.to(networks.device, networks.promptnet.dtype) for tensor in tensors])
+
+    def references(self, pseudo_word_scale: float = 1.0) -> References:
+        """The predictions that hold the subjects, their output states scaled by gamma."""
+        weights = torch.zeros(len(self.indices), len(self._groups), dtype=torch.float64)
+        conditions, start = [], 0
+        for picture, group in enumerate(self._groups):
+            for reading in group:
+                weights[reading.row, picture] = reading.weight
+            conditions.append(self._condition(slice(start, start + len(group)), pseudo_word_scale))
+            start += len(group)
+        return References(self.indices, conditions, weights)
+
+    def _condition(self, part: slice, pseudo_word_scale: float) -> Condition:
+        readings = self._readings[part]
+        deltas = tuple(reading.deltas for reading in readings)
+        rows = self.indices[[reading.row for reading in readings]]
+
+        def inputs(x: Tensor, step: Step) -> UNetInputs:
+            states = self.states(x, step).scaled(pseudo_word_scale)
+            pooled = None if states.pooled is None else states.pooled[part]
+            given = deltas if any(deltas) else None
+            return self.networks.inputs(states.hidden_states[part], pooled, x, given)
+
+        return Condition(inputs, rows)
+
+    def states(self, x: Tensor, step: Step) -> PromptStates:
+        """The text towers' states of all readings; computed once in each evaluation."""
+        if self._last is None or self._last[0] is not step or self._last[1] is not x:
+            self._last = (step, x, self._encode(self.pseudo_words(x, step)))
+        return self._last[2]
+
+    def pseudo_words(self, x: Tensor, step: Step) -> Tensor:
+        """S* for x at this step, (N, L, D): one for each row, subject and reference picture."""
+        promptnet, deltas = self.networks.promptnet, [word.subject.promptnet_deltas for word in self._words]
+        with applied(promptnet, deltas):
+            return promptnet(
+                self._latents, step.timestep, self._vision_states, noisy_latents=self._noisy_latents(x, step)
+            ).pseudo_words
+
+    def _noisy_latents(self, x: Tensor, step: Step) -> Tensor:
+        """x_t as PromptNet sees it, (N, C, h, w)."""
+        if self._noise is not None and x.shape[2:] != self._latents.shape[2:]:
+            noise = self._noise[self._word_rows]
+            return step.alpha**0.5 * self._latents + (1 - step.alpha) ** 0.5 * noise
+        height, width = self._latents.shape[2:]
+        return strided(x[self._batch_rows], height, width).to(self._latents.dtype)
+
+    def _encode(self, words: Tensor) -> PromptStates:
+        return self.networks.towers.encode_tokens(
+            self._tokens,
+            [{name: words[index] for name, index in reading.words.items()} for reading in self._readings],
+            positions=self.word_positions,
+            device=self.networks.device,
+        )
+
+
+def _read_rows(rows: Sequence[Row]) -> tuple[list[_Word], list[list[_Reading]]]:
+    """All words to be made, and for each k the readings with the k-th reference pictures."""
+    words: list[_Word] = []
+    groups: list[list[_Reading]] = []
+    for index, row in enumerate(rows):
+        subjects = list({id(subject): subject for subject in row.subjects.values()}.values())
+        places: dict[tuple[int, int], int] = {}
+        for subject in subjects:
+            for picture in range(subject.num_references):
+                places[id(subject), picture] = len(words)
+                words.append(_Word(index, subject, picture))
+        deltas = _joined_deltas(subjects)
+        for picture, weight in enumerate(_picture_weights(subjects)):
+            found = {
+                name: places[id(subject), min(picture, subject.num_references - 1)]
+                for name, subject in row.subjects.items()
+            }
+            groups += [[] for _ in range(picture + 1 - len(groups))]
+            groups[picture].append(_Reading(index, found, weight, deltas))
+    return words, groups
+
+
+def _picture_weights(subjects: Sequence[Subject]) -> list[float]:
+    """The weight of each side-by-side reading: the mean over the subjects that have that many pictures."""
+    counts = {subject.num_references for subject in subjects}
+    most = max(counts)
+    if counts - {1, most}:
+        raise ValueError(
+            f"Subjects in one prompt have {', '.join(map(str, sorted(counts)))} reference pictures: they need one "
+            "picture, or the same number."
+        )
+    weights = [s.weights.tolist() for s in subjects if s.num_references == most]
+    return [sum(column) / len(weights) for column in zip(*weights, strict=True)]
+
+
+def _joined_deltas(subjects: Sequence[Subject]) -> Deltas | None:
+    """What acts in the U-Net where these subjects appear."""
+    parts = [subject.unet_deltas for subject in subjects if subject.unet_deltas]
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return summed(parts)
+
+
+def strided(x: Tensor, height: int, width: int) -> Tensor:
+    """Every n-th of the latents (B, C, H, W), so that (B, C, height, width) are left: their variance stays one."""
+    rows, columns = (_spread(size, count, x.device) for size, count in zip(x.shape[2:], (height, width), strict=True))
+    return x if x.shape[2:] == (height, width) else x[:, :, rows][:, :, :, columns]
+
+
+def _spread(size: int, count: int, device: torch.device) -> Tensor:
+    """`count` indices spread evenly over `size`, at the middles of equal parts."""
+    return (torch.arange(count, device=device) * 2 + 1) * size // (2 * count)

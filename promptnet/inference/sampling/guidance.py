@@ -1,0 +1,122 @@
+"""Guidance: which predictions are summed, and with what weights. The weights of each rule sum to one in every row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promptnet.inference.sampling.loop import InputsOf, Rule, Term
+from promptnet.inference.sampling.schedule import Step
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What a prediction is conditioned on, and the rows it is for (all, if None)."""
+
+    inputs: InputsOf
+    rows: Tensor | None = None
+
+    def term(self, role: str, weight: float | Tensor) -> Term:
+        """A term under this condition, in plain mode."""
+        return Term(role, weight, self.inputs, rows=self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """The predictions that hold a subject, one condition for each reference picture.
+
+    Rows may have different numbers of reference pictures, so a condition may be for some of the rows only.
+
+    Args:
+        rows: (R,) the rows that hold a subject.
+        conditions: K conditions, each for those of these rows that have a k-th reference picture.
+        weights: (R, K), zero where a row has no k-th picture.
+    """
+
+    rows: Tensor
+    conditions: Sequence[Condition]
+    weights: Tensor
+
+    def terms(self, weights: Tensor) -> list[Term]:
+        """Terms "subject.0", "subject.1", ... with the given (R, K) weights."""
+        has_picture = self.weights != 0
+        return [
+            condition.term(f"subject.{k}", _as_scalar(weights[has_picture[:, k], k]))
+            for k, condition in enumerate(self.conditions)
+        ]
+
+
+def _as_scalar(weights: Tensor) -> float | Tensor:
+    """One number for equal weights."""
+    same = not weights.requires_grad and bool((weights == weights[0]).all())
+    return weights[0].item() if same else weights
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierFreeGuidance(Rule):
+    """e = e_u + w (e_c - e_u), Ho and Salimans, arXiv 2207.12598.
+
+    Args:
+        uncond: the empty or negative prompt.
+        prompt: the prompt.
+        scale: w; 1 leaves e_u out.
+    """
+
+    uncond: Condition
+    prompt: Condition
+    scale: float
+
+    def terms(self, terms: list[Term], step: Step) -> list[Term]:
+        return [*terms, self.uncond.term("uncond", 1 - self.scale), self.prompt.term("prompt", self.scale)]
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement(Rule):
+    """ProFusion's refinement, arXiv 2305.13579 section 3.2: e = e_u + sum_k w_k (e_s,k - e_u) + w_c (e_c - e_u).
+
+    Args:
+        uncond: the empty or negative prompt, for the references' rows.
+        references: the prompt that holds S*; w_k is `subject_scale` times the picture's weight.
+        reference_prompt: the same sentence with a class word in place of S*; not needed where `class_scale` is 0.
+        subject_scale: w_s.
+        class_scale: w_c; 0 leaves e_c out.
+    """
+
+    uncond: Condition
+    references: References
+    reference_prompt: Condition | None
+    subject_scale: float
+    class_scale: float
+
+    def terms(self, terms: list[Term], step: Step) -> list[Term]:
+        pulls = self.subject_scale * self.references.weights  # (R, K)
+        rest = 1 - self.class_scale - pulls.sum(dim=1)
+        found = [*terms, self.uncond.term("uncond", _as_scalar(rest)), *self.references.terms(pulls)]
+        if self.reference_prompt is not None:
+            found.append(self.reference_prompt.term("class", self.class_scale))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class GuidanceRescale(Rule):
+    """Guidance without its growth in contrast, Lin et al., arXiv 2305.08891 equations 14 to 16.
+
+    The sum is brought to the standard deviation of the conditional prediction, and the two are mixed.
+
+    Args:
+        factor: phi in [0, 1]; 0 changes nothing.
+    """
+
+    factor: float
+
+    def combine(self, outputs: Mapping[str, Tensor], total: Tensor, step: Step) -> Tensor:
+        positive = torch.zeros_like(total)
+        for role in ("prompt", "subject.0"):  # for different rows
+            positive = positive + outputs.get(role, torch.zeros_like(total))
+        ratio = _row_std(positive) / _row_std(total).clamp_min(torch.finfo(total.dtype).tiny)
+        return total * (self.factor * ratio + (1 - self.factor))
+
+
+def _row_std(x: Tensor) -> Tensor:
+    return x.std(dim=tuple(range(1, x.ndim)), keepdim=True)  # (B, 1, 1, 1)

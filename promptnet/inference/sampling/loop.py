@@ -1,0 +1,281 @@
+"""The one loop: every method of this package is a rule on it.
+
+One denoising step is a weighted sum of U-Net evaluations,
+
+    output(x) = sum_k  weight_k * unet(x, t, condition_k; mode_k),
+
+and then a scheduler's step. A condition is what the text tower made of a prompt, perhaps with pseudo-words in it; a
+mode is how the network's layers behave; the weights are the guidance, and sum to one, so that it does not matter
+whether the U-Net predicts noise or v. Rules make and rewrite the terms of that sum, and may act before and after a
+step. No rule knows of another, and none has its own loop.
+
+Everything here is differentiable where the scheduler is; `checkpoint=True` recomputes each sum in the backward pass
+instead of keeping what it was made of, so that a step leaves nothing behind but its latents.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from promptnet.inference.sampling.checkpointing import recomputed
+from promptnet.inference.sampling.schedule import Step, plan
+from promptnet.inference.subject.lora import Deltas, applied
+
+
+@dataclass(frozen=True, eq=False)
+class UNetInputs:
+    """What a condition gives the U-Net, one row for each latent.
+
+    Args:
+        encoder_hidden_states: (B, T, D), the prompt's states.
+        extra: further keyword arguments of the U-Net (SDXL's added conditions, ControlNet's residuals): tensors
+            with B rows, or dicts, lists and tuples of such.
+        deltas: for each row the low-rank deltas that act in it, or None; None instead of all if none acts in any.
+    """
+
+    encoder_hidden_states: Tensor
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    deltas: tuple[Deltas | None, ...] | None = None
+
+
+class Mode(Protocol):
+    """How the U-Net's layers behave in a term. Compared by equality: terms of equal mode share a batch."""
+
+    def applied(self, unet: nn.Module, step: Step) -> AbstractContextManager[Any]:
+        """A context in which the U-Net behaves so. It is entered anew when an evaluation is recomputed."""
+        ...
+
+
+InputsOf = Callable[[Tensor, Step], UNetInputs]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One U-Net evaluation in the sum.
+
+    Args:
+        role: what rules know it by: "uncond", "class", "prompt", "subject.0", ...
+        weight: its factor, or one for each of its rows, (len(rows),). Zero: not evaluated.
+        inputs: (x, step) -> its U-Net arguments for its rows. x is the whole batch in the scale that networks see;
+            `step` is a new object in each evaluation, so what terms share may be remembered by it.
+        mode: how the layers behave; None is plain.
+        rows: (R,) indices of the rows it is for; None is all.
+    """
+
+    role: str
+    weight: float | Tensor
+    inputs: InputsOf
+    mode: Mode | None = None
+    rows: Tensor | None = None
+
+    def counts(self) -> bool:
+        """Whether the term can change the sum. A weight that is being learned always can."""
+        if isinstance(self.weight, Tensor):
+            return self.weight.requires_grad or bool(self.weight.any())
+        return self.weight != 0
+
+
+Predict = Callable[[Tensor, Step], Tensor]
+
+
+class Rule:
+    """One method's part in the loop; what a method does not need it leaves as it is here."""
+
+    def terms(self, terms: list[Term], step: Step) -> list[Term]:
+        """Make or rewrite the terms of this evaluation's sum."""
+        return terms
+
+    def combine(self, outputs: Mapping[str, Tensor], total: Tensor, step: Step) -> Tensor:
+        """Change the sum, if it is not a plain one. `outputs` are by role, zero in rows that a role is not for."""
+        return total
+
+    def before(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        """Change the scheduler's latents before the step; `predict(x, step)` applies every rule."""
+        return x
+
+    def after(self, x: Tensor, step: Step) -> Tensor:
+        """Change the scheduler's latents after the step."""
+        return x
+
+
+def sample(
+    unet: nn.Module,
+    scheduler: Any,
+    x: Tensor,
+    rules: Sequence[Rule],
+    *,
+    steps: Iterable[Step] | None = None,
+    step_kwargs: Mapping[str, Any] | None = None,
+    on_step_end: Callable[[Tensor, Step], Tensor] | None = None,
+    checkpoint: bool = False,
+) -> Tensor:
+    """Denoise `x` over the scheduler's steps.
+
+    Args:
+        unet: a diffusers U-Net.
+        scheduler: a diffusers scheduler whose `set_timesteps` has been called.
+        x: (B, C, H, W), starting latents in the scheduler's scale (its `init_noise_sigma` applied).
+        rules: applied in this order.
+        steps: the steps to execute, default `plan(scheduler)`.
+        step_kwargs: further arguments of `scheduler.step`, such as `eta` and `generator`.
+        on_step_end: (x, step) -> x, called after each step.
+        checkpoint: keep a step's latents only, and recompute it in the backward pass. The scheduler, which has state,
+            is not called again.
+
+    Returns:
+        (B, C, H, W), the denoised latents.
+
+    Raises:
+        ValueError: the scheduler is not supported, or what is to be recomputed is in training mode.
+    """
+    if checkpoint and unet.training:
+        raise ValueError("checkpoint=True needs a U-Net that does the same again: call unet.eval().")
+
+    def predict(x: Tensor, step: Step) -> Tensor:
+        def output(x: Tensor) -> Tensor:
+            return predict_output(unet, x, step, rules)
+
+        x = scheduler.scale_model_input(x, step.timestep)
+        return recomputed(output, x) if checkpoint else output(x)
+
+    for step in plan(scheduler) if steps is None else steps:
+        for rule in rules:
+            x = rule.before(x, step, predict)
+        output = predict(x, step)
+        x = scheduler.step(output, step.timestep, x, **(step_kwargs or {}), return_dict=False)[0]
+        for rule in rules:
+            x = rule.after(x, step)
+        if on_step_end is not None:
+            x = on_step_end(x, step)
+    return x
+
+
+def predict_output(unet: nn.Module, x: Tensor, step: Step, rules: Sequence[Rule]) -> Tensor:
+    """The weighted sum of U-Net evaluations that the rules ask for.
+
+    Args:
+        unet: a diffusers U-Net.
+        x: (B, C, H, W) in the scale that the network sees.
+        step: which step; its stage tells rules what the evaluation is for.
+        rules: applied in this order.
+
+    Returns:
+        (B, C, H, W) in the model's output space, epsilon or v.
+    """
+    step = replace(step)
+    terms: list[Term] = []
+    for rule in rules:
+        terms = rule.terms(terms, step)
+    terms = [term for term in terms if term.counts()]
+    outputs = evaluate(unet, x, step, terms)
+    total = weighted_sum(terms, outputs, x)
+    by_role = _by_role(terms, outputs, x)
+    for rule in rules:
+        total = rule.combine(by_role, total, step)
+    return total
+
+
+def evaluate(unet: nn.Module, x: Tensor, step: Step, terms: Sequence[Term]) -> list[Tensor]:
+    """Evaluate terms, those of one mode and shape in one batch.
+
+    Returns:
+        For each term (R, C, H, W), the U-Net's output in its rows.
+    """
+    batches: list[list[tuple[int, UNetInputs]]] = []
+    for index, term in enumerate(terms):
+        inputs = term.inputs(x, step)
+        place = next((b for b in batches if _fits(terms[b[0][0]], b[0][1], term, inputs)), None)
+        if place is None:
+            batches.append([(index, inputs)])
+        else:
+            place.append((index, inputs))
+    outputs: dict[int, Tensor] = {}
+    for batch in batches:
+        indices = [index for index, _ in batch]
+        latents = [_rows_of(x, terms[index].rows) for index in indices]
+        inputs = join_inputs([inputs for _, inputs in batch])
+        output = _call_unet(unet, torch.cat(latents), step, inputs, terms[indices[0]].mode)
+        outputs.update(zip(indices, output.split([len(rows) for rows in latents]), strict=True))
+    return [outputs[index] for index in range(len(terms))]
+
+
+def weighted_sum(terms: Sequence[Term], outputs: Sequence[Tensor], x: Tensor) -> Tensor:
+    """sum_k weight_k output_k, each in its rows; half precision is summed in float32."""
+    precision = torch.promote_types(x.dtype, torch.float32)
+    total = torch.zeros_like(x, dtype=precision)
+    for term, output in zip(terms, outputs, strict=True):
+        weight = term.weight
+        if isinstance(weight, Tensor):
+            weight = weight.to(total).reshape(-1, *[1] * (x.ndim - 1))  # (R, 1, 1, 1)
+        part = weight * output.to(precision)
+        total = total + part if term.rows is None else total.index_add(0, term.rows, part)
+    return total.to(x.dtype)
+
+
+def _by_role(terms: Sequence[Term], outputs: Sequence[Tensor], x: Tensor) -> dict[str, Tensor]:
+    """Outputs by role; a role may be shared by terms for different rows."""
+    found: dict[str, Tensor] = {}
+    for term, output in zip(terms, outputs, strict=True):
+        if term.rows is not None:
+            output = found.get(term.role, torch.zeros_like(x)).index_add(0, term.rows, output.to(x.dtype))
+        found[term.role] = output
+    return found
+
+
+def _call_unet(unet: nn.Module, x: Tensor, step: Step, inputs: UNetInputs, mode: Mode | None) -> Tensor:
+    """One U-Net call; mode and deltas are entered inside, so that a recomputed call sees them too."""
+    with ExitStack() as stack:
+        if mode is not None:
+            stack.enter_context(mode.applied(unet, step))
+        stack.enter_context(applied(unet, inputs.deltas or ()))
+        states = inputs.encoder_hidden_states
+        return unet(x, step.timestep, encoder_hidden_states=states, **inputs.extra, return_dict=False)[0]
+
+
+def _rows_of(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x[rows]
+
+
+def _fits(first: Term, first_inputs: UNetInputs, term: Term, inputs: UNetInputs) -> bool:
+    """Whether two terms can share a batch."""
+    return (
+        first.mode == term.mode
+        and _shape(first_inputs.encoder_hidden_states) == _shape(inputs.encoder_hidden_states)
+        and _shape(first_inputs.extra) == _shape(inputs.extra)
+    )
+
+
+def _shape(value: Any) -> Any:
+    """Shapes and kinds without the batch dimension, for comparison."""
+    if isinstance(value, Tensor):
+        return (value.shape[1:], value.dtype)
+    if isinstance(value, Mapping):
+        return {key: _shape(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shape(item) for item in value]
+    return value
+
+
+def join_inputs(parts: Sequence[UNetInputs]) -> UNetInputs:
+    """The rows of several terms, one after another."""
+    states = torch.cat([part.encoder_hidden_states for part in parts])
+    extra = {key: _join([part.extra[key] for part in parts]) for key in parts[0].extra}
+    if all(part.deltas is None for part in parts):
+        return UNetInputs(states, extra)
+    deltas = [part.deltas or (None,) * len(part.encoder_hidden_states) for part in parts]
+    return UNetInputs(states, extra, tuple(row for rows in deltas for row in rows))
+
+
+def _join(values: list[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(values)
+    if isinstance(first, Mapping):
+        return {key: _join([value[key] for value in values]) for key in first}
+    if isinstance(first, (list, tuple)):
+        return type(first)(_join(list(items)) for items in zip(*values, strict=True))
+    return first

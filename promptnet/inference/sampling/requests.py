@@ -1,0 +1,174 @@
+"""What is asked for, one row for each picture: prompts and subjects matched, or refused."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from promptnet.inference.subject.subject import Subject
+from promptnet.models.prompt_tokens import PLACEHOLDER, find_placeholders
+
+SubjectsOfPrompt = Subject | Sequence[Subject] | None
+
+_DETERMINERS = r"a|an|the|this|that|these|those|my|your|his|her|its|our|their|one|some|every"
+_HAS_DETERMINER = re.compile(rf"\b(?:{_DETERMINERS})\b", re.IGNORECASE)
+_STARTS_WITH_ARTICLE = re.compile(r"(?:a|an|the)\s+", re.IGNORECASE)
+# What ends the words that belong to the placeholder: "a photo of | S*", but "a smiling S*".
+_PHRASE_START = re.compile(
+    r"[,.;:!?()\"]|\b(?:of|with|and|or|by|as|like|for|from|in|on|at|to|near|beside|behind|next|is|are|was)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One picture to draw.
+
+    Args:
+        prompt: with placeholders.
+        negative_prompt: what to move away from; None if nothing was said, which SDXL tells from an empty text.
+        subjects: placeholder -> subject.
+        reference_prompt: the prompt with class words for placeholders.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    subjects: Mapping[str, Subject] = field(default_factory=dict)
+    reference_prompt: str = ""
+
+
+def make_rows(
+    prompt: str | Sequence[str],
+    subject: SubjectsOfPrompt | Sequence[SubjectsOfPrompt] = None,
+    negative_prompt: str | Sequence[str] | None = None,
+    class_word: str | None = None,
+    num_images_per_prompt: int = 1,
+) -> list[Row]:
+    """Match prompts with subjects.
+
+    Args:
+        prompt: one prompt or several.
+        subject: one subject, `S*` in every prompt. Otherwise, with one prompt: a list, whose subjects are `S1*`,
+            `S2*`, ...; with a list of prompts: a list with an entry for each, which is a subject, a list of them, or
+            None.
+        negative_prompt: one for all prompts, or one for each.
+        class_word: what stands for every placeholder in the reference prompt; default the subject's own.
+        num_images_per_prompt: pictures of one prompt are rows next to each other.
+
+    Raises:
+        ValueError: numbers do not match, a placeholder has no subject, or a subject no placeholder.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, Sequence) else []
+    if not prompts or not all(isinstance(text, str) for text in prompts):
+        raise ValueError(f"prompt must be a text or a list of texts, but is {prompt!r}.")
+    if num_images_per_prompt < 1:
+        raise ValueError(f"num_images_per_prompt={num_images_per_prompt} must be at least 1.")
+    negatives = _one_each(negative_prompt, len(prompts))
+    if isinstance(prompt, str) or subject is None or isinstance(subject, Subject):
+        given = [subject] * len(prompts)
+    else:
+        given = list(subject)
+        if len(given) != len(prompts):
+            raise ValueError(
+                f"{len(prompts)} prompts need {len(prompts)} entries of subject, but there are {len(given)}. With a "
+                "list of prompts, each entry is the subject of one prompt, a list of its subjects, or None."
+            )
+    rows = [
+        _make_row(text, negative, _as_list(subjects), class_word)
+        for text, negative, subjects in zip(prompts, negatives, given, strict=True)
+    ]
+    return [row for row in rows for _ in range(num_images_per_prompt)]
+
+
+def distinct_subjects(rows: Sequence[Row]) -> list[Subject]:
+    """Every subject in these rows once."""
+    return list({id(subject): subject for row in rows for subject in row.subjects.values()}.values())
+
+
+def moved(rows: Sequence[Row], device: torch.device) -> list[Row]:
+    """These rows with their subjects on a device, each moved once."""
+    there = {id(subject): subject.to(device) for subject in distinct_subjects(rows)}
+    return [replace(row, subjects={name: there[id(s)] for name, s in row.subjects.items()}) for row in rows]
+
+
+def _one_each(negative_prompt: str | Sequence[str] | None, num_prompts: int) -> Sequence[str | None]:
+    if not negative_prompt or isinstance(negative_prompt, str):
+        return [negative_prompt if isinstance(negative_prompt, str) else None] * num_prompts
+    if len(negative_prompt) != num_prompts:
+        raise ValueError(
+            f"There are {len(negative_prompt)} negative prompts for {num_prompts} prompts: give one for all, or one "
+            "for each."
+        )
+    return list(negative_prompt)
+
+
+def _as_list(subjects: object) -> list[Subject]:
+    if subjects is None:
+        return []
+    found = [subjects] if isinstance(subjects, Subject) else list(subjects) if isinstance(subjects, Sequence) else None
+    if found is None or not all(isinstance(one, Subject) for one in found):
+        raise ValueError(f"subject must be a Subject or a list of them, but is {subjects!r}: use Subject.load(path).")
+    return found
+
+
+def _make_row(prompt: str, negative_prompt: str | None, subjects: list[Subject], class_word: str | None) -> Row:
+    if find_placeholders(negative_prompt or ""):
+        raise ValueError(f"The negative prompt {negative_prompt!r} mentions a subject, but it takes plain words only.")
+    by_name = match_placeholders(prompt, subjects)
+    words = {name: subject.class_word if class_word is None else class_word for name, subject in by_name.items()}
+    return Row(prompt, negative_prompt, by_name, with_class_words(prompt, words))
+
+
+def match_placeholders(prompt: str, subjects: Sequence[Subject]) -> dict[str, Subject]:
+    """Placeholder -> subject: `S*` (or `S1*`) with one subject, `S1*`, `S2*`, ... with several.
+
+    Raises:
+        ValueError: a placeholder has no subject, or a subject no placeholder.
+    """
+    found = list(dict.fromkeys(find_placeholders(prompt)))
+    known = {f"S{index}*": subject for index, subject in enumerate(subjects, start=1)}
+    if len(subjects) == 1:
+        known["S*"] = subjects[0]
+    strangers = [name for name in found if name not in known]
+    if strangers and not subjects:
+        raise ValueError(
+            f"The prompt {prompt!r} mentions {strangers[0]}, but no subject is given: pass subject=..., made by "
+            "pipe.encode or pipe.customize, or write the prompt in plain words."
+        )
+    if strangers:
+        raise ValueError(
+            f"The prompt {prompt!r} mentions {strangers[0]}, but the {len(subjects)} subject(s) given are "
+            f"{', '.join(known)}."
+        )
+    unused = [name for name, subject in known.items() if not any(known[other] is subject for other in found)]
+    if unused:
+        raise ValueError(
+            f"A subject is given, but the prompt {prompt!r} does not mention {unused[-1]}. Write {unused[-1]} where "
+            'the subject should appear, as in "a photo of S* wearing a hat".'
+        )
+    return {name: known[name] for name in found}
+
+
+def with_class_words(prompt: str, words: Mapping[str, str]) -> str:
+    """The reference prompt of ProFusion's refinement: "S* in a hat" with "person" gives "a person in a hat".
+
+    An article is put before the class word, or left out, so that there is one: "a smiling S*" gives "a smiling
+    person", whether the class word is "person" or "a person".
+
+    Raises:
+        ValueError: a class word is empty.
+    """
+
+    def word_at(match: re.Match[str]) -> str:
+        word = words[match.group()].strip()
+        if not word:
+            raise ValueError("The class word is empty: say what the subject is, for instance class_word='person'.")
+        phrase = _PHRASE_START.split(prompt[: match.start()])[-1]
+        if _HAS_DETERMINER.search(phrase):
+            return _STARTS_WITH_ARTICLE.sub("", word, count=1)
+        if _HAS_DETERMINER.match(word):
+            return word
+        return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
+
+    return PLACEHOLDER.sub(word_at, prompt)

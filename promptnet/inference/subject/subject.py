@@ -1,0 +1,284 @@
+"""The per-user artefact: what is kept of one person, as data.
+
+A subject is reference pictures, as latents and as the vision tower saw them, and the low-rank deltas that tuning found.
+It holds the face as plainly as the photographs do: treat the file like one. It works with the base model that it was
+made with, which it knows by its weights.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from promptnet.inference.subject.fingerprint import fingerprint as fingerprint_of
+from promptnet.inference.subject.lora import LowRankDelta, summed
+from promptnet.io.artifacts import FileKind, Tensors, Texts, hash_content
+from promptnet.models.prompt_tokens import find_placeholders
+
+FORMAT_VERSION = 1
+MAX_CLASS_WORD_LENGTH = 200
+_ENCODER_PARTS = {"promptnet", "image_encoder"}
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class SubjectError(ValueError):
+    """A subject, or its file, that cannot be used. The message says why, and what to do."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Subject:
+    """One person: K reference pictures and what tuning learnt from them.
+
+    Args:
+        reference_latents: (K, C, h, w), scaled VAE latents of the reference pictures.
+        vision_states: (K, T, V), `last_hidden_state` of the vision tower for them.
+        weights: (K,), how much each picture counts, above 0; they are scaled to sum to 1.
+        class_word: what the person is in a sentence, such as "person", "woman", "boy".
+        fingerprint: component -> hash of the weights that the subject was made with.
+        deltas: low-rank deltas by component and layer, "unet.<layer>" or "promptnet.<layer>". Empty: not tuned.
+        base: what the base model was called, for messages only.
+
+    Raises:
+        SubjectError: shapes, dtypes or values are not as above.
+    """
+
+    reference_latents: Tensor
+    vision_states: Tensor
+    weights: Tensor
+    class_word: str
+    fingerprint: Mapping[str, str]
+    deltas: Mapping[str, LowRankDelta] = field(default_factory=dict)
+    base: str = ""
+
+    def __post_init__(self) -> None:
+        _check_tensors(self)
+        _check_texts(self)
+        if abs(float(self.weights.sum()) - 1) > 1e-5:  # what was scaled once stays bit for bit as it is
+            object.__setattr__(self, "weights", self.weights / self.weights.sum())
+
+    @property
+    def num_references(self) -> int:
+        return len(self.reference_latents)
+
+    @property
+    def unet_deltas(self) -> dict[str, LowRankDelta]:
+        """What to give to `applied(unet, ...)` in rows that hold this subject; empty if the U-Net was not tuned."""
+        return self._deltas_of("unet")
+
+    @property
+    def promptnet_deltas(self) -> dict[str, LowRankDelta]:
+        """What to give to `applied(promptnet, ...)`."""
+        return self._deltas_of("promptnet")
+
+    def _deltas_of(self, component: str) -> dict[str, LowRankDelta]:
+        prefix = f"{component}."
+        return {name.removeprefix(prefix): delta for name, delta in self.deltas.items() if name.startswith(prefix)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name in the file."""
+        factors = {
+            f"deltas.{name}.{part}": getattr(d, part) for name, d in self.deltas.items() for part in ("down", "up")
+        }
+        own = {name: getattr(self, name) for name in ("reference_latents", "vision_states", "weights")}
+        return {**own, **factors}
+
+    def texts(self) -> dict[str, Any]:
+        """Everything that is not a tensor."""
+        return {"class_word": self.class_word, "fingerprint": dict(self.fingerprint), "base": self.base}
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of everything in the subject: equal for equal subjects, on any device."""
+        return hash_content(self.texts(), self.tensors())
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """A copy on another device, or in another floating-point type."""
+        return replace(
+            self,
+            reference_latents=self.reference_latents.to(device=device, dtype=dtype),
+            vision_states=self.vision_states.to(device=device, dtype=dtype),
+            weights=self.weights.to(device=device),
+            deltas={name: delta.to(device, dtype) for name, delta in self.deltas.items()},
+        )
+
+    def check(self, pipe: Any) -> None:
+        """Refuse a pipeline whose base model is not the one that this subject was made with.
+
+        Raises:
+            SubjectError: names the components whose weights differ.
+        """
+        found = fingerprint_of(pipe)
+        differing = [name for name in {**self.fingerprint, **found} if self.fingerprint.get(name) != found.get(name)]
+        if differing:
+            raise SubjectError(_other_base(self, pipe, differing))
+
+    @classmethod
+    def combine(cls, subjects: Sequence["Subject"], weights: Sequence[float] | None = None) -> "Subject":
+        """Several subjects of the same person as one: their pictures side by side, their deltas averaged.
+
+        Args:
+            subjects: made with the same base model, with the same class word.
+            weights: how much each counts, above 0; default: all the same.
+
+        Raises:
+            SubjectError: none is given, they do not belong together, or a weight is not above 0.
+        """
+        weights = [1.0] * len(subjects) if weights is None else list(weights)
+        if not subjects or len(weights) != len(subjects) or not all(0 < weight < float("inf") for weight in weights):
+            raise SubjectError(
+                f"{len(subjects)} subjects with the weights {weights} cannot be combined: "
+                "give at least one subject, and a weight above 0 for each."
+            )
+        first = subjects[0]
+        for other in subjects[1:]:
+            _check_same_kind(first, other)
+        shares = [weight / sum(weights) for weight in weights]
+        return replace(
+            first,
+            reference_latents=torch.cat([subject.reference_latents for subject in subjects]),
+            vision_states=torch.cat([subject.vision_states for subject in subjects]),
+            weights=torch.cat([share * subject.weights for share, subject in zip(shares, subjects, strict=True)]),
+            deltas=summed([subject.deltas for subject in subjects], shares),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the subject as one safetensors file that only its owner can read; an old file is replaced whole.
+
+        Raises:
+            SubjectError: the folder does not exist, or the file cannot be written. Nothing half-written is left.
+        """
+
+        save_subject(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Subject":
+        """Read a subject file, believing nothing in it before it was checked.
+
+        Raises:
+            SubjectError: missing, too large, broken, altered, of another version, or not a subject at all.
+        """
+
+        return load_subject(Path(path))
+
+    def __repr__(self) -> str:
+        """What kind of subject it is, and nothing that is in it."""
+        return (
+            f"Subject({self.class_word!r}, references={self.num_references}, "
+            f"deltas={len(self.deltas)}, base={self.base!r}, device='{self.reference_latents.device}')"
+        )
+
+
+def _check_tensors(subject: Subject) -> None:
+    shapes = {"reference_latents": 4, "vision_states": 3, "weights": 1}
+    for name, num_dims in shapes.items():
+        tensor: Tensor = getattr(subject, name)
+        if tensor.ndim != num_dims or not tensor.numel():
+            raise SubjectError(f"{name} must have {num_dims} dimensions, none of them empty, not {list(tensor.shape)}.")
+    counts = {name: len(getattr(subject, name)) for name in shapes}
+    if len(set(counts.values())) > 1:
+        raise SubjectError(f"There must be as many of each for every reference picture, but there are {counts}.")
+    for name, tensor in subject.tensors().items():
+        if tensor.dtype not in _DTYPES:
+            raise SubjectError(f"{name} must be float32, float16 or bfloat16, not {tensor.dtype}.")
+        if not tensor.isfinite().all():
+            raise SubjectError(f"{name} has values that are not finite: customise again with a lower learning rate.")
+    if not (subject.weights > 0).all():
+        raise SubjectError(f"The pictures' weights must be above 0, not {subject.weights.tolist()}.")
+    for name in subject.deltas:
+        if not name.startswith(("unet.", "promptnet.")):
+            raise SubjectError(f"A delta belongs to a layer of the unet or the promptnet, but one is for {name!r}.")
+
+
+def _check_texts(subject: Subject) -> None:
+    word = subject.class_word
+    if not isinstance(word, str) or not word.strip() or len(word) > MAX_CLASS_WORD_LENGTH or not word.isprintable():
+        raise SubjectError(f"class_word={word!r} must be a short word, such as 'person' or 'woman'.")
+    if find_placeholders(word):
+        raise SubjectError(f"class_word={word!r} holds a placeholder: say what the person is, such as 'person'.")
+    if not all(isinstance(text, str) for pair in subject.fingerprint.items() for text in pair):
+        raise SubjectError("The fingerprint must hold a hash for each component's name.")
+    if not isinstance(subject.base, str):
+        raise SubjectError(f"base={subject.base!r} must be the base model's name.")
+
+
+def _check_same_kind(first: Subject, other: Subject) -> None:
+    if dict(first.fingerprint) != dict(other.fingerprint):
+        raise SubjectError("Subjects made with different base models cannot be combined: customise them with one.")
+    if first.class_word != other.class_word:
+        raise SubjectError(
+            f"Subjects with the class words {first.class_word!r} and {other.class_word!r} cannot be combined. "
+            "For two people in one picture give both to the pipeline, as S1* and S2*."
+        )
+    for name in ("reference_latents", "vision_states"):
+        one, two = getattr(first, name), getattr(other, name)
+        if (one.shape[1:], one.dtype, one.device) != (two.shape[1:], two.dtype, two.device):
+            raise SubjectError(f"Subjects whose {name} differ in shape, type or device cannot be combined: see .to().")
+
+
+def _other_base(subject: Subject, pipe: Any, differing: Sequence[str]) -> str:
+    message = (
+        f"This subject was made with {_what_differs(subject, pipe, differing)}: the weights of {', '.join(differing)} "
+        "differ. Load what it was made with, or customise again from the pictures."
+    )
+    if any(getattr(getattr(pipe, name, None), "dtype", None) == torch.bfloat16 for name in differing):
+        message += " A bfloat16 copy counts as another model: load it as float32 or float16."
+    return message
+
+
+def _what_differs(subject: Subject, pipe: Any, differing: Sequence[str]) -> str:
+    if not set(differing) - _ENCODER_PARTS:
+        return "another encoder than this pipeline's (promptnet=..., image_encoder=...)"
+    here = base_name(pipe)
+    made_with = f" ({subject.base})" if subject.base else ""
+    return f"another base model{made_with} than this one{f' ({here})' if here else ''}"
+
+
+def base_name(pipe: Any) -> str:
+    """What the pipeline was loaded from, without the folders above it."""
+    name = str(getattr(pipe, "name_or_path", "") or "")
+    return Path(name).name if os.path.isabs(name) else name
+
+
+_KEY = "promptnet.subject"
+
+
+KIND = FileKind(
+    key=_KEY,
+    version=FORMAT_VERSION,
+    max_bytes=256 * 1024 * 1024,
+    error=SubjectError,
+    title="Subject file",
+    noun="a subject",
+    maker="promptnet customize",
+    again="customise again",
+)
+
+
+def save_subject(subject: Subject, path: Path) -> None:
+    """See `Subject.save`."""
+    KIND.save(path, subject.texts(), subject.tensors())
+
+
+def load_subject(path: Path) -> Subject:
+    """See `Subject.load`."""
+    return KIND.load(path, _assembled)
+
+
+def _assembled(texts: Texts, tensors: Tensors) -> Subject:
+    own = {name: tensors.pop(name) for name in ("reference_latents", "vision_states", "weights")}
+    return Subject(**own, **texts, deltas=_paired(tensors))
+
+
+def _paired(tensors: dict[str, Tensor]) -> dict[str, LowRankDelta]:
+    """deltas.<name>.down and deltas.<name>.up, each with its other half and nothing else."""
+    deltas = {}
+    for key in [key for key in tensors if key.startswith("deltas.") and key.endswith(".down")]:
+        name = key.removeprefix("deltas.").removesuffix(".down")
+        deltas[name] = LowRankDelta(down=tensors.pop(key), up=tensors.pop(f"deltas.{name}.up"))
+    if tensors:
+        raise SubjectError(f"it has tensors that do not belong to a subject: {', '.join(sorted(tensors))}.")
+    return deltas

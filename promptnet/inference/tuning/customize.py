@@ -1,0 +1,335 @@
+"""Per-user tuning: seconds on one picture, after which the person looks like themselves (arXiv 2305.13579, 3.3).
+
+Low-rank deltas are trained by the base model's own denoising loss on moved and scaled views of the picture; the
+networks themselves are never changed. What is kept are the deltas that did best at noise levels no step trained on.
+
+The loop is plain torch, with autocast and loss scaling where the device calls for it: accelerate's `Accelerator` keeps
+one precision and one device for the whole process, and a service holds pipelines of several kinds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from promptnet.images.load import Source
+from promptnet.inference.references import EncodedReferences, open_references
+from promptnet.inference.sampling.conditions import networks_of
+from promptnet.inference.sampling.loop import UNetInputs
+from promptnet.inference.sampling.schedule import prediction_type
+from promptnet.inference.subject.fingerprint import fingerprint
+from promptnet.inference.subject.lora import LowRankDelta, applied, initial_deltas, key_value_layers, word_layers
+from promptnet.inference.subject.subject import Subject, base_name
+from promptnet.inference.tuning.config import TuningDefaults, TuningError, TuningProgress
+from promptnet.inference.tuning.loss import denoising_target, held_out_timesteps, masked_error, noised
+from promptnet.inference.tuning.views import Batch, Material, held_out_batches, prepare_material, training_batch
+from promptnet.models.text_encoders import towers_of
+
+Callback = Callable[[TuningProgress], object]
+_INITIAL_LOSS_SCALE = 1024.0  # torch's own, 65536, wastes the first steps on finding a smaller one
+
+
+def customize_subject(
+    pipe: Any,
+    images: Source | Sequence[Source],
+    *,
+    class_word: str = "person",
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    rank: int | None = None,
+    train: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    num_views: int | None = None,
+    scales: tuple[float, float] | None = None,
+    flip: bool | None = None,
+    prompts: Sequence[str] | str | None = None,
+    validate_every: int | None = None,
+    patience: int | None = None,
+    generator: torch.Generator | None = None,
+    progress_bar: bool = True,
+    callback: Callback | None = None,
+) -> Subject:
+    """Tune to one person.
+
+    Args:
+        pipe: a PromptNetPipeline, all of it on one device.
+        images: one picture or several of the same person: paths, binary files or PIL images.
+        class_word: what the person is in a sentence.
+        generator: makes the outcome reproducible, on any device; one number is drawn from it. Default: torch's own.
+        progress_bar: whether to show one.
+        callback: called after every step.
+
+    The knobs from `steps` to `patience` are those of `TuningDefaults`; None takes the pipeline's own.
+
+    Returns:
+        The subject, on the CPU. If tuning only made things worse it has no deltas.
+
+    Raises:
+        ImageError: a picture cannot be used.
+        TuningError: the loss became infinite or no number.
+        ValueError: a knob is out of range, or the pipeline cannot be tuned.
+    """
+    given = {"steps": steps, "learning_rate": learning_rate, "rank": rank, "train": train, "batch_size": batch_size}
+    given |= {"num_views": num_views, "scales": scales, "flip": flip, "prompts": prompts}
+    given |= {"validate_every": validate_every, "patience": patience}
+    knobs = TuningDefaults(**(pipe.config.get("tuning") or {})).replaced(given)
+    check_tunable(pipe)
+    pictures = open_references(images)
+    draws = _own_generator(generator)
+    with torch.inference_mode(False), frozen(_networks(pipe)):
+        material = prepare_material(pipe, pictures, knobs, draws)
+        deltas = _tune(pipe, material, knobs, draws, progress_bar, callback) if knobs.steps else {}
+    return Subject(
+        reference_latents=material.references.latents.cpu(),
+        vision_states=material.references.vision_states.cpu(),
+        weights=torch.ones(len(pictures)),
+        class_word=class_word,
+        fingerprint=fingerprint(pipe),
+        deltas={name: delta.to("cpu", pipe.unet.dtype) for name, delta in deltas.items()},
+        base=base_name(pipe),
+    )
+
+
+def check_tunable(pipe: Any) -> None:
+    """Refuse a pipeline that gradients cannot run through.
+
+    Raises:
+        ValueError: says what to change.
+    """
+    if any(hasattr(module, "_hf_hook") for network in _networks(pipe) for module in network.modules()):
+        raise ValueError(
+            "The pipeline offloads its networks, and gradients need them all in one place: "
+            "call pipe.remove_all_hooks() and pipe.to('cuda') before customising."
+        )
+    devices = {str(network.device) for network in _networks(pipe)}
+    if len(devices) > 1:
+        raise ValueError(f"The pipeline's networks are on {', '.join(sorted(devices))}: move it with pipe.to(...).")
+    prediction_type(pipe.scheduler)
+
+
+def _networks(pipe: Any) -> list[Any]:
+    text_encoders = [tower.network for tower in towers_of(pipe).towers]
+    return [pipe.vae, pipe.image_encoder, pipe.promptnet, *text_encoders, pipe.unet]
+
+
+def _own_generator(generator: torch.Generator | None) -> torch.Generator:
+    """A CPU generator seeded from the given one, so that devices and library versions' habits do not matter."""
+    device = "cpu" if generator is None else generator.device
+    seed = torch.randint(2**63 - 1, (1,), generator=generator, device=device)
+    return torch.Generator().manual_seed(int(seed))
+
+
+# -- what is trained --------------------------------------------------------------------------------------------------
+
+
+class Trainable:
+    """The deltas under training: float32 leaves, by component and layer."""
+
+    def __init__(self, pipe: Any, knobs: TuningDefaults, draws: torch.Generator) -> None:
+        self.of: dict[str, dict[str, LowRankDelta]] = {"promptnet": {}, "unet": {}}
+        if "words" in knobs.train:
+            self.of["promptnet"] = initial_deltas(word_layers(pipe.promptnet), knobs.rank, draws)
+        if "kv" in knobs.train:
+            self.of["unet"] = initial_deltas(key_value_layers(pipe.unet), knobs.rank, draws)
+        for delta in self._all():
+            delta.down.requires_grad_()
+            delta.up.requires_grad_()
+
+    def _all(self) -> list[LowRankDelta]:
+        return [delta for deltas in self.of.values() for delta in deltas.values()]
+
+    def groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """For Adam: `down` has the layer's own scale and moves by a share of it, `up` has scale 1."""
+        scales = [(delta.down, float(delta.down.detach().square().mean().sqrt())) for delta in self._all()]
+        downs = [{"params": [down], "lr": learning_rate * scale} for down, scale in scales]
+        return [*downs, {"params": [delta.up for delta in self._all()], "lr": learning_rate}]
+
+    def snapshot(self) -> dict[str, LowRankDelta]:
+        """Copies by the names that a subject keeps."""
+        return {
+            f"{component}.{name}": LowRankDelta(delta.down.detach().clone(), delta.up.detach().clone())
+            for component, deltas in self.of.items()
+            for name, delta in deltas.items()
+        }
+
+    @contextmanager
+    def acting(self, pipe: Any, num_rows: int) -> Iterator[None]:
+        """For the length of the block, in all rows of PromptNet's and the U-Net's batches."""
+        with ExitStack() as stack:
+            stack.enter_context(applied(pipe.promptnet, [self.of["promptnet"]] * num_rows))
+            stack.enter_context(applied(pipe.unet, [self.of["unet"]] * num_rows))
+            yield
+
+
+# -- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def denoising_loss(pipe: Any, references: EncodedReferences, batch: Batch) -> Tensor:
+    """The base model's own loss for each row (B,), with S* read from the reference pictures at these noise levels."""
+    alphas = pipe.scheduler.alphas_cumprod.to(batch.latents.device)[batch.timesteps]
+    latents, noise = batch.latents.float(), batch.noise.float()
+    noisy = noised(latents, noise, alphas).to(pipe.unet.dtype)
+    inputs = encode_words(pipe, pseudo_words(pipe, references, batch, noisy), batch.prompts, noisy)
+    output = predict(pipe, noisy, batch.timesteps, inputs)
+    return masked_error(output, denoising_target(latents, noise, alphas, prediction_type(pipe.scheduler)), batch.masks)
+
+
+def pseudo_words(pipe: Any, references: EncodedReferences, batch: Batch, noisy: Tensor) -> Tensor:
+    """S* of each row's picture at its noise level, (B, L, D)."""
+    return pipe.promptnet(
+        references.latents[batch.pictures].to(noisy.dtype),
+        batch.timesteps,
+        references.vision_states[batch.pictures].to(noisy.dtype),
+        noisy_latents=noisy,
+    ).pseudo_words
+
+
+def encode_words(pipe: Any, words: Tensor, prompts: Sequence[str], noisy: Tensor) -> UNetInputs:
+    """What the U-Net gets for prompts that hold S*; SDXL's is told of pictures as large as these latents, uncropped.
+
+    Views have the trained size whatever was moved and scaled in them, and drawing will tell it of no other kind.
+    """
+    positions = (pipe.config.get("sampling") or {}).get("word_positions", "natural")
+    networks = networks_of(pipe)
+    encoded = networks.towers.encode(prompts, [{"S*": word} for word in words], positions=positions)
+    return networks.inputs(encoded.hidden_states, encoded.pooled, noisy)
+
+
+def predict(pipe: Any, noisy: Tensor, timesteps: Tensor, inputs: UNetInputs) -> Tensor:
+    """The U-Net's output, (B, C, h, w)."""
+    states = inputs.encoder_hidden_states
+    return pipe.unet(noisy, timesteps, encoder_hidden_states=states, **inputs.extra, return_dict=False)[0]
+
+
+def backward(loss: Tensor, scaler: torch.amp.GradScaler) -> None:
+    scaler.scale(loss).backward()
+
+
+@torch.no_grad()
+def validation_loss(pipe: Any, references: EncodedReferences, batches: Sequence[Batch], trainable: Trainable) -> float:
+    """Mean loss at the held-out noise levels."""
+    losses = []
+    for batch in batches:
+        with trainable.acting(pipe, len(batch.latents)), autocast(pipe):
+            losses.append(denoising_loss(pipe, references, batch))
+    return float(torch.cat(losses).mean())
+
+
+def autocast(pipe: Any) -> Any:
+    """Mixed precision on GPUs: the weights' own half precision, or bfloat16 (float16 on old ones) over float32."""
+    device, dtype = pipe.unet.device.type, pipe.unet.dtype
+    if device != "cuda":
+        return nullcontext()
+    if dtype == torch.float32:
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.autocast(device, dtype)
+
+
+def _needs_scaler(pipe: Any) -> bool:
+    """float16 gradients of a small loss vanish."""
+    context = autocast(pipe)
+    return isinstance(context, torch.autocast) and context.fast_dtype == torch.float16
+
+
+class Steps:
+    """The optimiser, its falling learning rate, and what the device's precision calls for."""
+
+    def __init__(self, pipe: Any, trainable: Trainable, knobs: TuningDefaults) -> None:
+        self.pipe, self.trainable, self.num_steps = pipe, trainable, knobs.steps
+        self.optimizer = torch.optim.Adam(trainable.groups(knobs.learning_rate), betas=(0.9, 0.99))
+        self.initial_rates = [group["lr"] for group in self.optimizer.param_groups]
+        device = pipe.unet.device.type
+        self.scaler = torch.amp.GradScaler(device, init_scale=_INITIAL_LOSS_SCALE, enabled=_needs_scaler(pipe))
+        self.taken = 0
+
+    def take(self, references: EncodedReferences, batch: Batch) -> float:
+        """One step; its loss."""
+        for group, rate in zip(self.optimizer.param_groups, self.initial_rates, strict=True):
+            group["lr"] = rate * (1 - self.taken / self.num_steps)
+        with torch.enable_grad(), self.trainable.acting(self.pipe, len(batch.latents)):
+            with autocast(self.pipe):
+                loss = denoising_loss(self.pipe, references, batch).mean()
+            backward(loss, self.scaler)  # inside the block: checkpointed layers run again
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.taken += 1
+        return float(loss.detach())
+
+
+class Best:
+    """The deltas of the lowest validation loss, and for how many looks there has been none lower."""
+
+    def __init__(self, loss: float) -> None:
+        self.loss, self.deltas, self.looks_since = loss, {}, 0
+
+    def look(self, loss: float, trainable: Trainable) -> None:
+        self.looks_since += 1
+        if loss < self.loss:
+            self.loss, self.deltas, self.looks_since = loss, trainable.snapshot(), 0
+
+
+def _tune(
+    pipe: Any,
+    material: Material,
+    knobs: TuningDefaults,
+    draws: torch.Generator,
+    progress_bar: bool,
+    callback: Callback | None,
+) -> dict[str, LowRankDelta]:
+    """The best deltas found; none if the first look was the best."""
+    num_timesteps = len(pipe.scheduler.alphas_cumprod)
+    held_out = held_out_timesteps(num_timesteps)
+    held_out_set = held_out_batches(material, knobs, held_out, draws)
+    trainable = Trainable(pipe, knobs, draws)
+    taking = Steps(pipe, trainable, knobs)
+    validation = _finite(validation_loss(pipe, material.references, held_out_set, trainable), 0, knobs)
+    best = Best(validation)
+    with pipe.progress_bar(total=knobs.steps) if progress_bar else nullcontext() as bar:
+        for step in range(1, knobs.steps + 1):
+            batch = training_batch(material, knobs, num_timesteps, held_out, draws)
+            loss = _finite(taking.take(material.references, batch), step, knobs)
+            if step % knobs.validate_every == 0 or step == knobs.steps:
+                validation = validation_loss(pipe, material.references, held_out_set, trainable)
+                best.look(_finite(validation, step, knobs), trainable)
+            if bar is not None:
+                bar.update()
+            if callback is not None:
+                callback(TuningProgress(step, knobs.steps, loss, validation, best.loss))
+            if best.looks_since >= knobs.patience:
+                break
+    return best.deltas
+
+
+def _finite(loss: float, step: int, knobs: TuningDefaults) -> float:
+    if loss - loss != 0:
+        raise TuningError(
+            f"Tuning failed: the loss is {loss} at step {step} of {knobs.steps}. "
+            + (
+                f"Lower learning_rate={knobs.learning_rate}."
+                if step
+                else "The base model itself gives no finite output here: check its weights and their precision."
+            )
+        )
+    return loss
+
+
+@contextmanager
+def frozen(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """For the length of the block, the networks are in evaluation mode and none of their weights wants a gradient.
+
+    Afterwards, errors included, every module's mode and every weight's flag is what it was.
+    """
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    flags = [(weight, weight.requires_grad) for network in networks for weight in network.parameters()]
+    try:
+        for network in networks:
+            network.eval().requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for weight, requires_grad in flags:
+            weight.requires_grad_(requires_grad)

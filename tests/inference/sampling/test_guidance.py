@@ -1,0 +1,110 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from promptnet.inference.sampling.guidance import (
+    ClassifierFreeGuidance,
+    Condition,
+    GuidanceRescale,
+    References,
+    Refinement,
+)
+from promptnet.inference.sampling.loop import Rule, UNetInputs, predict_output
+from promptnet.inference.sampling.schedule import Step
+
+STEP = Step(0, 1, torch.tensor(500), 0.5, 0.9)
+ALL = torch.tensor([0, 1, 2])
+
+
+class Echo(nn.Module):
+    """Predicts the condition: its output is the first state of each row, so sums can be read off."""
+
+    num_rows = 0
+
+    def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
+        self.num_rows += len(x)
+        return (encoder_hidden_states[:, :1, :1, None].expand_as(x),)
+
+
+def condition(*values: float, rows: Tensor | None = None) -> Condition:
+    """One value for each row."""
+    return Condition(lambda x, step: UNetInputs(torch.tensor(values)[:, None, None].double()), rows)
+
+
+def predicted(*rules: Rule, num_rows: int = 3) -> tuple[Any, int]:
+    unet = Echo()
+    output = predict_output(unet, torch.zeros(num_rows, 1, 1, 1, dtype=torch.float64), STEP, rules)
+    return output.flatten().tolist(), unet.num_rows
+
+
+def test_classifier_free_guidance():
+    rule = ClassifierFreeGuidance(condition(1, 2, 3), condition(10, 20, 40), scale=7.5)
+    assert predicted(rule) == ([1 + 7.5 * 9, 2 + 7.5 * 18, 3 + 7.5 * 37], 6)
+
+
+def test_guidance_of_scale_one_leaves_the_unconditional_prediction_out():
+    rule = ClassifierFreeGuidance(condition(1, 2, 3), condition(10, 20, 40), scale=1)
+    assert predicted(rule) == ([10, 20, 40], 3)
+
+
+def refinement(weights: list[list[float]], subjects: list[Condition], **scales: float) -> Refinement:
+    return Refinement(
+        condition(1, 2, 3, rows=ALL),
+        References(ALL, subjects, torch.tensor(weights, dtype=torch.float64)),
+        condition(100, 200, 300, rows=ALL),
+        **{"subject_scale": 5.0, "class_scale": 0.0, **scales},
+    )
+
+
+def test_refinement_has_three_terms():
+    rule = refinement([[1.0]] * 3, [condition(10, 20, 30, rows=ALL)], class_scale=2.0)
+    assert predicted(rule) == ([1 + 5 * 9 + 2 * 99, 2 + 5 * 18 + 2 * 198, 3 + 5 * 27 + 2 * 297], 9)
+
+
+def test_refinement_without_class_scale_has_two():
+    rule = refinement([[1.0]] * 3, [condition(10, 20, 30, rows=ALL)])
+    assert predicted(rule) == ([1 + 5 * 9, 2 + 5 * 18, 3 + 5 * 27], 6)
+
+
+def test_refinement_adds_each_reference_picture_with_its_weight():
+    """Row 0 has both pictures, row 1 the first alone, row 2 both with other weights."""
+    subjects = [condition(10, 20, 30, rows=ALL), condition(-4, -6, rows=torch.tensor([0, 2]))]
+    rule = refinement([[0.5, 0.5], [1.0, 0.0], [0.2, 0.6]], subjects, subject_scale=2.0, class_scale=1.0)
+    expected = [
+        1 + (10 - 1) + (-4 - 1) + (100 - 1),
+        2 + 2 * (20 - 2) + (200 - 2),
+        3 + 0.4 * (30 - 3) + 1.2 * (-6 - 3) + (300 - 3),
+    ]
+    found, num_rows = predicted(rule)
+    assert found == pytest.approx(expected)
+    assert num_rows == 3 + 3 + 2 + 3
+
+
+def test_rows_with_and_without_a_subject_in_one_batch():
+    rows = torch.tensor([2, 0])
+    with_subject = Refinement(
+        condition(3, 1, rows=rows),
+        References(rows, [condition(30, 10, rows=rows)], torch.ones(2, 1, dtype=torch.float64)),
+        condition(0, 0, rows=rows),
+        subject_scale=5.0,
+        class_scale=0.0,
+    )
+    one = torch.tensor([1])
+    without = ClassifierFreeGuidance(condition(2, rows=one), condition(20, rows=one), scale=4.0)
+    assert predicted(with_subject, without) == ([1 + 5 * 9, 2 + 4 * 18, 3 + 5 * 27], 6)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.7, 1.0])
+def test_guidance_rescale(factor: float):
+    """With factor 1 each row has its conditional prediction's standard deviation; with 0 nothing changes."""
+    torch.manual_seed(0)
+    prompt, subject, total = torch.randn(3, 3, 4, 8, 8, dtype=torch.float64)
+    prompt, subject = prompt.clone(), 3 * subject
+    prompt[2], subject[:2] = 0, 0
+    rescaled = GuidanceRescale(factor).combine({"prompt": prompt, "subject.0": subject}, 5 * total, STEP)
+    positive = prompt + subject
+    for row in range(3):
+        target = factor * positive[row].std() + (1 - factor) * (5 * total[row]).std()
+        torch.testing.assert_close(rescaled[row], total[row] / total[row].std() * target)

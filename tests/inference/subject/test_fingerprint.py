@@ -1,0 +1,127 @@
+import copy
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import nn
+
+from promptnet.inference.subject.fingerprint import fingerprint, hash_weights
+
+BUILD = (
+    "import torch; torch.manual_seed(0); from torch import nn; m = nn.Sequential(nn.Conv2d(4, 64, 3), nn.Linear(64, 8))"
+)
+
+
+def small_network() -> nn.Module:
+    space: dict = {}
+    exec(BUILD, space)  # the same lines as in the other process below
+    return space["m"]
+
+
+def test_half_precision_copies_are_the_same_model():
+    network = small_network()
+    expected = hash_weights(network)
+    half = copy.deepcopy(network).half()
+    assert hash_weights(half) == expected
+    assert hash_weights(half.float()) == expected
+    assert hash_weights(copy.deepcopy(network).bfloat16()) != expected  # documented: digits are lost
+
+
+def test_memory_layout_training_mode_and_grad_flags_do_not_matter():
+    network = small_network()
+    expected = hash_weights(network)
+    channels_last = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert hash_weights(channels_last) == expected
+    assert hash_weights(network.eval().requires_grad_(False)) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_is_the_same_under_mixed_precision(dtype: torch.dtype):
+    network = small_network()
+    expected = hash_weights(network)
+    with torch.autocast("cpu", dtype=dtype):
+        assert hash_weights(network) == expected
+
+
+def test_names_do_not_matter_and_weights_do():
+    network = small_network()
+    expected = hash_weights(network)
+    assert hash_weights(nn.ModuleDict({"renamed": network})) == expected
+    for parameter in network.parameters():
+        kept = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.mul_(1.01)
+        assert hash_weights(network) != expected
+        with torch.no_grad():
+            parameter.copy_(kept)
+    assert hash_weights(network) == expected
+
+
+def test_a_change_through_data_is_noticed_at_once():
+    network = small_network()
+    before = hash_weights(network)
+    network[1].weight.data += 0.5  # type: ignore[index]  # leaves version counters alone
+    assert hash_weights(network) != before
+
+
+def test_the_same_values_in_another_shape_are_another_model():
+    one, other = nn.Linear(4, 6, bias=False), nn.Linear(6, 4, bias=False)
+    other.weight.data = one.weight.data.reshape(4, 6).clone()
+    assert hash_weights(one) != hash_weights(other)
+
+
+def test_it_is_stable_across_processes():
+    code = f"{BUILD}; from promptnet.inference.subject.fingerprint import hash_weights; print(hash_weights(m))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == hash_weights(small_network())
+
+
+def test_an_adapter_on_top_is_the_same_base_and_a_merged_one_is_not():
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        layers_per_block=1,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    expected = hash_weights(unet)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
+    assert hash_weights(unet) == expected
+    unet.fuse_lora()
+    assert hash_weights(unet) != expected
+
+
+def test_a_pipelines_components_are_told_apart():
+    parts = {name: small_network() for name in ("unet", "text_encoder", "vae", "promptnet", "image_encoder")}
+    pipe = SimpleNamespace(**parts, text_encoder_2=None, scheduler=object())
+    before = fingerprint(pipe)
+    assert set(before) == set(parts)
+    parts["vae"][0].weight.data.zero_()  # type: ignore[index]
+    after = fingerprint(pipe)
+    assert {name for name in parts if before[name] != after[name]} == {"vae"}
+
+
+def test_weights_that_are_not_in_memory_are_refused():
+    with torch.device("meta"):
+        network = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"weights of the unet are not in memory.*enable_model_cpu_offload"):
+        hash_weights(network, "unet")
+
+
+def test_of_a_large_tensor_only_spread_values_are_read():
+    network = nn.Linear(2048, 2048, bias=False)
+    before = hash_weights(network)
+    with torch.no_grad():
+        network.weight.view(-1)[1] += 1  # not among the 1024 of 4 million
+    assert hash_weights(network) == before
+    with torch.no_grad():
+        network.weight.view(-1)[4096] += 1
+    assert hash_weights(network) != before

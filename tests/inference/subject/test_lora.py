@@ -1,0 +1,385 @@
+"""Low-rank deltas: what they add, to whom, and that nothing else changes."""
+
+import copy
+
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from peft import LoraConfig
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from promptnet.inference.subject.lora import (
+    LowRankDelta,
+    applied,
+    initial_deltas,
+    key_value_layers,
+    summed,
+    word_layers,
+)
+from promptnet.models.promptnet import PromptNetModel
+
+
+def tiny_unet(**changes) -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    config = {
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": 12,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+    }
+    return UNet2DConditionModel(**{**config, **changes}).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet2DConditionModel:
+    return tiny_unet()
+
+
+@pytest.fixture(scope="module")
+def promptnet(unet) -> PromptNetModel:
+    torch.manual_seed(1)
+    return PromptNetModel.from_unet(
+        unet, vision_dim=10, prompt_channel=12, region_proj_channel=4, region_kernel_size=1
+    ).eval()
+
+
+def random_deltas(layers, rank: int = 2, seed: int = 0) -> dict[str, LowRankDelta]:
+    generator = torch.Generator().manual_seed(seed)
+    deltas = initial_deltas(layers, rank, generator)
+    return {
+        name: LowRankDelta(d.down, torch.randn(d.up.shape, generator=generator) * 0.5) for name, d in deltas.items()
+    }
+
+
+def inputs(batch: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "sample": torch.randn(batch, 4, 8, 8, generator=generator),
+        "timestep": torch.randint(0, 1000, (batch,), generator=generator),
+        "encoder_hidden_states": torch.randn(batch, 7, 12, generator=generator),
+    }
+
+
+def run(unet, given=None) -> torch.Tensor:
+    return unet(**(given or inputs()), return_dict=False)[0]
+
+
+def merged(network, deltas):
+    """The same network with the deltas added to its weights, as a reference."""
+    network = copy.deepcopy(network)
+    for name, delta in deltas.items():
+        weight = network.get_submodule(name).weight
+        weight.data += delta.matrix().reshape(weight.shape)
+    return network
+
+
+def test_the_layers_are_every_cross_attentions_keys_and_values(unet):
+    names = set(key_value_layers(unet))
+    assert names == {name for name, _ in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
+    assert len(names) == 8  # down, mid, two in the up block
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_linear_projection": True, "attention_head_dim": (2, 4)},  # SD 2
+        {"transformer_layers_per_block": (1, 2), "cross_attention_dim": 20},  # SDXL
+        {"only_cross_attention": True},
+    ],
+)
+def test_layers_of_other_unets_are_those_that_read_the_prompt(changes):
+    unet = tiny_unet(**changes)
+    width = unet.config["cross_attention_dim"]
+    reads_prompt = {
+        name
+        for name, module in unet.named_modules()
+        if name.endswith((".to_k", ".to_v")) and isinstance(module, nn.Linear) and module.in_features == width
+    }
+    assert set(key_value_layers(unet)) == reads_prompt
+    assert reads_prompt
+
+
+def test_a_unet_with_deltas_equals_one_with_merged_weights(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    with torch.no_grad(), applied(unet, [deltas] * 3):
+        tuned = run(unet)
+    torch.testing.assert_close(tuned, run(merged(unet, deltas)), atol=1e-5, rtol=1e-4)
+    assert (tuned - run(unet)).abs().max() > 1e-3
+
+
+def test_rows_have_their_own_deltas_and_the_others_are_bit_identical(unet):
+    users = [random_deltas(key_value_layers(unet), rank, seed) for seed, rank in enumerate((1, 3))]
+    given = inputs(5)
+    plain = run(unet, given)
+    with torch.no_grad(), applied(unet, [None, users[0], None, users[1], {}]):
+        mixed = run(unet, given)
+    for row in (0, 2, 4):
+        assert torch.equal(mixed[row], plain[row])
+    for row, user in ((1, users[0]), (3, users[1])):
+        torch.testing.assert_close(mixed[row], run(merged(unet, user), given)[row], atol=1e-5, rtol=1e-4)
+
+
+def test_users_with_deltas_in_different_layers(unet):
+    everything = random_deltas(key_value_layers(unet))
+    keys = {name: delta for name, delta in everything.items() if name.endswith("to_k")}
+    values = {name: delta for name, delta in everything.items() if name.endswith("to_v")}
+    with torch.no_grad(), applied(unet, [keys, values, None]):
+        mixed = run(unet)
+    torch.testing.assert_close(mixed[0], run(merged(unet, keys))[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mixed[1], run(merged(unet, values))[1], atol=1e-5, rtol=1e-4)
+
+
+def words(promptnet, batch: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    latents, vision = torch.randn(batch, 4, 16, 16, generator=generator), torch.randn(batch, 5, 10, generator=generator)
+    return promptnet(latents, torch.tensor([7] * batch), vision).pseudo_words
+
+
+@pytest.mark.parametrize("region_size", [1, 2])
+def test_promptnets_word_layer(unet, region_size):
+    torch.manual_seed(1)
+    promptnet = PromptNetModel.from_unet(
+        unet, vision_dim=10, prompt_channel=12, region_proj_channel=4, region_kernel_size=region_size
+    ).requires_grad_(False)
+    deltas = random_deltas(word_layers(promptnet), rank=3)
+    plain = words(promptnet)
+    with torch.no_grad(), applied(promptnet, [deltas, None, deltas]):
+        tuned = words(promptnet)
+    assert torch.equal(tuned[1], plain[1])
+    torch.testing.assert_close(tuned[[0, 2]], words(merged(promptnet, deltas))[[0, 2]], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(tuned[0], plain[0])
+
+
+def test_initial_deltas_change_nothing_and_repeat_from_the_generator(unet):
+    first, again = (initial_deltas(key_value_layers(unet), 2, torch.Generator().manual_seed(3)) for _ in range(2))
+    for name, delta in first.items():
+        assert torch.equal(delta.down, again[name].down)
+        weight = unet.get_submodule(name).weight
+        assert 0.5 < (delta.down.std() / weight.std()).item() < 2
+    with torch.no_grad(), applied(unet, [first] * 3):
+        assert torch.equal(run(unet), run(unet))
+        tuned = run(unet)
+    assert torch.equal(tuned, run(unet))
+
+
+def hooks_of(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+def test_nothing_stays_behind_also_after_an_error(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    before = run(unet)
+    with applied(unet, [deltas] * 3):
+        assert hooks_of(unet) == len(deltas)
+        run(unet)
+    assert hooks_of(unet) == 0
+    with pytest.raises(KeyError, match="boom"), applied(unet, [deltas] * 3):
+        raise KeyError("boom")
+    assert hooks_of(unet) == 0
+    broken = {**deltas, "nowhere.to_k": deltas[next(iter(deltas))]}
+    with pytest.raises(ValueError, match=r"no layer nowhere\.to_k"), applied(unet, [broken] * 3):
+        pass
+    assert hooks_of(unet) == 0
+    assert torch.equal(run(unet), before)
+
+
+def test_nested_blocks_add_up(unet):
+    one, two = (random_deltas(key_value_layers(unet), seed=s) for s in (1, 2))
+    with torch.no_grad(), applied(unet, [one, None, one]), applied(unet, [two, two, None]):
+        nested = run(unet)
+    with torch.no_grad(), applied(unet, [summed([one, two]), two, one]):
+        together = run(unet)
+    torch.testing.assert_close(nested, together, atol=1e-5, rtol=1e-4)
+
+
+def test_a_sum_is_the_sum_of_the_matrices():
+    torch.manual_seed(0)
+    one = {
+        "a": LowRankDelta(torch.randn(2, 5), torch.randn(3, 2)),
+        "b": LowRankDelta(torch.ones(1, 2), torch.ones(2, 1)),
+    }
+    two = {"a": LowRankDelta(torch.randn(1, 5), torch.randn(3, 1))}
+    total = summed([one, two], [0.25, -2.0])
+    torch.testing.assert_close(total["a"].matrix(), 0.25 * one["a"].matrix() - 2 * two["a"].matrix())
+    torch.testing.assert_close(total["b"].matrix(), 0.25 * one["b"].matrix())
+    assert total["a"].rank == 3
+
+
+# -- gradients --------------------------------------------------------------------------------------------------------
+
+
+def as_parameters(deltas: dict[str, LowRankDelta]) -> list[torch.Tensor]:
+    return [tensor.requires_grad_() for delta in deltas.values() for tensor in (delta.down, delta.up)]
+
+
+@pytest.mark.parametrize("rows", [(0, 1, 2), (1,)])
+def test_gradients_are_those_of_merged_weights(unet, rows):
+    unet = copy.deepcopy(unet).double()
+    given = {k: v.double() if v.is_floating_point() else v for k, v in inputs().items()}
+    deltas = {n: d.to(dtype=torch.float64) for n, d in random_deltas(key_value_layers(unet)).items()}
+    parameters = as_parameters(deltas)
+    with applied(unet, [deltas if row in rows else None for row in range(3)]):
+        found = torch.autograd.grad(run(unet, given)[list(rows)].square().sum(), parameters)
+
+    weights = {f"{n}.weight": unet.get_submodule(n).weight + d.matrix() for n, d in deltas.items()}
+    output = torch.func.functional_call(unet, weights, kwargs={**given, "return_dict": False})[0]
+    expected = torch.autograd.grad(output[list(rows)].square().sum(), parameters)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_gradient_checkpointing_inside_the_unet_sees_them_in_the_backward_pass(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    parameters = as_parameters(deltas)
+    row_deltas = [deltas, None, deltas]
+    with applied(unet, row_deltas):
+        expected = torch.autograd.grad(run(unet).square().sum(), parameters)
+    checkpointed = copy.deepcopy(unet).train()
+    checkpointed.enable_gradient_checkpointing()
+    with applied(checkpointed, row_deltas):
+        run(checkpointed).square().sum().backward()
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_a_checkpointed_call_with_its_own_block_can_be_recomputed_later(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    parameters = as_parameters(deltas)
+
+    def call(sample):
+        with applied(unet, [deltas, None, deltas]):
+            return run(unet, {**inputs(), "sample": sample})
+
+    expected = torch.autograd.grad(call(inputs()["sample"]).square().sum(), parameters)
+    output = checkpoint(call, inputs()["sample"], use_reentrant=False)
+    assert isinstance(output, torch.Tensor)
+    for one, other in zip(torch.autograd.grad(output.square().sum(), parameters), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_gradients_after_a_call_in_inference_mode(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    with torch.inference_mode(), applied(unet, [None, None, None, deltas]):
+        run(unet, inputs(4))
+    parameters = as_parameters(deltas)
+    with applied(unet, [None, None, None, deltas]):
+        output = run(unet, inputs(4))
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(output.sum(), parameters))
+
+
+# -- with what else users do to a U-Net -------------------------------------------------------------------------------
+
+
+def test_a_lora_adapter_on_the_unet_stays_in_place(unet):
+    with_lora = copy.deepcopy(unet)
+    with_lora.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
+    assert set(key_value_layers(with_lora)) == set(key_value_layers(unet))
+    deltas = random_deltas(key_value_layers(with_lora))
+    with_lora.requires_grad_(False)
+    style = run(with_lora)
+    with torch.no_grad(), applied(with_lora, [deltas, None, None]):
+        both = run(with_lora)
+    assert torch.equal(both[1:], style[1:])
+    expected = copy.deepcopy(with_lora)
+    for name, delta in deltas.items():
+        expected.get_submodule(name).get_base_layer().weight.data += delta.matrix()  # type: ignore[operator]
+    torch.testing.assert_close(both[0], run(expected)[0], atol=1e-5, rtol=1e-4)
+
+
+def test_attention_slicing_keeps_them(unet):
+    sliced = copy.deepcopy(unet)
+    sliced.set_attention_slice(1)
+    deltas = random_deltas(key_value_layers(unet))
+    with torch.no_grad(), applied(sliced, [deltas, None, deltas]):
+        found = run(sliced)
+    with torch.no_grad(), applied(unet, [deltas, None, deltas]):
+        torch.testing.assert_close(found, run(unet), atol=1e-5, rtol=1e-4)
+
+
+def test_half_precision_and_autocast(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    with torch.no_grad(), applied(unet, [deltas, None, deltas]):
+        expected = run(unet)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = run(unet)
+    assert (cast.float() - expected).abs().max() < 0.1 * expected.abs().max()
+    half = copy.deepcopy(unet).bfloat16()
+    given = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs().items()}
+    with torch.no_grad(), applied(half, [deltas, None, deltas]):
+        found = run(half, given)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_fused_projections_are_refused_and_unfused_ones_work(unet):
+    fused = copy.deepcopy(unet)
+    deltas = random_deltas(key_value_layers(unet))
+    fused.fuse_qkv_projections()
+    with pytest.raises(ValueError, match=r"unfuse_qkv_projections\(\)"), applied(fused, [deltas] * 3):
+        run(fused)
+    fused.unfuse_qkv_projections()
+    with torch.no_grad(), applied(fused, [deltas] * 3):
+        run(fused)
+
+
+def test_a_compiled_unet_is_refused(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    compiled = torch.compile(copy.deepcopy(unet), backend="eager")
+    assert isinstance(compiled, nn.Module)
+    with pytest.raises(ValueError, match="is compiled"), applied(compiled, [deltas] * 3):
+        pass
+    partly = copy.deepcopy(unet)
+    partly.mid_block.compile(backend="eager")  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="is compiled"), applied(partly, [deltas] * 3):
+        pass
+
+
+def test_a_network_that_goes_around_the_layers_is_noticed(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    with pytest.raises(RuntimeError, match="never called"), applied(unet, [deltas] * 3):
+        pass
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_another_number_of_rows_is_refused(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    with pytest.raises(ValueError, match=r"for 2 rows.*called with 3"), applied(unet, [deltas, None]):
+        run(unet)
+
+
+def test_another_models_deltas_are_refused(unet):
+    other = random_deltas(key_value_layers(tiny_unet(cross_attention_dim=20)))
+    message = "is 16x20, but this UNet2DConditionModel's layer is 16x12"
+    with pytest.raises(ValueError, match=message), applied(unet, [other] * 3):
+        pass
+
+
+@pytest.mark.parametrize(("down", "up"), [((2, 5), (3, 1)), ((5,), (3, 1)), ((0, 5), (3, 0))])
+def test_a_delta_whose_factors_do_not_fit_is_refused(down, up):
+    with pytest.raises(ValueError, match="low-rank delta is down"):
+        LowRankDelta(torch.zeros(down), torch.zeros(up))
+
+
+@pytest.mark.parametrize("rank", [0, 13, -1])
+def test_an_impossible_rank_is_refused(unet, rank):
+    with pytest.raises(ValueError, match=f"rank={rank} must be between 1 and 12"):
+        initial_deltas(key_value_layers(unet), rank)
+
+
+def test_layers_that_cannot_have_one_are_named(unet):
+    with pytest.raises(ValueError, match="norm is a GroupNorm"):
+        initial_deltas({"norm": unet.get_submodule("conv_norm_out")}, 1)
+
+
+def test_no_deltas_cost_nothing(unet):
+    for row_deltas in ([], [None, None, None], [{}, None, {}]):
+        with applied(unet, row_deltas):
+            assert hooks_of(unet) == 0

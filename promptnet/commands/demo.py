@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from promptnet import PromptNetPipeline, Subject
     from promptnet.evaluation.marking import Marker
-    from promptnet.evaluation.scores import Record
     from promptnet.evaluation.tasks import Person
+    from promptnet.metrics.scores import Record
 
 NUM_PROMPTS = 5
 SPLIT = "test"
@@ -50,9 +50,10 @@ def demo(
     found = find_base(base)
     from promptnet.commands.demo_sheet import draw_sheet
     from promptnet.evaluation.drawing import picture_size
-    from promptnet.evaluation.judging import judge_folder, load_judge
+    from promptnet.evaluation.harness.judges import judge_folder
     from promptnet.evaluation.marking import make_marker
     from promptnet.evaluation.tasks import make_people
+    from promptnet.metrics.judge import load_judge
 
     who = make_people(SPLIT, person + 1, NUM_PROMPTS, seed)[person]
     seconds: dict[str, float] = {}
@@ -129,7 +130,7 @@ def draw(pipe: PromptNetPipeline, subject: Subject, who: Person, steps: int | No
 
 def score(marker: Marker, who: Person, pictures: list[Image]) -> dict[str, Any]:
     """What `demo.json` says: this one person's scores, as in the comparison, and what the judge read."""
-    from promptnet.evaluation.judging import read_pictures
+    from promptnet.metrics.judge import read_pictures
 
     scores = marker.mark([pictures])
     read = read_pictures(marker.judge, pictures).records

@@ -64,7 +64,7 @@ def optimize_edit(
     found, place = find_base(base), pick_device(device)
     quiet()
     with status("loading the base model"):
-        from promptnet.evaluation.judging import judge_folder
+        from promptnet.evaluation.harness.judges import judge_folder
         from promptnet.training.disentangle import DisentangleStage
         from promptnet.training.disentangle_data import SeedDataModule
         from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows

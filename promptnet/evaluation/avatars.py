@@ -11,7 +11,7 @@ from promptnet.datasets.avatars.render import SPLITS, Split
 from promptnet.evaluation.curves import curve_points, curve_records
 from promptnet.evaluation.drawing import picture_size, weight_hashes
 from promptnet.evaluation.gallery import Gallery
-from promptnet.evaluation.judging import Judge, judge_folder, load_judge
+from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.marking import Marker, RowScores, make_marker
 from promptnet.evaluation.plots import check_matplotlib, save_plot
 from promptnet.evaluation.report import print_results, save_sheet
@@ -21,6 +21,7 @@ from promptnet.evaluation.running import Crew, StudioSpec
 from promptnet.evaluation.settings import load_settings
 from promptnet.evaluation.tasks import Person, make_people
 from promptnet.io.files import check_folder
+from promptnet.metrics.judge import Judge, load_judge
 
 
 def evaluate_avatars(

@@ -13,13 +13,14 @@ from PIL import Image
 
 from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS, Split
 from promptnet.evaluation.avatars import check_run, studio_gallery
-from promptnet.evaluation.bootstrap import interval
-from promptnet.evaluation.judging import Judge, judge_folder, load_judge, read_pictures
+from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.rows import Row
 from promptnet.evaluation.running import Crew, StudioSpec
 from promptnet.evaluation.settings import load_settings
 from promptnet.evaluation.tasks import Person, attribute_chances, identity_chances, make_described_people
 from promptnet.io.files import check_folder, write_text
+from promptnet.metrics.bootstrap import interval
+from promptnet.metrics.judge import Judge, load_judge, read_pictures
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -39,13 +39,14 @@ from promptnet.evaluation.edits_ways import (
     make_ways,
 )
 from promptnet.evaluation.gallery import Gallery
-from promptnet.evaluation.judging import Judge, judge_folder, load_judge
+from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.results import save_results
 from promptnet.evaluation.rows import OURS
 from promptnet.evaluation.running import Crew, default_workers
 from promptnet.inference.editing.card import MixingWeights
 from promptnet.inference.editing.inversion import scheduler_class
 from promptnet.io.files import check_folder
+from promptnet.metrics.judge import Judge, load_judge
 
 ITEM_MS = 17.0
 """What one U-Net item of the embedded model takes a process on two shared cores, for the estimate printed first."""

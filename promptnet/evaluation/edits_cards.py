@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from promptnet.evaluation.drawing import weight_hashes
 from promptnet.evaluation.edits_tasks import NEUTRAL, Edit
-from promptnet.evaluation.judging import judge_folder
+from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.running import each_in_processes, with_progress
 from promptnet.inference.editing.card import MixingWeights
 from promptnet.io.files import write_text

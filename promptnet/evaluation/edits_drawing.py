@@ -87,10 +87,10 @@ class EditStudio:
     def _inversion(self, group: Group) -> "InvertedPictures":
         import torch
 
-        from promptnet.evaluation.judging import to_pixels
         from promptnet.inference.editing.edit_image import invert_pictures
         from promptnet.inference.references import encode_pixels
         from promptnet.inference.sampling.requests import make_rows
+        from promptnet.metrics.judge import to_pixels
 
         pipe = self._pipe()
         with torch.no_grad():

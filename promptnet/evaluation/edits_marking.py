@@ -15,10 +15,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS
-from promptnet.evaluation.bootstrap import Interval, of_statistic
 from promptnet.evaluation.edits_tasks import Edit, Group, Source
-from promptnet.evaluation.judging import Array, Judge, feature_distance, pixel_l1, read_pictures
-from promptnet.evaluation.scores import Record
+from promptnet.metrics.bootstrap import Interval, of_statistic
+from promptnet.metrics.judge import Array, Judge, feature_distance, pixel_l1, read_pictures
+from promptnet.metrics.scores import Record
 
 Places = npt.NDArray[np.int64]
 METRICS = ("change", "kept", "both", "distance", "pixel_l1", "identity")

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from promptnet.evaluation.bootstrap import Interval, of_statistic
-from promptnet.evaluation.bootstrap import difference as paired
 from promptnet.evaluation.edits_marking import METRICS, EditScores, averaged, difference
 from promptnet.evaluation.edits_tasks import EDITS
 from promptnet.evaluation.edits_ways import EIGHT, ORIGINAL
 from promptnet.evaluation.results import Claim
+from promptnet.metrics.bootstrap import Interval, of_statistic
+from promptnet.metrics.bootstrap import difference as paired
 
 Scores = Mapping[str, Mapping[str, Mapping[str, EditScores]]]
 """Source to row to edit. The unedited pictures are the row "original" with the one edit ""."""

@@ -8,16 +8,9 @@ import torch
 from PIL import Image
 
 from promptnet.datasets.avatars.render import Split
-from promptnet.evaluation.judging import (
-    Array,
-    Judge,
-    Reading,
-    feature_distance,
-    pixel_l1,
-    read_pictures,
-)
-from promptnet.evaluation.scores import Chances, Marked, Record, field_accuracy, harmonic, rescaled_share
 from promptnet.evaluation.tasks import Person, attribute_chances, identity_chances
+from promptnet.metrics.judge import Array, Judge, Reading, feature_distance, pixel_l1, read_pictures
+from promptnet.metrics.scores import Chances, Marked, Record, field_accuracy, harmonic, rescaled_share
 
 METRICS = ("identity", "attributes", "harmonic", "distance", "pixel_l1")
 

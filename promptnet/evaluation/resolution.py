@@ -9,10 +9,8 @@ from typing import Any
 from PIL import Image
 
 from promptnet.evaluation.avatars import check_run, studio_gallery
-from promptnet.evaluation.bootstrap import Interval
 from promptnet.evaluation.gallery import Gallery
-from promptnet.evaluation.judging import judge_folder, load_judge
-from promptnet.evaluation.repetition import HeadFinder
+from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.resolution_marking import FEWEST, Marks, SizeMarker, real_pictures
 from promptnet.evaluation.resolution_report import print_sizes, save_size_sheet
 from promptnet.evaluation.resolution_rows import SIZES, TRAINED, Shape, Size, make_rows, row_at
@@ -22,6 +20,9 @@ from promptnet.evaluation.running import Crew, StudioSpec
 from promptnet.evaluation.settings import load_settings
 from promptnet.evaluation.tasks import Person, make_described_people
 from promptnet.io.files import check_folder, write_text
+from promptnet.metrics.bootstrap import Interval
+from promptnet.metrics.head_count import HeadFinder
+from promptnet.metrics.judge import load_judge
 
 Results = dict[str, Any]
 MUST_WIN = ("32x32", "128x128")

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, FIELDS, IDENTITY_FIELDS, render
-from promptnet.evaluation.bootstrap import Interval, difference, interval
-from promptnet.evaluation.judging import Array, Judge, Reading, read_pictures
-from promptnet.evaluation.kid import kid_difference, kid_interval
-from promptnet.evaluation.repetition import HeadFinder
 from promptnet.evaluation.tasks import Person
 from promptnet.images.crop import square
+from promptnet.metrics.bootstrap import Interval, difference, interval
+from promptnet.metrics.head_count import HeadFinder
+from promptnet.metrics.judge import Array, Judge, Reading, read_pictures
+from promptnet.metrics.kid import kid_difference, kid_interval
 from promptnet.models.judge import JUDGE_SIZE_PX
 
 DISTANCES = ("kid_r", "kid_b")

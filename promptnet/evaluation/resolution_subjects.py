@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from promptnet.evaluation.avatars import studio_gallery
-from promptnet.evaluation.bootstrap import difference, interval
 from promptnet.evaluation.drawing import picture_size
-from promptnet.evaluation.judging import Judge
 from promptnet.evaluation.marking import make_marker
 from promptnet.evaluation.resolution_rows import Shape, Size, resolution_of
 from promptnet.evaluation.rows import Row
@@ -15,6 +13,8 @@ from promptnet.evaluation.running import Crew, StudioSpec
 from promptnet.evaluation.settings import load_settings
 from promptnet.evaluation.tasks import make_people
 from promptnet.images.crop import square
+from promptnet.metrics.bootstrap import difference, interval
+from promptnet.metrics.judge import Judge
 
 TIMES = 2
 PROMPTS = 2

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptnet.evaluation.bootstrap import Interval, difference, interval, ratio
 from promptnet.evaluation.marking import METRICS, RowScores
 from promptnet.evaluation.rows import our_rows
 from promptnet.io.files import write_text
+from promptnet.metrics.bootstrap import Interval, difference, interval, ratio
 
 Results = dict[str, Any]
 

@@ -19,7 +19,7 @@ from promptnet.datasets.avatars.render import (
     render,
     sample_attributes,
 )
-from promptnet.evaluation.scores import best_constant_guess
+from promptnet.metrics.scores import best_constant_guess
 
 PLACEHOLDER = "S*"
 CLASS_PHRASE = "a person"

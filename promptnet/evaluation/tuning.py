@@ -12,7 +12,7 @@ from typing import Any
 
 from promptnet.evaluation.avatars import check_run, studio_gallery
 from promptnet.evaluation.gallery import Gallery
-from promptnet.evaluation.judging import judge_folder, load_judge
+from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.marking import Marker, make_marker
 from promptnet.evaluation.rows import OURS, PUBLISHED, ROWS, SUBJECT_KNOBS, Encoder, Row, make_row, our_rows
 from promptnet.evaluation.running import Crew, StudioSpec
@@ -20,6 +20,7 @@ from promptnet.evaluation.search import Point, coordinate_search
 from promptnet.evaluation.settings import Settings, load_settings, save_settings
 from promptnet.evaluation.tasks import Person, make_people
 from promptnet.io.files import check_folder, write_text
+from promptnet.metrics.judge import load_judge
 
 GRID: dict[str, tuple[float | int, ...]] = {
     "guidance_scale": (2.0, 3.0, 5.0),

@@ -11,8 +11,6 @@ from PIL import Image
 
 from promptnet.datasets.avatars.render import render
 from promptnet.evaluation import resolution
-from promptnet.evaluation.judging import to_pixels
-from promptnet.evaluation.repetition import compose
 from promptnet.evaluation.resolution import evaluate_resolution
 from promptnet.evaluation.resolution_marking import real_pictures, right
 from promptnet.evaluation.resolution_rows import LADDER, Shape, Size, ladder_settings, make_rows
@@ -20,6 +18,8 @@ from promptnet.evaluation.resolution_subjects import compare_identity
 from promptnet.evaluation.rows import Row
 from promptnet.evaluation.running import StudioSpec
 from promptnet.evaluation.tasks import Person, make_described_people, make_people
+from promptnet.metrics.head_count import compose
+from promptnet.metrics.judge import to_pixels
 
 SHAPE = Shape(3, 64, 16)
 PEOPLE: dict[str, Any] = {"people": 10, "workers": 1}
@@ -190,7 +190,7 @@ def test_sizes_are_read() -> None:
 
 def test_fields_are_read_against_the_record() -> None:
     people = make_described_people("validation", 3, 1)
-    from promptnet.evaluation.judging import read_pictures
+    from promptnet.metrics.judge import read_pictures
 
     reading = read_pictures(NearestJudge(people), real_pictures(people, (96, 160)))
     assert right(people, reading).tolist() == [1, 1, 1]

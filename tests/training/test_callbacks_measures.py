@@ -16,6 +16,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, identities
+from promptnet.metrics.clip_similarity import ClipPrompts, fields_read_right, load_clip_prompts, shared_projections
+from promptnet.metrics.copying import angle_between, copy_paste
+from promptnet.metrics.identity import FaceIdentity, JudgeIdentity, load_face_embedder
 from promptnet.models.judge import AvatarJudge
 from promptnet.training.callbacks import (
     CollapseAlarm,
@@ -28,11 +31,8 @@ from promptnet.training.callbacks.validation_pictures import Drawn
 from promptnet.training.measures.card import MARK, CardText, model_card
 from promptnet.training.measures.collapse import fall_from_best
 from promptnet.training.measures.contact_sheet import contact_sheet
-from promptnet.training.measures.copying import angle_between, copy_paste
 from promptnet.training.measures.curve import loss_curve, smoothed
-from promptnet.training.measures.identity import FaceIdentity, JudgeIdentity, load_face_embedder
 from promptnet.training.measures.people import Ask, HeldOutPerson, held_out_people, people_of, portrait_people
-from promptnet.training.measures.prompts import ClipPrompts, fields_read_right, load_clip_prompts, shared_projections
 from promptnet.training.measures.speed import counting_flops, num_rows, peak_tflops, utilisation
 from tests.datasets.image_sets import photograph
 

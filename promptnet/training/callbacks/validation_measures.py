@@ -9,12 +9,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from promptnet.models.judge import AvatarJudge
-from promptnet.training.callbacks.drawing import feature_extractor_of, undisturbed
-from promptnet.training.callbacks.logs import check_after_averaging, log_scalars
-from promptnet.training.callbacks.validation_pictures import Drawn, ValidationPictures
-from promptnet.training.measures.copying import copy_paste
-from promptnet.training.measures.identity import (
+from promptnet.metrics.clip_similarity import (
+    ClipPrompts,
+    fields_read_right,
+    load_clip_prompts,
+    shared_projections,
+)
+from promptnet.metrics.copying import copy_paste
+from promptnet.metrics.identity import (
     FaceIdentity,
     IdentityScorer,
     JudgeIdentity,
@@ -22,12 +24,10 @@ from promptnet.training.measures.identity import (
     load_face_embedder,
     load_judge,
 )
-from promptnet.training.measures.prompts import (
-    ClipPrompts,
-    fields_read_right,
-    load_clip_prompts,
-    shared_projections,
-)
+from promptnet.models.judge import AvatarJudge
+from promptnet.training.callbacks.drawing import feature_extractor_of, undisturbed
+from promptnet.training.callbacks.logs import check_after_averaging, log_scalars
+from promptnet.training.callbacks.validation_pictures import Drawn, ValidationPictures
 
 
 class ValidationMeasures(Callback):

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from promptnet.datasets.avatars.render import BACKGROUND, sample_portrait
-from promptnet.evaluation.judging import to_pixels
+from promptnet.metrics.judge import to_pixels
 from promptnet.models.judge import JUDGE_SIZE_PX
 
 CELL_PX = 8

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from promptnet.evaluation.bootstrap import Interval, difference, interval, ratio
+from promptnet.metrics.bootstrap import Interval, difference, interval, ratio
 
 
 def test_constant_people_have_an_interval_of_no_width():

@@ -6,14 +6,8 @@ import torch
 from PIL import Image
 
 from promptnet.datasets.avatars.render import FIELDS
-from promptnet.evaluation.judging import (
-    feature_distance,
-    judge_folder,
-    load_judge,
-    pixel_l1,
-    read_pictures,
-    to_pixels,
-)
+from promptnet.evaluation.harness.judges import judge_folder
+from promptnet.metrics.judge import feature_distance, load_judge, pixel_l1, read_pictures, to_pixels
 from promptnet.models.judge import AvatarJudge
 
 

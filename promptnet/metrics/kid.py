@@ -12,7 +12,7 @@ not make the distance smaller.
 import numpy as np
 import numpy.typing as npt
 
-from promptnet.evaluation.bootstrap import Interval
+from promptnet.metrics.bootstrap import Interval
 
 Array = npt.NDArray[np.float64]
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptnet.evaluation.scores import (
+from promptnet.metrics.scores import (
     Marked,
     best_constant_guess,
     field_accuracy,

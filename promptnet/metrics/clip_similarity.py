@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from promptnet.metrics.identity import stacked
 from promptnet.models.judge import AvatarJudge
-from promptnet.training.measures.identity import stacked
 
 
 def fields_read_right(judge: AvatarJudge, pictures: Sequence[Image.Image], asked: Sequence[Mapping[str, str]]) -> float:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from promptnet.evaluation.kid import kid, kid_difference, kid_interval, kid_resampled, polynomial_kernel
+from promptnet.metrics.kid import kid, kid_difference, kid_interval, kid_resampled, polynomial_kernel
 
 
 def normal(seed: int, count: int = 40, shift: float = 0.0) -> np.ndarray:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from promptnet.datasets.avatars.render import BACKGROUND, sample_portrait
-from promptnet.evaluation.judging import load_judge
-from promptnet.evaluation.repetition import Head, HeadFinder, Scene, compose, scenes, searched_sides
+from promptnet.metrics.head_count import Head, HeadFinder, Scene, compose, scenes, searched_sides
+from promptnet.metrics.judge import load_judge
 
 JUDGE = Path(__file__).parents[2] / "checkpoints" / "judges" / "validation"
 

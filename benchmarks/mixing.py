@@ -81,7 +81,7 @@ class Problem:
     def gradient(self, num_steps: int, *, checkpoint: bool) -> Tensor:
         """Of a number made of the picture, by the weights."""
         from promptnet.inference.editing.card import start_weights
-        from promptnet.training.disentangle import draw_pixels
+        from promptnet.training.editing.stage import draw_pixels
 
         weights = start_weights(num_steps).to(self.device).requires_grad_()
         self.scheduler.set_timesteps(num_steps, device=self.device)

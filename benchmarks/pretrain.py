@@ -48,8 +48,8 @@ from promptnet.training.callbacks import (
     ValidationPictures,
     WriteModelCard,
 )
+from promptnet.training.callbacks.throughput import num_rows
 from promptnet.training.cli import TrainingCLI
-from promptnet.training.measures.speed import num_rows
 
 LEFT_OUT = (ValidationPictures, ValidationMeasures, CollapseAlarm, WriteModelCard)
 

@@ -18,9 +18,9 @@ import torch
 import yaml
 from random_base import randomise
 
-from promptnet.training.dry_run import GIB, Setting, build_on_meta, make_plan, meta_batch
-from promptnet.training.precision import frozen_dtype, place_frozen
-from promptnet.training.pretrain import PretrainStage
+from promptnet.training.dry_run.plan import GIB, Setting, build_on_meta, make_plan, meta_batch
+from promptnet.training.pretrain.precision import frozen_dtype, place_frozen
+from promptnet.training.pretrain.stage import PretrainStage
 
 
 def materialise(stage: PretrainStage, precision: str, device: torch.device) -> None:

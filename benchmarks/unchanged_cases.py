@@ -29,10 +29,10 @@ from promptnet.inference.editing.stock_pipeline import stock_arguments
 from promptnet.inference.resolution import ResolutionSettings, adapt_resolution
 from promptnet.inference.sampling.requests import make_rows
 from promptnet.inference.tuning.config import TuningProgress
-from promptnet.training.disentangle import DisentangleStage
-from promptnet.training.disentangle_data import SeedDataModule
-from promptnet.training.disentangle_learning import learn_card
-from promptnet.training.pretrain import PretrainStage
+from promptnet.training.editing.data import SeedDataModule
+from promptnet.training.editing.learn import learn_card
+from promptnet.training.editing.stage import DisentangleStage
+from promptnet.training.pretrain.stage import PretrainStage
 from tests.base_models import write_base
 
 BASE = Path(__file__).parents[1] / "checkpoints/tiny"

@@ -65,10 +65,10 @@ def optimize_edit(
     quiet()
     with status("loading the base model"):
         from promptnet.evaluation.harness.judges import judge_folder
-        from promptnet.training.disentangle import DisentangleStage
-        from promptnet.training.disentangle_data import SeedDataModule
-        from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
-        from promptnet.training.disentangle_parts import DirectionalClip, LossPart, VisionPerceptual
+        from promptnet.training.editing.data import SeedDataModule
+        from promptnet.training.editing.judge_losses import JudgeKeeps, JudgeShows
+        from promptnet.training.editing.losses import DirectionalClip, LossPart, VisionPerceptual
+        from promptnet.training.editing.stage import DisentangleStage
 
         parts: list[LossPart] = [VisionPerceptual(preserve, clip), DirectionalClip(clip_dir=clip)]
         judge = str(judge_folder(found, "validation")) if asked or keep_all_but else ""
@@ -117,7 +117,7 @@ def fit(stage: Any, data: Any, device: str, iterations: int) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from promptnet.training.disentangle_learning import learn_card
+    from promptnet.training.editing.learn import learn_card
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("learning the edit", total=iterations)

@@ -90,9 +90,9 @@ def learn_cards(tasks: Sequence[CardTask], workers: int) -> list[MixingWeights]:
 
 def learn(task: CardTask) -> None:
     """Learn one card."""
-    from promptnet.training.disentangle import DisentangleStage
-    from promptnet.training.disentangle_data import SeedDataModule
-    from promptnet.training.disentangle_learning import learn_card
+    from promptnet.training.editing.data import SeedDataModule
+    from promptnet.training.editing.learn import learn_card
+    from promptnet.training.editing.stage import DisentangleStage
 
     how = task.how
     stage = DisentangleStage(
@@ -122,8 +122,8 @@ def teaching(how: Learning) -> dict[str, float]:
 
 def loss_parts(task: CardTask) -> list[Any]:
     """The parts of the loss: staying like the original, changing as the prompt does, and what the judge says."""
-    from promptnet.training.disentangle_judged import JudgeKeeps, JudgeShows
-    from promptnet.training.disentangle_parts import DirectionalClip, VisionPerceptual
+    from promptnet.training.editing.judge_losses import JudgeKeeps, JudgeShows
+    from promptnet.training.editing.losses import DirectionalClip, VisionPerceptual
 
     published, edit = [VisionPerceptual(task.how.preserve), DirectionalClip()], task.edit
     if task.how.teacher == "clip":

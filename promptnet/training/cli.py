@@ -19,11 +19,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from promptnet.training.callbacks.metrics_file import MetricsFile
-from promptnet.training.checkpoints import FOLDER, CheckpointError, RunCheckpointIO, newest_checkpoint, sweep
-from promptnet.training.run_lock import RunLock, RunTakenError
-from promptnet.training.saving import SaveState
-from promptnet.training.sharding import average_where_it_trains, leave_out_averaging
-from promptnet.training.trainer import RunTrainer
+from promptnet.training.run.checkpoints import FOLDER, CheckpointError, RunCheckpointIO, newest_checkpoint, sweep
+from promptnet.training.run.ema import average_where_it_trains, leave_out_averaging
+from promptnet.training.run.lock import RunLock, RunTakenError
+from promptnet.training.run.saving import SaveState
+from promptnet.training.run.trainer import RunTrainer
 
 
 class TrainingCLI(LightningCLI):
@@ -53,7 +53,7 @@ class TrainingCLI(LightningCLI):
         """Build everything; in a dry run, say what it will need and stop."""
         config = self.config.get(str(self.subcommand), self.config)
         if config["dry_run"]:
-            from promptnet.training.dry_run import dry_run
+            from promptnet.training.dry_run.plan import dry_run
 
             dry_run(config, self._parser(self.subcommand).dump(config, skip_none=False))
             sys.exit(0)

@@ -12,11 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from promptnet.datasets.avatars.latents import encode_latents
-from promptnet.datasets.stream import sample_noise
+from promptnet.datasets.stream import sample_noise, sample_uniform
 from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.tuning.loss import denoising_target, noised
 from promptnet.training.stage import Stage, channels_last
-from promptnet.training.timesteps import low_discrepancy_timesteps
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -93,3 +92,35 @@ class DiffusionStage(Stage):
     def sample_weights(self, alphas: torch.Tensor) -> torch.Tensor | None:
         """How much each sample's error counts, by its alphabar (B,); None where all count alike."""
         return None
+
+
+_GOLDEN = 0.6180339887498949
+
+
+def low_discrepancy_timesteps(seed: int, samples: torch.Tensor, num_timesteps: int) -> torch.Tensor:
+    """Timesteps (B,) int64, uniform in 0 to num_timesteps - 1, neighbouring sample numbers spread evenly.
+
+    The golden-ratio sequence makes every batch cover all noise levels, which takes variance out of the gradient; a
+    number of the sample's own breaks up its pattern within cells of 1/64.
+    """
+    place = (samples.double() * _GOLDEN + sample_uniform(seed, samples, "timestep").double() / 64) % 1.0
+    return (place * num_timesteps).long().clamp_max(num_timesteps - 1)
+
+
+def min_snr_weights(alphas: torch.Tensor, gamma: float, kind: str) -> torch.Tensor:
+    """Weights (B,) of the squared errors at alphabar (B,): min(SNR, gamma) of the error in x_0, with SNR = a / (1-a).
+
+    An error in epsilon is sqrt(SNR) times that in x_0, one in v sqrt(SNR + 1) times. So the weights are
+    min(SNR, gamma) / SNR = min(1, gamma (1-a) / a) for epsilon and min(SNR, gamma) / (SNR + 1) = min(a, gamma (1-a))
+    for v. Written in a, both are finite everywhere. At zero terminal SNR (a = 0) the weight of epsilon is 1, and that
+    of v 0: pure noise says nothing of x_0, so by this measure there is nothing to be learnt from it.
+
+    Args:
+        alphas: in [0, 1].
+        gamma: published 5.
+        kind: "epsilon" or "v_prediction".
+    """
+    rest = gamma * (1 - alphas)
+    if kind == "epsilon":
+        return (rest / alphas.clamp(min=torch.finfo(alphas.dtype).tiny)).clamp(max=1)
+    return torch.minimum(alphas, rest)

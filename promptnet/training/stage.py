@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from torch import nn
-
-from promptnet.training.optimizers import Optimizer, Schedule, build_optimizer, learning_rate_factor
 
 _FSDP_PART = "_fsdp_wrapped_module."  # stands in names behind every module that FSDP has wrapped
 
@@ -83,3 +83,69 @@ class Stage(L.LightningModule):
             num_steps=num_steps,
             decay_share=self.decay_share,
         )
+
+
+Optimizer = Literal["adamw", "adamw8bit"]
+
+
+Schedule = Literal["trapezoid", "constant", "cosine"]
+
+
+def build_optimizer(
+    name: Optimizer, groups: list[dict[str, Any]], learning_rate: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """AdamW over groups of parameters; "adamw8bit" keeps its two moments in 8 bits (arXiv 2110.02861).
+
+    Raises:
+        ValueError: the name is not known, or bitsandbytes is not installed.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas)
+    if name == "adamw8bit":
+        return _bitsandbytes().optim.AdamW8bit(groups, lr=learning_rate, betas=betas)
+    raise ValueError(f"optimizer={name!r} is not known: it is 'adamw' or 'adamw8bit'")
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError(
+            "optimizer='adamw8bit' needs bitsandbytes: pip install 'promptnet[8bit]', or use optimizer='adamw'"
+        ) from error
+    return bitsandbytes
+
+
+def learning_rate_factor(
+    schedule: Schedule, step: int, *, warmup_steps: int, num_steps: int, decay_share: float
+) -> float:
+    """The factor of the peak rate at optimiser step `step` of `num_steps`.
+
+    All rise linearly over `warmup_steps`. "trapezoid" stays and falls linearly to zero over the last `decay_share` of
+    the steps, "constant" stays, "cosine" falls to zero along half a cosine.
+
+    Raises:
+        ValueError: the schedule is not known.
+    """
+    rise = (step + 1) / max(1, warmup_steps)
+    if schedule == "trapezoid":
+        decay_steps = max(1, round(decay_share * num_steps))
+        return min(1.0, rise, max(0, num_steps - step) / decay_steps)
+    if schedule == "constant":
+        return min(1.0, rise)
+    if schedule == "cosine":
+        done = min(1.0, max(0, step - warmup_steps) / max(1, num_steps - warmup_steps))
+        return min(rise, (1 + math.cos(math.pi * done)) / 2)
+    raise ValueError(f"schedule={schedule!r} is not known: it is 'trapezoid', 'constant' or 'cosine'")
+
+
+def save_half(model: Any, folder: str | Path) -> None:
+    """Write a model as float16 safetensors with its config.
+
+    Weights are of order one, so half precision costs nothing that `promptnet evaluate base` can see, and it halves what
+    the embedded model adds to the repository's history.
+    """
+    nn.Module.to(
+        model, torch.float16
+    )  # not model.to: diffusers warns of modules to keep in float32, and there are none
+    model.save_pretrained(str(folder))

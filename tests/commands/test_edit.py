@@ -20,8 +20,8 @@ from promptnet.evaluation.edits import Pictures
 from promptnet.evaluation.edits_cards import Learning
 from promptnet.inference.editing import edit_image as mixing_pictures
 from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
-from promptnet.training.disentangle_parts import DirectionalClip
-from tests.training.edit_base import build_edit_base
+from promptnet.training.editing.losses import DirectionalClip
+from tests.training.editing.edit_base import build_edit_base
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_edit_refuses_in_one_line(calls: list[Any], words: list[str], message: s
 
 
 def test_optimize_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from promptnet.training import disentangle
+    from promptnet.training.editing import stage as disentangle
 
     noted: dict[str, Any] = {}
 

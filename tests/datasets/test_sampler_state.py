@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from promptnet.datasets.faces.sampler import FullOrder
-from promptnet.training.disentangle_data import SeedDataModule
+from promptnet.training.editing.data import SeedDataModule
 
 
 def module_at(step: int, *, batch_size: int, ranks: int = 1, accumulate: int = 1, rank: int = 0) -> SeedDataModule:

@@ -33,7 +33,7 @@ from promptnet.evaluation.gallery import Gallery
 from promptnet.inference.editing.card import MixingWeights
 from promptnet.models.judge import AvatarJudge
 from tests.evaluation.conftest import FakeJudge
-from tests.training.edit_base import build_edit_base
+from tests.training.editing.edit_base import build_edit_base
 
 PICTURES = Pictures(seeds=9, renders=9, subjects=3, learned_on=2)
 HOW = Learning(num_steps=4, iterations=1, teacher="clip")

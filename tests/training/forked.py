@@ -24,8 +24,8 @@ WARM = (
     "tensorboard.summary.writer.event_file_writer",
     "promptnet.datasets.avatars.pairs",
     "promptnet.training.cli",
-    "promptnet.training.pretrain",
-    "promptnet.training.stages.base_model",
+    "promptnet.training.pretrain.stage",
+    "promptnet.training.embedded.unet",
     "tests.training.tiny_run",
 )
 TINY = Path(__file__).with_name("tiny_run.yaml")

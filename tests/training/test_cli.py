@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from promptnet.training.callbacks.metrics_file import read_metrics, values_of
 from promptnet.training.cli import main
-from promptnet.training.measures.metrics_file import read_metrics, values_of
 from tests.training.forked import TINY, Runs
 
 

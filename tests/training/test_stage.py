@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from promptnet.training.optimizers import build_optimizer, learning_rate_factor
-from promptnet.training.stage import Stage
+from promptnet.training.stage import Stage, build_optimizer, learning_rate_factor
 
 
 def factors(schedule: str) -> list[float]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from promptnet.training.timesteps import low_discrepancy_timesteps
+from promptnet.training.diffusion_stage import low_discrepancy_timesteps
 
 
 def test_every_short_run_of_samples_covers_all_noise_levels():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from promptnet.datasets.stream import StreamBatches, dataset_index, sample_noise, sample_rng
-from promptnet.training.ledger import SampleLedger
+from promptnet.training.run.ledger import SampleLedger
 from promptnet.training.stage import Stage
 
 

@@ -2,7 +2,7 @@
 
 At step i the U-Net is conditioned on c_i = w_i c0 + (1 - w_i) c1, where c0 is a neutral prompt ("a photo of a person")
 and c1 the same with a style ("a photo of a person, smiling"). Weight 1 everywhere draws the original. A few dozen
-numbers, learned once (promptnet.training.disentangle), carry over to other seeds, pictures and subjects.
+numbers, learned once (promptnet.training.editing.stage), carry over to other seeds, pictures and subjects.
 
 For a prompt that is not c0 itself, a subject's for instance, and for several edits at once, what is mixed in is the
 difference: c_i = c + sum_j (1 - w_ij) (c1_j - c0_j).

@@ -10,8 +10,8 @@ from promptnet.training.callbacks.log_to_wandb import LogToWandb
 from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.callbacks.model_card import WriteModelCard
 from promptnet.training.callbacks.throughput import Throughput
+from promptnet.training.callbacks.validation_images import ValidationPictures
 from promptnet.training.callbacks.validation_measures import ValidationMeasures
-from promptnet.training.callbacks.validation_pictures import ValidationPictures
 
 __all__ = [
     "CollapseAlarm",

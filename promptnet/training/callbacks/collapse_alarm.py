@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -9,7 +11,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from promptnet.training.callbacks.logs import log_scalars
-from promptnet.training.measures.collapse import fall_from_best
 
 THRESHOLDS = {"val/identity": 0.15, "val/prompt_fields": 0.25, "val/prompt_clip": 0.06}
 
@@ -91,3 +92,15 @@ class CollapseAlarm(Callback):
 def _any_rank(trainer: Trainer, stop: bool) -> bool:
     """Ranks may differ in the last digit of a figure; where one stops alone, the others wait for it forever."""
     return trainer.strategy.reduce_boolean_decision(stop, all=False) if trainer.world_size > 1 else stop
+
+
+def fall_from_best(history: Sequence[float], window: int) -> float:
+    """The best of the last `window` values minus the last: at least 0, NaN where nothing is known.
+
+    A last value that is not finite is an infinite fall from any that was.
+    """
+    recent = history[-window:]
+    known = [value for value in recent if math.isfinite(value)]
+    if not known:
+        return math.nan
+    return max(known) - recent[-1] if math.isfinite(recent[-1]) else math.inf

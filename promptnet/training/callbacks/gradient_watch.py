@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
 
 from promptnet.training.callbacks.logs import log_scalars
-from promptnet.training.measures.gradients import gradient_norm, largest_gradient, nonfinite_gradients
 
 
 class TrainingDiverged(RuntimeError):
@@ -174,3 +175,23 @@ def _over_shards(trainer: Trainer, norm: torch.Tensor) -> torch.Tensor:
         return norm
     total: Any = trainer.strategy.reduce(norm.square(), reduce_op="sum")
     return total.sqrt()
+
+
+Named = Iterable[tuple[str, nn.Parameter]]
+
+
+def gradient_norm(named: Named) -> torch.Tensor | None:
+    """The L2 norm over all gradients, None where there are none; not finite if one of them is not."""
+    gradients = [value.grad for _, value in named if value.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else None
+
+
+def largest_gradient(named: Named) -> torch.Tensor | None:
+    """The largest absolute value in any gradient, None where there are none."""
+    gradients = [value.grad for _, value in named if value.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients, float("inf")) if gradients else None
+
+
+def nonfinite_gradients(named: Named) -> list[str]:
+    """Names of the parameters whose gradients hold a value that is not finite, in order."""
+    return [name for name, value in named if value.grad is not None and not bool(value.grad.isfinite().all())]

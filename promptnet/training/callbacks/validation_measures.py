@@ -25,9 +25,9 @@ from promptnet.metrics.identity import (
     load_judge,
 )
 from promptnet.models.judge import AvatarJudge
-from promptnet.training.callbacks.drawing import feature_extractor_of, undisturbed
 from promptnet.training.callbacks.logs import check_after_averaging, log_scalars
-from promptnet.training.callbacks.validation_pictures import Drawn, ValidationPictures
+from promptnet.training.callbacks.sampling import feature_extractor_of, undisturbed
+from promptnet.training.callbacks.validation_images import Drawn, ValidationPictures
 
 
 class ValidationMeasures(Callback):

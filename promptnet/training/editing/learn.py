@@ -1,0 +1,45 @@
+"""Learning one edit outside of a run: nothing on the disk but the card."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+
+from promptnet.training.editing.stage import DisentangleStage
+
+
+def learn_card(
+    stage: DisentangleStage,
+    data: LightningDataModule,
+    *,
+    iterations: int,
+    device: str = "cpu",
+    on_step: Callable[[], None] | None = None,
+) -> None:
+    """Train the stage, which writes its card.
+
+    Args:
+        stage: what is learned.
+        data: on which seeds or pictures.
+        iterations: of the optimisation.
+        device: one, as torch names it.
+        on_step: called after each iteration.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    accelerator, _, index = device.partition(":")
+    torch.set_flush_denormal(True)  # small CPU models crawl through denormal numbers otherwise
+    Trainer(
+        max_steps=iterations,
+        accelerator="gpu" if accelerator == "cuda" else accelerator,
+        devices=[int(index)] if accelerator == "cuda" and index else 1,
+        logger=False,
+        callbacks=[LambdaCallback(on_train_batch_end=lambda *_: on_step())] if on_step else [],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+    ).fit(stage, datamodule=data)

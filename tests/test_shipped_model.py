@@ -7,8 +7,8 @@ import torch
 
 from promptnet import PromptNetPipeline
 from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, Split
-from promptnet.evaluation.edits_tasks import EDITS, NEUTRAL
-from promptnet.evaluation.tasks import make_described_people, make_people
+from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL
+from promptnet.evaluation.harness.tasks import make_described_people, make_people
 from promptnet.inference.editing.card import MixingWeights
 from promptnet.metrics.judge import load_judge, read_pictures
 from promptnet.models.promptnet import PromptNetModel

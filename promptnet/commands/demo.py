@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from promptnet import PromptNetPipeline, Subject
-    from promptnet.evaluation.marking import Marker
-    from promptnet.evaluation.tasks import Person
+    from promptnet.evaluation.harness.tasks import Person
+    from promptnet.evaluation.subjects.score import Marker
     from promptnet.metrics.scores import Record
 
 NUM_PROMPTS = 5
@@ -49,10 +49,10 @@ def demo(
     check_request(person, steps)
     found = find_base(base)
     from promptnet.commands.demo_sheet import draw_sheet
-    from promptnet.evaluation.drawing import picture_size
     from promptnet.evaluation.harness.judges import judge_folder
-    from promptnet.evaluation.marking import make_marker
-    from promptnet.evaluation.tasks import make_people
+    from promptnet.evaluation.harness.renderer import picture_size
+    from promptnet.evaluation.harness.tasks import make_people
+    from promptnet.evaluation.subjects.score import make_marker
     from promptnet.metrics.judge import load_judge
 
     who = make_people(SPLIT, person + 1, NUM_PROMPTS, seed)[person]
@@ -104,7 +104,7 @@ def tune(pipe: PromptNetPipeline, reference: Image, who: Person) -> Subject:
     """Per-user tuning to the one picture."""
     import torch
 
-    from promptnet.evaluation.tasks import CLASS_PHRASE
+    from promptnet.evaluation.harness.tasks import CLASS_PHRASE
 
     generator = torch.Generator().manual_seed(who.seed)
     with tuning_bar("customising") as callback:

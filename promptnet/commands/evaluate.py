@@ -43,7 +43,7 @@ def avatars(
         check_folder(out)
     found, place = find_base(base), pick_device(device)
     quiet()
-    from promptnet.evaluation.avatars import evaluate_avatars
+    from promptnet.evaluation.subjects.compare import evaluate_avatars
 
     evaluate_avatars(
         found,
@@ -91,7 +91,7 @@ def base_model(
         check_folder(out)
     found, place = find_base(base), pick_device(device)
     quiet()
-    from promptnet.evaluation.base import evaluate_base
+    from promptnet.evaluation.subjects.base_model import evaluate_base
 
     evaluate_base(
         found,
@@ -141,7 +141,7 @@ def tune(
         check_folder(out)
     found, place = find_base(base), pick_device(device)
     quiet()
-    from promptnet.evaluation.tuning import tune_settings
+    from promptnet.evaluation.subjects.tune import tune_settings
 
     tune_settings(
         found,
@@ -191,7 +191,7 @@ def resolution(
         check_folder(out)
     found, place = find_base(base), pick_device(device)
     quiet()
-    from promptnet.evaluation.resolution import evaluate_resolution
+    from promptnet.evaluation.resolution.compare import evaluate_resolution
 
     evaluate_resolution(
         found,
@@ -262,8 +262,8 @@ def edits(
             check_folder(folder)
     found, place = find_base(base), pick_device(device)
     quiet()
-    from promptnet.evaluation.edits import Pictures, evaluate_edits
-    from promptnet.evaluation.edits_cards import Learning
+    from promptnet.evaluation.edits.cards import Learning
+    from promptnet.evaluation.edits.compare import Pictures, evaluate_edits
 
     evaluate_edits(
         found,

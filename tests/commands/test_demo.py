@@ -14,7 +14,7 @@ from PIL import Image
 from promptnet import cli
 from promptnet.commands import demo as demo_module
 from promptnet.commands.demo_sheet import CELL_PX, DRAWN_TOP_PX, TRUE_TOP_PX, draw_sheet, left_of
-from promptnet.evaluation.tasks import Person, make_people
+from promptnet.evaluation.harness.tasks import Person, make_people
 from promptnet.metrics.judge import to_pixels
 
 SIZE_PX = 64
@@ -76,7 +76,7 @@ def drawing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: Person) -> Set
         pipe = Pipeline(pictures)
         monkeypatch.setattr(demo_module, "find_base", lambda base: base)
         monkeypatch.setattr(demo_module, "load_pipeline", lambda *_: pipe)
-        monkeypatch.setattr("promptnet.evaluation.drawing.picture_size", lambda _: SIZE_PX)
+        monkeypatch.setattr("promptnet.evaluation.harness.renderer.picture_size", lambda _: SIZE_PX)
         monkeypatch.setattr("promptnet.evaluation.harness.judges.judge_folder", lambda *_: Path("judge"))
         monkeypatch.setattr("promptnet.metrics.judge.load_judge", lambda *_: Judge(who))
         monkeypatch.chdir(tmp_path)

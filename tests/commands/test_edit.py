@@ -16,8 +16,8 @@ from PIL import Image
 from promptnet import PromptNetPipeline, cli
 from promptnet.commands import edit as edit_module
 from promptnet.commands import optimize_edit as optimize_module
-from promptnet.evaluation.edits import Pictures
-from promptnet.evaluation.edits_cards import Learning
+from promptnet.evaluation.edits.cards import Learning
+from promptnet.evaluation.edits.compare import Pictures
 from promptnet.inference.editing import edit_image as mixing_pictures
 from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
 from promptnet.training.editing.losses import DirectionalClip

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from promptnet.commands import evaluate as commands
-from promptnet.evaluation.avatars import evaluate_avatars
-from promptnet.evaluation.base import evaluate_base
-from promptnet.evaluation.resolution import evaluate_resolution
-from promptnet.evaluation.tuning import tune_settings
+from promptnet.evaluation.resolution.compare import evaluate_resolution
+from promptnet.evaluation.subjects.base_model import evaluate_base
+from promptnet.evaluation.subjects.compare import evaluate_avatars
+from promptnet.evaluation.subjects.tune import tune_settings
 
 PAIRS = [
     (commands.avatars, evaluate_avatars),

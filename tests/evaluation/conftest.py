@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from promptnet.datasets.avatars.render import Attributes, Identity, render
-from promptnet.evaluation.rows import Row
-from promptnet.evaluation.tasks import Ask, Person
+from promptnet.evaluation.harness.methods import Row
+from promptnet.evaluation.harness.tasks import Ask, Person
 
 SIZE_PX = 64
 

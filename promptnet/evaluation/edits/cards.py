@@ -1,0 +1,144 @@
+"""The edit cards of the evaluation: learned once, kept in a folder, found again by what decided them."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from promptnet.evaluation.edits.tasks import NEUTRAL, Edit
+from promptnet.evaluation.harness.judges import judge_folder
+from promptnet.evaluation.harness.renderer import weight_hashes
+from promptnet.evaluation.harness.workers import each_in_processes, with_progress
+from promptnet.inference.editing.card import MixingWeights
+from promptnet.io.files import write_text
+
+DDIM = "DDIMScheduler"
+Teacher = Literal["judge", "clip"]
+"""Who says whether an edit appears: directional CLIP alone, as published, or the validation judge too, who also holds
+the other fields."""
+JUDGE_KEEPS, JUDGE_TEMPERATURE = 0.5, 4.0
+"""The weight of the latter, and how unsure the judge is made of what appears."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How edits are learned.
+
+    Raises:
+        ValueError: there is no such teacher.
+    """
+
+    num_steps: int = 25
+    iterations: int = 10
+    guidance_scale: float = 3.0
+    learning_rate: float = 0.1
+    preserve: float = 0.05
+    start_share: float = 0.4
+    batch_size: int = 8
+    seed: int = 0
+    scheduler: str = DDIM
+    teacher: Teacher = "judge"
+
+    def __post_init__(self) -> None:
+        if self.teacher not in get_args(Teacher):
+            raise ValueError(f"teacher={self.teacher!r} must be one of {', '.join(get_args(Teacher))}")
+
+    def record(self) -> dict[str, Any]:
+        """What decides a card; scheduler and teacher where they are others than DDIM and CLIP."""
+        usual = {"scheduler": DDIM, "teacher": "clip"}
+        return {name: value for name, value in asdict(self).items() if usual.get(name) != value}
+
+
+@dataclass(frozen=True)
+class CardTask:
+    """One card to learn."""
+
+    base: Path
+    device: str
+    edit: Edit
+    num_seeds: int
+    how: Learning
+    path: Path
+
+
+def hashes_behind(base: str | Path, how: Learning) -> list[str]:
+    """Of the networks that decide a card: the base model, and the judge that teaches."""
+    judges = [judge_folder(base, "validation")] if how.teacher == "judge" else []
+    return [weight_hashes(folder, [])["base"] for folder in (base, *judges)]
+
+
+def card_path(folder: Path, hashes: Sequence[str], edit: Edit, num_seeds: int, how: Learning) -> Path:
+    """Where a card lies, or will: its name holds a hash of all that decides it."""
+    asked = [edit.field, edit.value, JUDGE_KEEPS, JUDGE_TEMPERATURE] if how.teacher == "judge" else []
+    content = [*hashes, NEUTRAL, edit.styled, num_seeds, how.record(), *asked]
+    name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return folder / f"{edit.name}.{num_seeds}-seeds.{name}.safetensors"
+
+
+def learn_cards(tasks: Sequence[CardTask], workers: int) -> list[MixingWeights]:
+    """The cards, those learned that are not there yet, with a progress bar."""
+    missing = [task for task in tasks if not task.path.is_file()]
+    done = each_in_processes(learn, missing, workers)
+    already = len(tasks) - len(missing)
+    for _ in with_progress(done, total=len(tasks), already=already, about="learning edits", counting="cards"):
+        pass
+    return [MixingWeights.load(task.path) for task in tasks]
+
+
+def learn(task: CardTask) -> None:
+    """Learn one card."""
+    from promptnet.training.editing.data import SeedDataModule
+    from promptnet.training.editing.learn import learn_card
+    from promptnet.training.editing.stage import DisentangleStage
+
+    how = task.how
+    stage = DisentangleStage(
+        NEUTRAL,
+        task.edit.styled,
+        str(task.path),
+        str(task.base),
+        num_steps=how.num_steps,
+        scheduler=how.scheduler,
+        guidance_scale=how.guidance_scale,
+        start_share=how.start_share,
+        learning_rate=how.learning_rate,
+        parts=loss_parts(task),
+        picture_every=0,
+        seed=how.seed,
+    )
+    data = SeedDataModule(task.num_seeds, min(how.batch_size, task.num_seeds), how.seed)
+    start_s = time.perf_counter()
+    learn_card(stage, data, iterations=how.iterations, device=task.device)
+    write_text(seconds_path(task.path), f"{time.perf_counter() - start_s:.1f}\n")
+
+
+def teaching(how: Learning) -> dict[str, float]:
+    """What the judge's parts of the loss are set to; nothing where CLIP teaches alone."""
+    return {} if how.teacher == "clip" else {"kept": JUDGE_KEEPS, "temperature": JUDGE_TEMPERATURE}
+
+
+def loss_parts(task: CardTask) -> list[Any]:
+    """The parts of the loss: staying like the original, changing as the prompt does, and what the judge says."""
+    from promptnet.training.editing.judge_losses import JudgeKeeps, JudgeShows
+    from promptnet.training.editing.losses import DirectionalClip, VisionPerceptual
+
+    published, edit = [VisionPerceptual(task.how.preserve), DirectionalClip()], task.edit
+    if task.how.teacher == "clip":
+        return published
+    judge = str(judge_folder(task.base, "validation"))
+    shows = JudgeShows({edit.field: edit.value}, judge, temperature=JUDGE_TEMPERATURE)
+    return [*published, shows, JudgeKeeps([edit.field], judge, weight=JUDGE_KEEPS)]
+
+
+def seconds_path(card: Path) -> Path:
+    """Where it is noted how long a card took to learn."""
+    return card.with_suffix(".seconds.txt")
+
+
+def learning_seconds(task: CardTask) -> float | None:
+    """How long the card took to learn, where that was noted."""
+    path = seconds_path(task.path)
+    return float(path.read_text("utf-8")) if path.is_file() else None

@@ -1,0 +1,136 @@
+"""The outcome of the evaluation of edits as plain data: what its results.json holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from promptnet.evaluation.edits.methods import EIGHT, ORIGINAL
+from promptnet.evaluation.edits.score import METRICS, EditScores, averaged, difference
+from promptnet.evaluation.edits.tasks import EDITS
+from promptnet.evaluation.subjects.results import Claim
+from promptnet.metrics.bootstrap import Interval, of_statistic
+from promptnet.metrics.bootstrap import difference as paired
+
+Scores = Mapping[str, Mapping[str, Mapping[str, EditScores]]]
+"""Source to row to edit. The unedited pictures are the row "original" with the one edit ""."""
+
+IDENTITY_LOSS = 0.05
+
+
+def summarise_edits(scores: Scores, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Intervals of every row and edit, the fields, the claims."""
+    return {
+        "sources": {source: _source_record(rows) for source, rows in scores.items()},
+        "claims": {name: claim.record() for name, claim in claims(scores).items()},
+        "settings": dict(settings),
+    }
+
+
+def _source_record(rows: Mapping[str, Mapping[str, EditScores]]) -> dict[str, Any]:
+    return {
+        row: {
+            "mean": {name: averaged(list(edits.values()), name).record() for name in metrics_of(edits)},
+            "stays": {field: stays.record() for field, stays in stays_rates(edits).items()},
+            "edits": {
+                edit: {
+                    "asked": int(one.asked.sum()),
+                    **{name: one.interval(name).record() for name in metrics_of(edits)},
+                    "fields": {field: as_wanted([one], field).record() for field in one.fields},
+                }
+                for edit, one in edits.items()
+            },
+        }
+        for row, edits in rows.items()
+    }
+
+
+def metrics_of(edits: Mapping[str, EditScores]) -> list[str]:
+    """The metrics that a row's scores have."""
+    known = set.intersection(*({*one.values} for one in edits.values()))
+    return [name for name in METRICS if name in known or (name == "both" and {"change", "kept"} <= known)]
+
+
+def stays_rates(edits: Mapping[str, EditScores]) -> dict[str, Interval]:
+    """Field to how often it stays, averaged over the edits that are not of this field."""
+    found = {}
+    for field in dict.fromkeys(field for one in edits.values() for field in one.fields):
+        others = [one for name, one in edits.items() if name not in EDITS or EDITS[name].field != field]
+        if others:
+            found[field] = as_wanted(others, field)
+    return found
+
+
+def as_wanted(scores: Sequence[EditScores], field: str) -> Interval:
+    """How often the judge reads the field as wanted, averaged over edits, pictures resampled for all together."""
+    return of_statistic(
+        lambda places: np.mean([one.mean(one.fields[field], places) for one in scores], axis=0), len(scores[0].asked)
+    )
+
+
+def _all(one: EditScores) -> Any:
+    return np.arange(len(one.asked))[None]
+
+
+@dataclass(frozen=True)
+class BestClaim(Claim):
+    """With rivals, and whether the intervals of the two rows are apart."""
+
+    apart: Mapping[str, bool]
+
+    def record(self) -> dict[str, Any]:
+        """The claim as `results.json` writes it."""
+        return {**super().record(), "apart": dict(self.apart)}
+
+
+def claims(scores: Scores) -> dict[str, Claim]:
+    """The claims whose rows were drawn."""
+    found: dict[str, Claim] = {}
+    for source in ("seeds", "renders"):
+        rows = scores.get(source, {})
+        if rivals := rivals_of(rows):
+            found[f"best-on-{source}"] = _best(source, rows, rivals)
+    subjects = scores.get("subjects", {})
+    if EIGHT in subjects and ORIGINAL in subjects:
+        found["identity-stays"] = _identity(subjects)
+    return found
+
+
+def rivals_of(rows: Mapping[str, Mapping[str, EditScores]]) -> dict[str, list[str]]:
+    """The rows that ours is to be compared with, and the edits that both have."""
+    ours = rows.get(EIGHT, {})
+    shared = {row: [name for name in edits if name in ours] for row, edits in rows.items()}
+    return {row: names for row, names in shared.items() if names and row not in (EIGHT, ORIGINAL)}
+
+
+def _best(source: str, rows: Mapping[str, Mapping[str, EditScores]], rivals: Mapping[str, Sequence[str]]) -> BestClaim:
+    """Against each other row on the edits that both have."""
+    behind, beaten, apart = {}, [], {}
+    for row, shared in rivals.items():
+        ours, theirs = ([rows[name][edit] for edit in shared] for name in (EIGHT, row))
+        behind[f"{EIGHT} minus {row}"] = difference(ours, theirs, "both")
+        apart[row] = averaged(ours, "both").above(averaged(theirs, "both"))
+        for edit, one, other in zip(shared, ours, theirs, strict=True):
+            if other.metric("both", _all(other))[0] > one.metric("both", _all(one))[0]:
+                beaten.append(f"{edit} ({row})")
+    where = f"; not on {', '.join(beaten)}" if beaten else ""
+    near = [row for row, is_apart in apart.items() if not is_apart]
+    near = f"; intervals not apart from {', '.join(near)}" if near else ""
+    statement = f"{EIGHT} has the best harmonic mean of change and preservation on {source}, on average{where}{near}"
+    return BestClaim(statement, all(figure.mean > 0 for figure in behind.values()), behind, apart)
+
+
+def _identity(rows: Mapping[str, Mapping[str, EditScores]]) -> Claim:
+    """Over all pictures of subjects, asked or not: nobody is to become another."""
+    before = rows[ORIGINAL][""].values["identity"]
+    edited = {name: one.values["identity"] for name, one in rows[EIGHT].items()}
+    change = paired(np.mean(list(edited.values()), axis=0), before)
+    changes = {name: paired(values, before) for name, values in edited.items()}
+    worst = max(changes, key=lambda name: abs(changes[name].mean))
+    statement = (
+        f"a subject edited by a card learned without it keeps its identity within {IDENTITY_LOSS}, whatever the edit: "
+        f"worst {worst}, {changes[worst].mean:+.3f}; on average {change.mean:+.3f}, at the low end {change.low:+.3f}"
+    )
+    figures = {"edited minus unedited": change, f"the same of {worst}": changes[worst]}
+    return Claim(statement, abs(changes[worst].mean) <= IDENTITY_LOSS, figures)

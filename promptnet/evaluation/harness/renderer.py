@@ -1,0 +1,168 @@
+"""Drawing a row of the comparison for one person: loads what is needed once, tunes each subject once."""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from promptnet.evaluation.harness.methods import OURS, PUBLISHED, Encoder, Row
+from promptnet.evaluation.harness.tasks import CLASS_PHRASE, PLACEHOLDER, Person
+
+if TYPE_CHECKING:
+    from promptnet import PromptNetPipeline, Subject
+
+EDIT_CARDS = "edits"
+"""The folder of edit cards in a base model's, which changes nothing about the base model."""
+
+
+class Draw(Protocol):
+    """Draws one person's asks the way a row says."""
+
+    def __call__(self, person: Any, row: Any, /) -> list[Image.Image]:
+        """One picture an ask."""
+        ...
+
+
+class Studio:
+    """Draws with a base model.
+
+    Args:
+        base: folder of the base model, diffusers layout.
+        steps: denoising steps a picture.
+        device: where; None is the CPU.
+        keep: how many subjects stay in memory.
+        threads: for a process of its own: what torch may use there, and no loading bars. None leaves both as they are.
+    """
+
+    def __init__(
+        self, base: str | Path, *, steps: int, device: str | None = None, keep: int = 8, threads: int | None = None
+    ):
+        self.base, self.steps, self.device = Path(base), steps, device or "cpu"
+        self.keep, self.threads = keep, threads
+        self.size_px = picture_size(base)
+        self._pipes: dict[Encoder, PromptNetPipeline] = {}
+        self._subjects: OrderedDict[str, Subject] = OrderedDict()
+
+    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
+        """Draw one person's asks; the same person and row give the same pictures."""
+        if row.source == "truth":
+            return person.true_images(self.size_px)
+        if row.source == "prompt":
+            prompts = [ask.prompt.replace(PLACEHOLDER, CLASS_PHRASE) for ask in person.asks]
+            return self._sampled(person, OURS, prompts, row.knobs)
+        subject = self.subject(person, row)
+        return self._sampled(person, row.encoder, [ask.prompt for ask in person.asks], row.knobs, subject=subject)
+
+    def subject(self, person: Person, row: Row) -> "Subject":
+        """The person as a row's encoder and tuning have it, made once and kept while there is room."""
+        key = json.dumps([row.encoder, row.tuned, dict(row.customize), repr(person)], sort_keys=True)
+        if key not in self._subjects:
+            self._subjects[key] = self._new_subject(person, row)
+        self._subjects.move_to_end(key)
+        while len(self._subjects) > self.keep:
+            self._subjects.popitem(last=False)
+        return self._subjects[key]
+
+    def _new_subject(self, person: Person, row: Row) -> "Subject":
+        pipe, reference = self._pipe(row.encoder), person.reference_image(self.size_px)
+        if not row.tuned:
+            return pipe.encode(reference, class_word=CLASS_PHRASE)
+        quiet = {"generator": generator(person.seed), "progress_bar": False}
+        return pipe.customize(reference, class_word=CLASS_PHRASE, **quiet, **row.customize)
+
+    def _sampled(
+        self, person: Person, encoder: Encoder, prompts: list[str], knobs: Mapping[str, Any], **subject: Any
+    ) -> list[Image.Image]:
+        # A generator a picture: its noise does not depend on its neighbours, and every row starts from the same noise.
+        generators = [generator(ask.seed) for ask in person.asks]
+        run = {"num_inference_steps": self.steps, "generator": generators, "output_type": "pil", "return_dict": False}
+        (pictures,) = self._pipe(encoder)(prompts, **run, **knobs, **subject)
+        return pictures
+
+    def _pipe(self, encoder: Encoder) -> "PromptNetPipeline":
+        if encoder not in self._pipes:
+            self._pipes[encoder] = self._load(encoder)
+            self._pipes[encoder].set_progress_bar_config(disable=True)
+        return self._pipes[encoder]
+
+    def _load(self, encoder: Encoder) -> "PromptNetPipeline":
+        from promptnet import PromptNetModel, PromptNetPipeline
+
+        if self.threads is not None:
+            settle_process(self.threads)
+        if encoder == OURS:
+            return PromptNetPipeline.from_pretrained(self.base, use_safetensors=True).to(self.device)
+        ours = self._pipe(OURS)
+        published = PromptNetModel.from_pretrained(encoder_folder(self.base, encoder), use_safetensors=True)
+        pipe: Any = PromptNetPipeline.from_pipe(ours, promptnet=published)
+        return pipe.to(self.device)
+
+
+def settle_process(threads: int) -> None:
+    """For a process of its own: what torch may use there, and no loading bars."""
+    import torch
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def encoder_folder(base: str | Path, encoder: Encoder) -> Path:
+    """Where an encoder lies: inside the base model's folder, or, for the second, beside it as `<base>-published`.
+
+    Raises:
+        ValueError: it is in neither place.
+    """
+    folder = Path(base)
+    beside = folder.parent / (folder.name + encoder.removeprefix(OURS))
+    for place in (folder / encoder, beside, beside / OURS):
+        if (place / "config.json").is_file():
+            return place
+    raise ValueError(f"the base model at '{folder}' has no encoder {encoder!r}: leave its rows out, or train it")
+
+
+def picture_size(base: str | Path) -> int:
+    """The side of the pictures the base model was trained on, in pixels.
+
+    Raises:
+        ValueError: `base` is not the folder of a base model.
+    """
+    try:
+        unet = json.loads((Path(base) / "unet" / "config.json").read_text("utf-8"))
+        vae = json.loads((Path(base) / "vae" / "config.json").read_text("utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"'{base}' is not the folder of a base model in diffusers layout: {error}") from error
+    return unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def weight_hashes(base: str | Path, rows: Iterable[Row]) -> dict[str, str]:
+    """Hashes of what these rows draw with: the base model under "base", and each encoder under its name."""
+    folder = Path(base)
+    encoders = {row.encoder: encoder_folder(folder, row.encoder) for row in rows if row.source == "subject"}
+    apart = {folder / OURS, folder / PUBLISHED, folder / EDIT_CARDS, *encoders.values()}
+    whole = [path for path in folder.rglob("*") if not apart & set(path.parents)]
+    hashes = {name: _hash_files(place, place.rglob("*")) for name, place in encoders.items()}
+    return {"base": _hash_files(folder, whole), **hashes}
+
+
+def _hash_files(folder: Path, paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        if path.suffix in (".json", ".safetensors", ".txt"):
+            name, content = path.relative_to(folder).as_posix(), path.read_bytes()
+            digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def generator(seed: int) -> Any:
+    """Torch's, on the CPU."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,105 @@
+"""The knobs of every row, in `settings.yaml`: chosen on validation people by `promptnet evaluate tune`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from promptnet.evaluation.harness.methods import OURS, PUBLISHED, ROWS, Row, make_row
+from promptnet.inference.tuning.config import TuningDefaults
+from promptnet.io.files import write_text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What validation chose.
+
+    Attributes:
+        chosen: how: the command, people, prompts, steps, and what each choice scored.
+        customize: encoder to the arguments of per-user tuning.
+        rows: row to its knobs.
+    """
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    customize: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def row(self, name: str) -> Row:
+        """One row with its knobs.
+
+        Raises:
+            ValueError: no such row, or its knobs are not right for it.
+        """
+        return make_row(name, self.rows.get(name, {}), self.customize)
+
+    def all_rows(self, names: Iterable[str] | None = None) -> list[Row]:
+        """The named rows (all of them by default), in the order of `ROWS`.
+
+        Raises:
+            ValueError: a name that is not a row, or none at all.
+        """
+        wanted = list(ROWS) if names is None else list(names)
+        if not wanted:
+            raise ValueError(f"rows is empty: choose from {', '.join(ROWS)}")
+        return [self.row(name) for name in sorted(set(wanted), key=_place)]
+
+
+def load_settings(path: str | Path | None = None) -> Settings:
+    """Read settings, the ones shipped with the package by default, and check every row of them.
+
+    Raises:
+        ValueError: not a settings file, an unknown row or encoder, or a knob that its row has not.
+    """
+    import yaml
+
+    source = resources.files("promptnet.evaluation") / "settings.yaml" if path is None else Path(path)
+    if not source.is_file():
+        raise ValueError(f"there is no settings file at {path}")
+    try:
+        content = yaml.safe_load(source.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+    return _checked(content, str(source))
+
+
+def save_settings(settings: Settings, path: str | Path) -> None:
+    """Write settings, whole or not at all."""
+    import yaml
+
+    head = "# What each row of `promptnet evaluate avatars` draws with, chosen on validation people.\n"
+    write_text(Path(path), head + yaml.safe_dump(asdict(settings), sort_keys=False, width=120))
+
+
+def _checked(content: Any, source: str) -> Settings:
+    if not isinstance(content, dict) or set(content) != {"chosen", "customize", "rows"}:
+        raise ValueError(f"{source} is not a settings file: it has to hold chosen, customize and rows")
+    _check_sections(content, source)
+    unknown = set(content["customize"]) - {OURS, PUBLISHED}
+    if unknown:
+        raise ValueError(f"{source} customises {sorted(unknown)[0]!r}: encoders are {OURS} and {PUBLISHED}")
+    for encoder, arguments in content["customize"].items():
+        try:
+            TuningDefaults().replaced(arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{source}: customize: {encoder}: {error}") from error
+    settings = Settings(**content)
+    for name in settings.rows:
+        settings.row(name)
+    return settings
+
+
+def _check_sections(content: dict[str, Any], source: str) -> None:
+    """Every section maps names to something, `customize` and `rows` to names with values again."""
+    places = {section: content[section] for section in ("chosen", "customize", "rows")}
+    for section in ("customize", "rows"):
+        entries = content[section] if isinstance(content[section], dict) else {}
+        places |= {f"{section}: {name}": entry for name, entry in entries.items()}
+    for place, value in places.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{source}: {place} has to hold names with values, not {value!r}")
+
+
+def _place(name: str) -> int:
+    # An unknown name sorts last and is then refused by `make_row`, which lists the names there are.
+    return list(ROWS).index(name) if name in ROWS else len(ROWS)

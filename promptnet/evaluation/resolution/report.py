@@ -1,0 +1,88 @@
+"""Rows at every size on the console, and a contact sheet per size."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from promptnet.evaluation.resolution.score import DISTANCES, SHARES
+from promptnet.io.files import write_whole
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+HEADINGS = {"kid_r": "KID r", "kid_b": "KID b", "one_head": "one head"}
+GAP_PX, TEXT_PX = 4, 14
+SMALLEST_TILE_PX = 96
+
+
+def print_sizes(results: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """A table a size, then what `auto` is better at and what not."""
+    from rich.console import Console
+
+    console = console or (Console() if sys.stdout.isatty() else Console(width=160))
+    for name, size in results["sizes"].items():
+        console.print(size_table(name, size, results["settings"]["steps"]))
+    for claim in results["claims"]:
+        color, answer = ("green", "yes") if claim["holds"] else ("red", "no ")
+        console.print(f"[{color}]{answer}[/] {claim['says']}")
+        for name, figure in claim["figures"].items():
+            console.print(f"      {name}: {_figure(figure)}", highlight=False)
+
+
+def size_table(name: str, size: Mapping[str, Any], steps: int) -> "Table":
+    """The rows of one size."""
+    from rich.table import Table
+
+    title = f"{name}, {size['pictures']} pictures, {steps} steps"
+    caption = "r: real renders at that size, b: own pictures at the trained size; 95 % bootstrap intervals over prompts"
+    table = Table(title=title, caption=caption)
+    table.add_column("row", overflow="fold")
+    for measure in (*DISTANCES, *SHARES, "heads"):
+        table.add_column(HEADINGS.get(measure, measure), justify="right")
+    for row, record in size["rows"].items():
+        figures = (_figure(record[measure]) for measure in (*DISTANCES, *SHARES))
+        table.add_row(row, *figures, f"{record['heads']:.2f}")
+    return table
+
+
+def _figure(figure: Mapping[str, float]) -> str:
+    return f"{figure['mean']:.3f} [dim]({figure['low']:.3f}, {figure['high']:.3f})[/]"
+
+
+def save_size_sheet(
+    path: Path, columns: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str], *, max_lines: int = 16
+) -> None:
+    """Write a contact sheet: a line a prompt, a column a row, each picture as it was drawn.
+
+    Pictures of less than 96 px are enlarged by a whole number, without smoothing.
+
+    Args:
+        path: of the PNG.
+        columns: heading to its pictures, prompt by prompt.
+        prompts: what was asked.
+        max_lines: prompts shown.
+    """
+    tiles = {name: [_enlarged(picture) for picture in pictures[:max_lines]] for name, pictures in columns.items()}
+    widths = {name: max(tile.width for tile in column) for name, column in tiles.items()}
+    height = max(tile.height for column in tiles.values() for tile in column) + TEXT_PX + GAP_PX
+    lines = len(prompts[:max_lines])
+    sheet = Image.new("RGB", (sum(widths.values()) + GAP_PX * (len(tiles) + 1), height * lines + TEXT_PX), "lightgray")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
+    x = GAP_PX
+    for name, column in tiles.items():
+        pen.text((x, 1), name, fill="black", font=font)
+        for line, tile in enumerate(column):
+            sheet.paste(tile, (x, 2 * TEXT_PX + line * height))
+        x += widths[name] + GAP_PX
+    for line, prompt in enumerate(prompts[:max_lines]):
+        pen.text((GAP_PX, TEXT_PX + line * height + 1), prompt, fill="black", font=font)
+    write_whole(path, sheet.save)
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    times = max(1, -(-SMALLEST_TILE_PX // picture.height))
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)

@@ -1,0 +1,146 @@
+"""The base model alone: what a judge reads in pictures drawn from full captions of people no training saw.
+
+What is lost here no encoder and no sampler can win back, so this is the first place to look.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS, Split
+from promptnet.evaluation.harness.judges import judge_folder
+from promptnet.evaluation.harness.methods import Row
+from promptnet.evaluation.harness.settings import load_settings
+from promptnet.evaluation.harness.tasks import Person, attribute_chances, identity_chances, make_described_people
+from promptnet.evaluation.harness.workers import Crew, StudioSpec
+from promptnet.evaluation.subjects.compare import check_run, studio_gallery
+from promptnet.io.files import check_folder, write_text
+from promptnet.metrics.bootstrap import interval
+from promptnet.metrics.judge import Judge, load_judge, read_pictures
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TARGETS = {
+    **dict.fromkeys(("style", "background", "glasses", "skin", "hair_color", "clothes_color"), 0.85),
+    "expression": 0.70,
+    "hair": 0.60,
+}
+"""The accuracy each field should reach."""
+
+
+def evaluate_base(
+    base: str | Path,
+    *,
+    people: int = 64,
+    prompts: int = 2,
+    steps: int = 20,
+    split: Split = "validation",
+    guidance_scale: float | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    judge: str | Path | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Draw full captions of unseen people with the base model and print the judge's accuracy, field by field.
+
+    With `out`, also writes base.json there and keeps the pictures in a folder `pictures`.
+
+    Args:
+        base: folder of the base model; judges lie beside it.
+        people: held-out people.
+        prompts: captions a person.
+        steps: denoising steps.
+        split: "validation" or "test", each read by its own judge.
+        guidance_scale: None is that of the row `prompt-only`.
+        out: an existing folder.
+        seed: decides people, captions and noise.
+        device: where to draw; None is the CPU.
+        judge: folder of the judge; None is the one beside the base model.
+        workers: processes that draw; None decides by the device.
+
+    Returns:
+        What base.json holds: `{"fields": {field: {"mean", "low", "high", "majority", "real", "target"}}, "settings"}`.
+
+    Raises:
+        ValueError: no such folder, base model, judge or split; too many people.
+    """
+    check_run(split, steps)
+    knobs = {**load_settings().row("prompt-only").knobs}
+    if guidance_scale is not None:
+        knobs["guidance_scale"] = guidance_scale
+    row = Row("full captions", "prompt", knobs=knobs)
+    described = make_described_people(split, people, prompts, seed)
+    folder = None if out is None else check_folder(out)
+    reader = load_judge(judge_folder(base, split, judge), device)
+    spec = StudioSpec(Path(base), steps, device or "cpu")
+    with studio_gallery(spec, [row], folder) as gallery, Crew(spec, workers) as crew:
+        crew.draw(described, [row], gallery, "drawing full captions")
+        drawn = [gallery.get(person, row) for person in described]
+        real = [person.true_images(gallery.size_px) for person in described]
+    settings = {"people": people, "prompts": prompts, "steps": steps, "split": split, "seed": seed, **knobs}
+    results = {"fields": field_records(described, drawn, real, reader, split, device), "settings": settings}
+    if folder is not None:
+        write_text(folder / "base.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    _print(base_table(results))
+    return results
+
+
+def field_records(
+    people: Sequence[Person],
+    drawn: Sequence[Sequence[Image.Image]],
+    real: Sequence[Sequence[Image.Image]],
+    judge: Judge,
+    split: Split,
+    device: str | None = None,
+) -> dict[str, dict[str, float | None]]:
+    """Field by field: accuracy on drawn pictures with its interval, on real renders, and of the majority answer."""
+    hits, real_hits = read_hits(people, drawn, judge, device), read_hits(people, real, judge, device)
+    records: dict[str, dict[str, float | None]] = {}
+    for field in FIELDS:
+        chances = identity_chances(split) if field in IDENTITY_FIELDS else attribute_chances()
+        majority = float(np.mean([chances[person.identity.style][field] for person in people]))
+        figures = {"majority": majority, "real": float(real_hits[field].mean()), "target": TARGETS.get(field)}
+        records[field] = {**interval(hits[field]).record(), **figures}
+    return records
+
+
+def read_hits(
+    people: Sequence[Person], pictures: Sequence[Sequence[Image.Image]], judge: Judge, device: str | None = None
+) -> dict[str, np.ndarray]:
+    """Field to the share of each person's pictures in which it is read right, (P,)."""
+    flat = [picture for of_person in pictures for picture in of_person]
+    records = iter(read_pictures(judge, flat, device).records)
+    hits: dict[str, list[float]] = {field: [] for field in FIELDS}
+    for person in people:
+        read = [(next(records), {**person.identity.record(), **ask.attributes.record()}) for ask in person.asks]
+        for field in FIELDS:
+            hits[field].append(float(np.mean([record[field] == truth[field] for record, truth in read])))
+    return {field: np.asarray(values) for field, values in hits.items()}
+
+
+def base_table(results: Mapping[str, Any]) -> "Table":
+    """The fields as a table."""
+    from rich.table import Table
+
+    settings = results["settings"]
+    title = f"base model: {settings['people']} {settings['split']} people, {settings['prompts']} full captions each"
+    table = Table("field", title=title, caption="judge's accuracy, 95 % bootstrap interval over people")
+    for heading in ("drawn", "interval", "target", "majority given style", "real renders"):
+        table.add_column(heading, justify="right")
+    for field, record in results["fields"].items():
+        target = "" if record["target"] is None else f"{record['target']:.2f}"
+        shares = (f"{record[key]:.3f}" for key in ("majority", "real"))
+        table.add_row(field, f"{record['mean']:.3f}", f"{record['low']:.3f} to {record['high']:.3f}", target, *shares)
+    return table
+
+
+def _print(table: "Table") -> None:
+    from rich.console import Console
+
+    Console().print(table)

@@ -1,0 +1,145 @@
+"""The comparison on the console and as a contact sheet."""
+
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from promptnet.evaluation.harness.tasks import Person
+from promptnet.evaluation.subjects.results import Results
+from promptnet.evaluation.subjects.score import METRICS
+from promptnet.io.files import write_whole
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+HEADINGS = {"harmonic": "harmonic mean", "distance": "distance to truth", "pixel_l1": "pixel L1"}
+
+
+def print_results(results: Results, console: "Console | None" = None) -> None:
+    """The rows, their fields and the claims as tables."""
+    console = console or wide_console()
+    console.print(rows_table(results))
+    console.print(fields_table(results))
+    print_claims(results["claims"], console)
+
+
+def wide_console() -> "Console":
+    """Where nobody's terminal says how wide (a pipe, a log), wide enough for every figure."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def print_claims(claims: Mapping[str, Any], console: "Console") -> None:
+    """Every claim with whether it holds, and its figures."""
+    for claim in claims.values():
+        console.print(
+            f"[{'green' if claim['holds'] else 'red'}]{'yes' if claim['holds'] else 'no ':3}[/] {claim['statement']}"
+        )
+        for name, figure in claim["figures"].items():
+            console.print(f"      {name}: {figure_text(figure)}", highlight=False)
+
+
+def rows_table(results: Results) -> "Table":
+    """Every row with its metrics and intervals."""
+    from rich.table import Table
+
+    settings = results["settings"]
+    title = f"{settings['people']} {settings['split']} people, {settings['prompts']} prompts, {settings['steps']} steps"
+    table = Table(title=title, caption="mean, 95 % bootstrap interval over people")
+    table.add_column("row", overflow="fold")
+    for metric in METRICS:
+        table.add_column(HEADINGS.get(metric, metric), justify="right")
+    for name, row in results["rows"].items():
+        table.add_row(name, *(figure_text(row[metric]) for metric in METRICS))
+    return table
+
+
+def fields_table(results: Results) -> "Table":
+    """The judge's raw accuracy, field by field."""
+    from rich.table import Table
+
+    fields = list(dict.fromkeys(field for row in results["fields"].values() for field in row))
+    table = Table(title="share of pictures in which the judge reads the field right")
+    table.add_column("row", overflow="fold")
+    for field in fields:
+        table.add_column(field, justify="right", overflow="fold")
+    for name, row in results["fields"].items():
+        table.add_row(name, *(f"{row[field]:.2f}" if field in row else "" for field in fields))
+    return table
+
+
+def figure_text(figure: Mapping[str, float]) -> str:
+    """A mean and its interval."""
+    return f"{figure['mean']:.3f} [dim]({figure['low']:.3f}, {figure['high']:.3f})[/]"
+
+
+TILE_PX, GAP_PX, TEXT_PX = 112, 6, 16
+
+
+def save_sheet(
+    path: Path,
+    people: Sequence[Person],
+    references: Sequence[Image.Image],
+    columns: Mapping[str, Sequence[Sequence[Image.Image]]],
+    truths: Sequence[Sequence[Image.Image]],
+    *,
+    max_lines: int = 24,
+) -> None:
+    """Write the contact sheet: a line an ask with its prompt: the reference, every row's picture, and the truth.
+
+    Args:
+        path: of the PNG.
+        people: whose asks are the lines, one prompt each in turn.
+        references: (P,) the reference pictures.
+        columns: row name to its pictures, [person][ask].
+        truths: the real re-renderings, [person][ask].
+        max_lines: people shown.
+    """
+    lines = []
+    for index, person in enumerate(people[:max_lines]):
+        ask = index % len(person.asks)
+        tiles = [references[index], *(pictures[index][ask] for pictures in columns.values()), truths[index][ask]]
+        lines.append((person.asks[ask].prompt, tiles))
+    write_whole(path, contact_sheet(["reference", *columns, "truth"], lines).save)
+
+
+def contact_sheet(headings: Sequence[str], lines: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
+    """Lines of pictures, each under its text, in columns under their headings."""
+    pitch, height = TILE_PX + GAP_PX, TILE_PX + TEXT_PX + GAP_PX
+    top = 2 * TEXT_PX + GAP_PX
+    sheet = Image.new("RGB", (pitch * len(headings) + GAP_PX, top + height * len(lines)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, heading in enumerate(headings):
+        pen.multiline_text((GAP_PX + column * pitch, 2), _folded(heading), fill="black", font=_font())
+    for row, (prompt, tiles) in enumerate(lines):
+        y = top + row * height
+        pen.text((GAP_PX, y), prompt, fill="black", font=_font())
+        for column, tile in enumerate(tiles):
+            place = (GAP_PX + column * pitch, y + TEXT_PX)
+            pen.rectangle(_around(place), outline="lightgray")  # or a white background has no edge
+            sheet.paste(tile.convert("RGB").resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), place)
+    return sheet
+
+
+def _around(place: tuple[int, int]) -> tuple[int, int, int, int]:
+    x, y = place
+    return x - 1, y - 1, x + TILE_PX, y + TILE_PX
+
+
+def _folded(heading: str) -> str:
+    """A long row name on two lines."""
+    if len(heading) <= 16:
+        return heading
+    cut = heading.rindex("-", 0, 19) + 1
+    return f"{heading[:cut]}\n{heading[cut:]}"
+
+
+@functools.cache
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=12)

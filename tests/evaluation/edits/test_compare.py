@@ -1,0 +1,411 @@
+"""The evaluation of edits: what is asked, what is scored, what is kept, with fakes for model and judge."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from promptnet.datasets.avatars.captions import mentioned
+from promptnet.datasets.avatars.render import FIELDS, Portrait
+from promptnet.evaluation.edits import compare as module
+from promptnet.evaluation.edits.cards import DDIM, Learning, Teacher, card_path, loss_parts
+from promptnet.evaluation.edits.compare import (
+    Pictures,
+    all_cards,
+    as_kept,
+    card_tasks,
+    estimate,
+    evaluate_edits,
+    seconds_record,
+)
+from promptnet.evaluation.edits.draw import EditStudioSpec
+from promptnet.evaluation.edits.methods import EIGHT, LEDITS, ONE, ORIGINAL, ROWS, STYLED, SWITCH, Way, fixed_weights
+from promptnet.evaluation.edits.results import claims, stays_rates
+from promptnet.evaluation.edits.score import EditScores, averaged, difference
+from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL, Group, chosen_edits, make_groups
+from promptnet.evaluation.harness.image_cache import Gallery
+from promptnet.evaluation.harness.renderer import weight_hashes
+from promptnet.inference.editing.card import MixingWeights
+from promptnet.models.judge import AvatarJudge
+from tests.evaluation.conftest import FakeJudge
+from tests.training.editing.edit_base import build_edit_base
+
+PICTURES = Pictures(seeds=9, renders=9, subjects=3, learned_on=2)
+HOW = Learning(num_steps=4, iterations=1, teacher="clip")
+
+
+# --- what is asked ------------------------------------------------------------------------------------------------
+
+
+def test_every_prompt_asks_for_its_attribute_alone():
+    assert len(EDITS) >= 8
+    assert {edit.field for edit in EDITS.values()} >= {"expression", "glasses", "background", "clothes"}
+    assert mentioned(NEUTRAL) == {}
+    for edit in EDITS.values():
+        assert mentioned(edit.styled) == {edit.field: edit.value}
+        assert edit.value in FIELDS[edit.field]
+
+
+def test_the_truth_differs_in_that_attribute_alone():
+    (group,) = make_groups("renders", "test", 3)
+    for portrait in group.portraits():
+        edited = EDITS["sunglasses"].applied(portrait).record()
+        assert {**edited, "glasses": portrait.attributes.glasses} == portrait.record()
+        assert edited["glasses"] == "sunglasses"
+
+
+def test_fewer_pictures_are_a_prefix_of_more_and_people_are_held_out():
+    few, many = make_groups("renders", "test", 9, seed=3), make_groups("renders", "test", 20, seed=3)
+    assert few[0] == many[0]
+    assert many[1].asks[0] == few[1].asks[0]
+    assert [len(group.asks) for group in many] == [8, 8, 4]
+    people = {portrait.identity for group in many for portrait in group.portraits()}
+    assert len(people) == 20
+    validation = {p.identity for g in make_groups("renders", "validation", 20) for p in g.portraits()}
+    assert not people & validation
+    assert make_groups("seeds", "test", 4)[0].portraits() == []
+
+
+# --- what is scored -----------------------------------------------------------------------------------------------
+
+
+def scores(change: list[float], kept: list[float], asked: list[bool]) -> EditScores:
+    values = {"change": np.array(change), "kept": np.array(kept)}
+    return EditScores(np.array(asked), values, {})
+
+
+def test_pictures_that_have_the_attribute_already_are_left_out():
+    one = scores([1, 0, 1, 1], [0.5, 1, 1, 0], [True, True, True, False])
+    assert one.interval("change").mean == pytest.approx(2 / 3)
+    assert one.interval("kept").mean == pytest.approx(2.5 / 3)
+    change, kept = 2 / 3, 2.5 / 3
+    assert one.interval("both").mean == pytest.approx(2 * change * kept / (change + kept))
+
+
+def test_averages_are_over_edits_with_the_same_pictures_resampled():
+    good, bad = scores([1] * 8, [1] * 8, [True] * 8), scores([1, 0] * 4, [1] * 8, [True] * 8)
+    found = averaged([good, bad], "both")
+    assert found.mean == pytest.approx((1 + 2 / 3) / 2)
+    assert found.low < found.mean < found.high
+    assert difference([bad], [bad], "both").record() == {"mean": 0, "low": 0, "high": 0}
+    assert difference([good], [bad], "both").low > 0
+
+
+def of_subjects(**identity: list[float]) -> dict[str, Any]:
+    """Scores of subjects by edit, "" for the unedited."""
+    asked = np.ones(4, dtype=bool)
+    rows = {name: EditScores(asked, {"identity": np.array(values)}, {}) for name, values in identity.items()}
+    return {"subjects": {ORIGINAL: {"": rows.pop("before")}, EIGHT: rows}}
+
+
+def test_identity_is_lost_as_much_by_what_raises_it_and_the_worst_edit_is_named():
+    near = claims(of_subjects(before=[0.5] * 4, happy=[0.52] * 4, sad=[0.5, 0.5, 0.5, 0.34]))["identity-stays"]
+    assert near.holds
+    assert "worst sad, -0.040" in near.statement
+    assert near.figures["edited minus unedited"].mean == pytest.approx(-0.01)
+    assert f"at the low end {near.figures['edited minus unedited'].low:+.3f}" in near.statement
+    for value in (0.4, 0.6):
+        assert not claims(of_subjects(before=[0.5] * 4, happy=[value] * 4))["identity-stays"].holds
+    opposite = claims(of_subjects(before=[0.5] * 4, happy=[0.6] * 4, sad=[0.4] * 4))["identity-stays"]
+    assert not opposite.holds
+
+
+def test_nothing_is_best_without_rivals_and_intervals_may_overlap():
+    good = scores([1] * 8, [1] * 8, [True] * 8)
+    near = scores([1.0] * 7 + [0.0], [1] * 8, [True] * 8)
+    bad = scores([0] * 8, [1] * 8, [True] * 8)
+    assert claims({"seeds": {ORIGINAL: {"": good}, EIGHT: {"happy": good}}}) == {}
+    assert claims({"seeds": {EIGHT: {"happy": good}, STYLED: {"sad": bad}}}) == {}
+    claim = claims({"seeds": {EIGHT: {"happy": good}, STYLED: {"happy": bad}, SWITCH: {"happy": near}}})[
+        "best-on-seeds"
+    ]
+    assert claim.holds
+    assert claim.record()["apart"] == {STYLED: True, SWITCH: False}
+    assert "intervals not apart from fixed-switch" in claim.statement
+
+
+def test_a_field_stays_under_the_edits_of_others():
+    asked, always, never = np.ones(4, dtype=bool), np.ones(4), np.zeros(4)
+    one = EditScores(asked, {}, {"expression": never, "hair": always})
+    other = EditScores(asked, {}, {"expression": always, "hair": np.array([1.0, 0, 1, 0])})
+    found = stays_rates({"happy": one, "sunglasses": other})
+    assert found["expression"].record() == {"mean": 1, "low": 1, "high": 1}
+    assert found["hair"].mean == 0.75
+    assert 0.5 <= found["hair"].low < 0.75 < found["hair"].high <= 1
+
+
+# --- the whole, with fakes ----------------------------------------------------------------------------------------
+
+
+class FakeEditStudio:
+    """Draws the truth with a learned card, the same for everybody with the plain prompt, no change with the switch."""
+
+    def __init__(self, judge: FakeJudge, spec: EditStudioSpec) -> None:
+        self.judge, self.drawn = judge, []
+
+    def __call__(self, group: Group, way: Way) -> list[Image.Image]:
+        self.drawn.append((group.source, way.name))
+        shown = [ask.portrait or self.imagined(ask.seed) for ask in group.asks]
+        if way.name in (EIGHT, ONE, LEDITS):
+            shown = [way.edit.applied(portrait) for portrait in shown]  # pyright: ignore[reportOptionalMemberAccess]
+        elif way.name == STYLED:
+            shown = [way.edit.applied(shown[0])] * len(shown)  # pyright: ignore[reportOptionalMemberAccess]
+        return [self.judge.render(portrait.identity, portrait.attributes) for portrait in shown]
+
+    def imagined(self, seed: int) -> Portrait:
+        everybody = [p for group in make_groups("renders", "test", 40) for p in group.portraits()]
+        return everybody[seed % 40]
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch, judge: FakeJudge) -> FakeEditStudio:
+    """In place of model, judge and learning."""
+
+    def learn(tasks: Any, workers: int) -> list[MixingWeights]:
+        made = []
+        for task in tasks:
+            weights = torch.full((task.how.num_steps,), task.num_seeds / 10)
+            card = MixingWeights(weights, NEUTRAL, task.edit.styled, "DDIMScheduler", task.how.guidance_scale, {})
+            card.save(task.path)
+            made.append(card)
+        return made
+
+    spec: Any = None
+    fake = FakeEditStudio(judge, spec)
+    judge.learn([])
+    for source in ("renders", "subjects"):
+        for group in make_groups(source, "test", 9):
+            for portrait in group.portraits():
+                for edit in EDITS.values():
+                    judge.render(portrait.identity, edit.applied(portrait).attributes)
+    monkeypatch.setattr(module, "load_judge", lambda folder, device=None: judge)
+    monkeypatch.setattr(module, "learn_cards", learn)
+    monkeypatch.setattr(EditStudioSpec, "build", lambda self: fake)
+    return fake
+
+
+def run(base: Path, **more: Any) -> dict[str, Any]:
+    return evaluate_edits(base, edits=["happy", "red-clothes"], pictures=PICTURES, how=HOW, workers=1, **more)
+
+
+def test_rows_get_the_scores_they_deserve(base: Path, studio: FakeEditStudio, capsys: pytest.CaptureFixture[str]):
+    results = run(base)
+    for source in ("seeds", "renders"):
+        rows = results["sources"][source]
+        assert list(rows) == ["original", *ROWS]
+        for name in (ONE, EIGHT):
+            assert [rows[name]["mean"][metric]["mean"] for metric in ("change", "kept", "both")] == [1, 1, 1]
+        assert rows[STYLED]["mean"]["change"]["mean"] == 1
+        assert rows[STYLED]["mean"]["kept"]["mean"] < 0.9
+        assert rows[SWITCH]["mean"]["change"]["mean"] == 0
+        assert list(rows[LEDITS]["edits"]) == ["happy"]
+        assert 0 < rows[EIGHT]["edits"]["happy"]["asked"] < 9
+        assert rows[EIGHT]["edits"]["happy"]["fields"]["hair"] == {"mean": 1, "low": 1, "high": 1}
+        assert rows[EIGHT]["stays"]["expression"]["mean"] == 1
+        hair = rows[STYLED]["stays"]["hair"]
+        assert 0 <= hair["low"] <= hair["mean"] <= hair["high"] < 1
+    renders = results["sources"]["renders"]
+    assert renders[EIGHT]["mean"]["distance"]["mean"] < 1e-6 < renders[SWITCH]["mean"]["distance"]["mean"]
+    assert "distance" not in results["sources"]["seeds"][EIGHT]["mean"]
+    assert list(results["sources"]["subjects"]) == ["original", EIGHT]
+    claims = results["claims"]
+    assert claims["identity-stays"]["holds"]
+    # Learned on one seed is as good here, and as good is not better.
+    assert not claims["best-on-seeds"]["holds"]
+    assert claims["best-on-seeds"]["apart"][SWITCH]
+    assert not claims["best-on-seeds"]["apart"][ONE]
+    out = capsys.readouterr().out
+    assert "U-Net items" in out
+    assert "edits of renders" in out
+    assert "how often each field stays" in out
+    settings = results["settings"]
+    assert set(settings["base"]) == {"base", "promptnet"}
+    assert settings["judge"]["name"] == "test"
+    assert settings["learning_s"] == {}
+
+
+def test_everything_is_kept_and_nothing_drawn_twice(base: Path, studio: FakeEditStudio, tmp_path: Path):
+    out, cards = tmp_path / "out", tmp_path / "ready"
+    for folder in (out, cards):
+        folder.mkdir()
+    results = run(base, out=out, cards=cards)
+    assert json.loads((out / "results.json").read_text()) == results
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+    assert sorted(path.name for path in cards.iterdir()) == ["happy.safetensors", "red-clothes.safetensors"]
+    assert MixingWeights.load(cards / "happy.safetensors").weights.tolist() == pytest.approx([0.2] * 4)
+    drawn = len(studio.drawn)
+    assert run(base, out=out) == results
+    assert len(studio.drawn) == drawn
+    assert run(base, out=out, rows=[EIGHT])["sources"]["seeds"][EIGHT] == results["sources"]["seeds"][EIGHT]
+    assert len(studio.drawn) == drawn
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"edits": ["beard"]}, "no edit 'beard'"),
+        ({"rows": ["fast"]}, "no row 'fast'"),
+        ({"split": "train"}, "split='train'"),
+        ({"pictures": replace(PICTURES, renders=1000)}, "renders=1000"),
+        ({"out": "missing"}, "'missing' does not exist"),
+        ({"cards": "missing"}, "'missing' does not exist"),
+        ({"how": replace(HOW, num_steps=0)}, "steps=0"),
+        ({"how": replace(HOW, scheduler="HeunDiscreteScheduler")}, "scheduler='HeunDiscreteScheduler' must be one of"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_learned(
+    base: Path, studio: FakeEditStudio, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+):
+    monkeypatch.setattr(module, "learn_cards", lambda *_: pytest.fail("learned"))
+    with pytest.raises(ValueError, match=message):
+        evaluate_edits(base, **{"pictures": PICTURES, "how": HOW, "workers": 1, **options})
+
+
+# --- cards and ways -----------------------------------------------------------------------------------------------
+
+
+def test_a_cards_name_holds_all_that_decides_it(tmp_path: Path):
+    edit = EDITS["happy"]
+    first = card_path(tmp_path, ["base"], edit, 8, HOW)
+    assert first == card_path(tmp_path, ["base"], edit, 8, HOW)
+    judged = replace(HOW, teacher="judge")
+    others = [
+        card_path(tmp_path, ["other"], edit, 8, HOW),
+        card_path(tmp_path, ["base"], EDITS["sad"], 8, HOW),
+        card_path(tmp_path, ["base"], edit, 1, HOW),
+        card_path(tmp_path, ["base"], edit, 8, replace(HOW, preserve=0.1)),
+        card_path(tmp_path, ["base", "judge"], edit, 8, judged),
+        card_path(tmp_path, ["base", "other"], edit, 8, judged),
+        card_path(tmp_path, ["base", "judge"], replace(edit, value="sad"), 8, judged),
+    ]
+    assert len({first, *others}) == 8
+
+
+def test_names_of_cards_and_pictures_stay_what_they_were(tmp_path: Path):
+    """Whoever goes on with a folder finds what it holds; another scheduler has names of its own."""
+    edit, how = EDITS["happy"], Learning(iterations=20, learning_rate=0.05, teacher="clip")
+    assert card_path(tmp_path, ["base"], edit, 8, how).name == "happy.8-seeds.866b569f8b75.safetensors"
+    assert (
+        card_path(tmp_path, ["base"], edit, 8, replace(how, scheduler="PNDMScheduler")).name[:14] != "happy.8-seeds.8"
+    )
+    gallery = Gallery(tmp_path / "pictures", {"base": "base", "promptnet": "one"}, 25, 64)
+    card = MixingWeights(torch.tensor([1.0, 0.5]), NEUTRAL, edit.styled, "DDIMScheduler", 3.0, {})
+    ways = (
+        Way("original", "original", guidance_scale=3.0),
+        Way(EIGHT, "card", edit, card),
+        Way(LEDITS, "ledits", edit, guidance_scale=3.0),
+    )
+    others = [replace(way, scheduler="PNDMScheduler") for way in ways]
+    others[1] = replace(ways[1], card=replace(card, scheduler="PNDMScheduler"))
+    names: dict[Any, list[str]] = {
+        "seeds": ["64166a2df989ce63d47d", "6a6d7ed97a3cfb16b4ce", "ec597473e147e3085e93"],
+        "renders": ["063da60b5893056074ee", "7dc25bf4abcec69d9537", "842e91e3c7e17a09af27"],
+    }
+    for source, expected in names.items():
+        (group,) = make_groups(source, "test", 2)
+        assert [gallery.path(group, as_kept(source, way)).stem for way in ways] == expected
+        assert not {gallery.path(group, way).stem for way in others} & {*expected}
+    # Pictures of subjects depend on the encoder too.
+    (group,) = make_groups("subjects", "test", 2)
+    again = replace(gallery, weights={**gallery.weights, "promptnet": "two"})
+    paths = {each.path(group, as_kept("subjects", way)) for each in (gallery, again) for way in ways}
+    assert len(paths) == 6
+
+
+def test_rows_that_learn_nothing():
+    assert fixed_weights(STYLED, 5).tolist() == [0] * 5
+    assert fixed_weights(SWITCH, 25).tolist() == [1] * 10 + [0] * 15
+
+
+def test_ways_are_told_apart_by_what_decides_their_pictures():
+    card = MixingWeights(torch.zeros(3), NEUTRAL, "a happy portrait of a person", "DDIMScheduler", 3.0, {})
+    way = Way(EIGHT, "card", EDITS["happy"], card)
+    records = [way.record(), replace(way, card=card.scaled(0.5)).record(), replace(way, correct_until=0.5).record()]
+    records += [replace(way, kind="ledits", card=None).record(), Way("original", "original").record()]
+    assert len({json.dumps(record, sort_keys=True) for record in records}) == 5
+    assert replace(way, name="another").record() == way.record()
+
+
+def test_the_estimate_grows_with_the_work():
+    edits = chosen_edits(None)
+    whole = estimate(len(edits), ROWS, Pictures(), Learning(iterations=20), 2)
+    assert whole.endswith("minutes in 2 processes at 17 ms an item")
+    # The rows that learn nothing have cards too, made of the one learned on eight seeds.
+    none = Pictures(seeds=0, renders=0)
+    learning = [
+        estimate(1, rows, none, Learning(iterations=20), 1).split()[0] for rows in ((STYLED,), (STYLED, EIGHT), ROWS)
+    ]
+    assert learning[0] == learning[1] == str(int(8 * 2 * 25 * 20 * 3.5))
+    assert int(learning[2]) == int(learning[0]) * 9 / 8
+    assert int(whole.split()[0]) > 2 * int(
+        estimate(len(edits), (STYLED, EIGHT), Pictures(), Learning(iterations=5), 2).split()[0]
+    )
+
+
+def test_shipped_cards_do_not_change_what_the_base_model_is(base: Path):
+    before = weight_hashes(base, [])
+    (base / "edits").mkdir()
+    (base / "edits" / "happy.safetensors").write_bytes(b"card")
+    assert weight_hashes(base, []) == before
+    (base / "unet" / "weights.safetensors").write_bytes(b"other")
+    assert weight_hashes(base, []) != before
+
+
+# --- the real thing -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model of random weights that edits can be learned in, with a validation judge."""
+    place = tmp_path_factory.mktemp("random")
+    folder = build_edit_base(place / "base")
+    judge = AvatarJudge({name: list(values) for name, values in FIELDS.items()}, width=8)
+    judge.save_pretrained(str(place / "judges" / "validation"))
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    index |= {"tuning": {"steps": 1, "num_views": 1, "batch_size": 1}}
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(("scheduler", "teacher"), [("DDIMScheduler", "judge"), ("PNDMScheduler", "clip")])
+def test_cards_are_learned_and_drawn_for_real(random_base: Path, tmp_path: Path, scheduler: str, teacher: Teacher):
+    how = Learning(num_steps=3, iterations=1, batch_size=2, scheduler=scheduler, teacher=teacher)
+    spec = EditStudioSpec(random_base, 3, guidance_scale=how.guidance_scale, scheduler=scheduler)
+    tasks = card_tasks(spec, [EDITS["happy"]], [EIGHT], 2, how, tmp_path)
+    cards = all_cards(tasks, workers=1)
+    card = cards[EIGHT, "happy"]
+    assert (card.scheduler, card.num_steps) == (scheduler, 3)
+    assert (card.weights - torch.tensor([1.0, 0, 0])).abs().min() > 1e-3
+    names = [part.name for part in loss_parts(tasks[EIGHT, "happy"])]
+    assert names == ["perceptual", "direction", *(["shown", "kept"] if teacher == "judge" else [])]
+    assert cards[STYLED, "happy"].weights.tolist() == [0, 0, 0]
+    (seconds,) = seconds_record(tasks).values()
+    assert seconds > 0
+
+    studio = spec.build()
+    for source in ("seeds", "renders", "subjects") if scheduler == DDIM else ("seeds", "renders"):
+        (group,) = make_groups(source, "test", 1)
+        drawn = []
+        for way in (Way("original", "original"), Way(EIGHT, "card", EDITS["happy"], card)):
+            pictures = studio(group, way)
+            assert [picture.size for picture in pictures] == [(64, 64)]
+            drawn.append(b"".join(picture.tobytes() for picture in pictures))
+        assert drawn[0] != drawn[1]
+
+
+def test_ledits_runs_on_the_base_model(random_base: Path):
+    (group,) = make_groups("seeds", "test", 2)
+    spec = EditStudioSpec(random_base, 2)
+    pictures = spec.build()(group, Way(LEDITS, "ledits", EDITS["happy"], guidance_scale=3.0))
+    assert [picture.size for picture in pictures] == [(64, 64)] * 2
+
+
+def test_a_teacher_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="teacher='test' must be one of judge, clip"):
+        Learning(teacher="test")  # pyright: ignore[reportArgumentType]

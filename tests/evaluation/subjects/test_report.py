@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from promptnet.evaluation.harness.tasks import make_people
+from promptnet.evaluation.subjects.report import GAP_PX, TEXT_PX, TILE_PX, print_results, save_sheet
+from promptnet.evaluation.subjects.results import summarise
+from promptnet.evaluation.subjects.score import METRICS, RowScores
+
+SETTINGS = {"split": "test", "people": 2, "prompts": 4, "steps": 20}
+
+
+def test_the_console_shows_rows_fields_and_claims():
+    people = {metric: np.array([0.25, 0.75]) for metric in METRICS}
+    rows = {name: RowScores(people, {"style": 0.5, "glasses": 0.125}) for name in ("best", "profusion", "ceiling")}
+    console = Console(width=200, record=True)
+    print_results(summarise(rows, SETTINGS, {}), console)
+    text = console.export_text()
+    assert "2 test people, 4 prompts, 20 steps" in text
+    assert "0.500 (0.250, 0.750)" in text
+    assert "0.12" in text
+    assert "yes no other row of our encoder is above best" in text
+    assert "best minus profusion: 0.000 (0.000, 0.000)" in text
+
+
+def colored(color: str) -> Image.Image:
+    return Image.new("RGB", (32, 32), color)
+
+
+def test_a_line_of_the_sheet_is_reference_rows_and_truth(tmp_path: Path):
+    people = make_people("test", 3, 2)
+    columns = {"plain-guidance": [[colored("red"), colored("darkred")]] * 3, "best": [[colored("blue")] * 2] * 3}
+    truths = [[colored("lime"), colored("green")]] * 3
+    save_sheet(tmp_path / "sheet.png", people, [colored("gold")] * 3, columns, truths, max_lines=2)
+    sheet = Image.open(tmp_path / "sheet.png").convert("RGB")
+    pitch, height, top = TILE_PX + GAP_PX, TILE_PX + TEXT_PX + GAP_PX, 2 * TEXT_PX + GAP_PX
+    assert sheet.size == (4 * pitch + GAP_PX, top + 2 * height)
+    centre = (GAP_PX + TILE_PX // 2, top + TEXT_PX + TILE_PX // 2)
+
+    def line(index: int) -> list:
+        return [sheet.getpixel((centre[0] + column * pitch, centre[1] + index * height)) for column in range(4)]
+
+    # The second line shows the second prompt.
+    assert line(0) == [(255, 215, 0), (255, 0, 0), (0, 0, 255), (0, 255, 0)]
+    assert line(1) == [(255, 215, 0), (139, 0, 0), (0, 0, 255), (0, 128, 0)]

@@ -39,7 +39,7 @@ from torch import Tensor
 from unchanged_cases import BASE, CASES, Images, Result, Weights
 
 from promptnet import PromptNetPipeline
-from promptnet.commands.loading import quiet
+from promptnet.commands._loading import quiet
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.io.files import write_whole
 

@@ -16,8 +16,8 @@ import promptnet
 from promptnet import cli
 from promptnet.commands import customize as customize_module
 from promptnet.commands import generate as generate_module
-from promptnet.commands.files import check_output, numbered, parse_size
-from promptnet.commands.loading import find_base, pick_device
+from promptnet.commands._loading import find_base, pick_device
+from promptnet.commands._output import check_output, numbered, parse_size
 
 LEAVES: dict[str, Callable[..., Any]] = {}
 for _name, _command in cli.COMMANDS.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptnet.commands.loading import quiet
+from promptnet.commands._loading import quiet
 
 
 def convert(source: Path, out: Path, keep_residual_heads: bool = False, to_published: bool = False) -> None:

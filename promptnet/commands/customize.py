@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from promptnet.commands.files import check_output
-from promptnet.commands.loading import EMBEDDED, load_pipeline, make_generator
-from promptnet.commands.progress import status, tuning_bar
+from promptnet.commands._loading import EMBEDDED, load_pipeline, make_generator
+from promptnet.commands._output import check_output
+from promptnet.commands._progress import status, tuning_bar
 
 
 def customize(

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptnet.commands.loading import EMBEDDED, find_base, load_pipeline
-from promptnet.commands.progress import sampling_bar, status, tuning_bar
+from promptnet.commands._loading import EMBEDDED, find_base, load_pipeline
+from promptnet.commands._progress import sampling_bar, status, tuning_bar
 from promptnet.io.files import check_folder, write_text, write_whole
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def demo(
     folder = check_folder(out)
     check_request(person, steps)
     found = find_base(base)
-    from promptnet.commands.demo_sheet import draw_sheet
+    from promptnet.commands._demo_sheet import draw_sheet
     from promptnet.evaluation.harness.judges import judge_folder
     from promptnet.evaluation.harness.renderer import picture_size
     from promptnet.evaluation.harness.tasks import make_people

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptnet.commands.files import PICTURES, check_output
-from promptnet.commands.loading import EMBEDDED, load_pipeline
-from promptnet.commands.progress import status
+from promptnet.commands._loading import EMBEDDED, load_pipeline
+from promptnet.commands._output import PICTURES, check_output
+from promptnet.commands._progress import status
 from promptnet.io.files import write_whole
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from promptnet.commands.loading import EMBEDDED, find_base, pick_device, quiet
+from promptnet.commands._loading import EMBEDDED, find_base, pick_device, quiet
 from promptnet.io.files import check_folder
 
 

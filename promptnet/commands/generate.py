@@ -6,9 +6,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from promptnet.commands.files import PICTURES, check_output, numbered, parse_size
-from promptnet.commands.loading import EMBEDDED, load_pipeline, make_generator
-from promptnet.commands.progress import sampling_bar, status
+from promptnet.commands._loading import EMBEDDED, load_pipeline, make_generator
+from promptnet.commands._output import PICTURES, check_output, numbered, parse_size
+from promptnet.commands._progress import sampling_bar, status
 from promptnet.io.files import write_whole
 
 

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from promptnet.commands.files import check_output
-from promptnet.commands.loading import EMBEDDED, find_base, pick_device, quiet
-from promptnet.commands.progress import status
+from promptnet.commands._loading import EMBEDDED, find_base, pick_device, quiet
+from promptnet.commands._output import check_output
+from promptnet.commands._progress import status
 
 
 def optimize_edit(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from promptnet import cli
 from promptnet.commands import demo as demo_module
-from promptnet.commands.demo_sheet import CELL_PX, DRAWN_TOP_PX, TRUE_TOP_PX, draw_sheet, left_of
+from promptnet.commands._demo_sheet import CELL_PX, DRAWN_TOP_PX, TRUE_TOP_PX, draw_sheet, left_of
 from promptnet.evaluation.harness.tasks import Person, make_people
 from promptnet.metrics.judge import to_pixels
 

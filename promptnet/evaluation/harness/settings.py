@@ -53,7 +53,7 @@ def load_settings(path: str | Path | None = None) -> Settings:
     """
     import yaml
 
-    source = resources.files("promptnet.evaluation") / "settings.yaml" if path is None else Path(path)
+    source = resources.files("promptnet.evaluation.harness") / "settings.yaml" if path is None else Path(path)
     if not source.is_file():
         raise ValueError(f"there is no settings file at {path}")
     try:

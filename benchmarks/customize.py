@@ -27,10 +27,10 @@ from promptnet.inference.tuning import customize
 
 # What is timed: functions of the tuning module. Time inside a nested one counts for that one alone.
 PARTS = {
-    "encoding pictures and views": "prepare_material",
+    "encoding images and views": "prepare_material",
     "drawing batches": "training_batch",
     "PromptNet": "pseudo_words",
-    "text tower": "encode_words",
+    "text encoder": "encode_words",
     "U-Net forward": "predict",
     "backward": "backward",
     "validation": "validation_loss",
@@ -96,7 +96,7 @@ def random_pipeline() -> PromptNetPipeline:
     return pipe
 
 
-def timed_run(pipe: PromptNetPipeline, picture: Any, options: dict[str, Any], folder: Path) -> tuple[Stopwatch, float]:
+def timed_run(pipe: PromptNetPipeline, image: Any, options: dict[str, Any], folder: Path) -> tuple[Stopwatch, float]:
     """Customise and save once, and how long the whole took."""
     watch = Stopwatch()
     with ExitStack() as stack:
@@ -105,7 +105,7 @@ def timed_run(pipe: PromptNetPipeline, picture: Any, options: dict[str, Any], fo
             stack.enter_context(patch.object(customize, name, timed))
         start_s = time.perf_counter()
         generator = torch.Generator().manual_seed(0)
-        subject = customize.customize_subject(pipe, picture, generator=generator, progress_bar=False, **options)
+        subject = customize.customize_subject(pipe, image, generator=generator, progress_bar=False, **options)
         watch.timing("saving", subject.save)(folder / "subject.safetensors")
         return watch, time.perf_counter() - start_s
 
@@ -122,7 +122,7 @@ def report(watch: Stopwatch, total_s: float) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Where the time of per-user tuning goes.")
     parser.add_argument("--base", type=Path, help="base model; default: the embedded model's shapes, random weights")
-    parser.add_argument("--image", type=Path, help="picture of one person; default: noise")
+    parser.add_argument("--image", type=Path, help="image of one person; default: noise")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch-size", type=int)
@@ -132,12 +132,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     pipe = random_pipeline() if args.base is None else PromptNetPipeline.from_pretrained(args.base)
     pipe.to(args.device)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
-    picture = noise if args.image is None else args.image
+    image = noise if args.image is None else args.image
     options = {"steps": args.steps, "batch_size": args.batch_size, "patience": 10**6}
     print(f"{torch.get_num_threads()} threads, {args.device}, torch {torch.__version__}, base {args.base or 'random'}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.save_to or Path(scratch)
-        watch, total_s = timed_run(pipe, picture, options, folder)
+        watch, total_s = timed_run(pipe, image, options, folder)
         report(watch, total_s)
         path = folder / "subject.safetensors"
         print(f"subject file: {path.stat().st_size / 2**20:.2f} MiB, {len(Subject.load(path).deltas)} deltas")

@@ -3,7 +3,7 @@
     python benchmarks/mixing.py                                   # the embedded model's shape, random weights
     python benchmarks/mixing.py --shape sd15 --steps 1 2 --pairs 0  # Stable Diffusion 1.5's, 512 px: some 20 GB
 
-Each number is of one gradient through all denoising steps and the decoder, for one picture; the loss is the mean square
+Each number is of one gradient through all denoising steps and the decoder, for one image; the loss is the mean square
 of its pixels. What CLIP and a perceptual network add, once an iteration whatever the number of steps, is left out, in
 both graphs alike. Memory is the peak
 above what the networks themselves take: on a CPU the process's, whose allocator is told to give freed memory back to
@@ -38,11 +38,11 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536
 
 
 class Problem:
-    """A picture of mixing weights on random networks, and a number made of it.
+    """An image of mixing weights on random networks, and a number made of it.
 
     Args:
         shape: "tiny" or "sd15".
-        size_px: of the picture; None is as the model draws.
+        size_px: of the image; None is as the model draws.
         device: where.
     """
 
@@ -79,14 +79,14 @@ class Problem:
         return sum(p.numel() * p.element_size() for part in (self.unet, self.vae) for p in part.parameters())
 
     def gradient(self, num_steps: int, *, checkpoint: bool) -> Tensor:
-        """Of a number made of the picture, by the weights."""
+        """Of a number made of the image, by the weights."""
         from promptnet.inference.editing.card import start_weights
-        from promptnet.training.editing.stage import draw_pixels
+        from promptnet.training.editing.stage import sample_pixels
 
         weights = start_weights(num_steps).to(self.device).requires_grad_()
         self.scheduler.set_timesteps(num_steps, device=self.device)
         rules = [self.guidance, self.mixing(weights)]
-        pixels = draw_pixels(self.unet, self.vae, self.scheduler, self.noise, rules, checkpoint=checkpoint)
+        pixels = sample_pixels(self.unet, self.vae, self.scheduler, self.noise, rules, checkpoint=checkpoint)
         (found,) = torch.autograd.grad(pixels.square().mean(), weights)
         return found
 
@@ -168,7 +168,7 @@ def table(arguments: argparse.Namespace) -> None:
     problem, counts = Problem(arguments.shape, arguments.size, arguments.device), sorted(arguments.steps)
     if arguments.shape == "tiny":
         problem.gradient(1, checkpoint=True)  # what libraries set up once is not the method's
-    print(f"{arguments.shape}, one picture, float32, {arguments.device}, {torch.get_num_threads()} threads")
+    print(f"{arguments.shape}, one image, float32, {arguments.device}, {torch.get_num_threads()} threads")
     print("loss: mean square of the pixels; no CLIP and no perceptual network, which would add the same at any steps")
     print(f"{'steps':>8}{'peak':>12}{'of it latents':>17}{'time':>10}", flush=True)
     found = {}
@@ -220,7 +220,7 @@ def forecast(problem: Problem, peak_bytes: int, measured: int, steps: int) -> st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=["tiny", "sd15"], default="tiny")
-    parser.add_argument("--size", type=int, help="of the picture in pixels (default: as the model draws)")
+    parser.add_argument("--size", type=int, help="of the image in pixels (default: as the model draws)")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 50])
     parser.add_argument("--whole-steps", type=int, default=10, help="steps of the comparison with the whole graph")
     parser.add_argument("--pairs", type=int, default=5, help="paired runs of that comparison; 0 leaves it out")

@@ -3,15 +3,15 @@
     python benchmarks/pretrain.py --config configs/pretrain/tiny-prepared.yaml --steps 40 --pairs 5
     python benchmarks/pretrain.py --shape sd2 --steps 20 --warmup 5 --pairs 3
 
-The first needs the set and the folder that docs/pretrain.md makes ("Try it on portraits"). The second needs nothing but
-a GPU: `--shape` makes a base model of that shape with random weights and a set of random pictures in a temporary folder
+The first needs the set and the folder that docs/pretrain.md makes ("Try it on avatars"). The second needs nothing but
+a GPU: `--shape` makes a base model of that shape with random weights and a set of random images in a temporary folder
 (4 GB for sd2), and trains on them by configs/pretrain/sd2.yaml with both features precomputed.
 
 Both are measured on a quiet machine, in pairs of runs of which every second begins with the other trainer; the ratio is
 the median over pairs. Ours is what `python train.py fit` runs: the config's data module, precision, caches and
 averaging, with what a run tells its owner (gradients, speed, metrics.jsonl), without validation and checkpoints. The
-straightforward one does what the published code does in each step: opens the pictures, encodes them with the VAE (one
-picture where reference and target are the same) and the reference with the vision tower, encodes the prompt, runs
+straightforward one does what the published code does in each step: opens the images, encodes them with the VAE (one
+image where reference and target are the same) and the reference with the image encoder, encodes the prompt, runs
 everything eagerly in the usual memory layout, clips, and steps AdamW; it reads no cache and keeps no weight average.
 
 Anything after the named options goes to LightningCLI, for example --data.init_args.batch_size 8.
@@ -44,14 +44,14 @@ from promptnet.models.text import encode_prompts
 from promptnet.training.callbacks import (
     CollapseAlarm,
     Throughput,
+    ValidationImages,
     ValidationMeasures,
-    ValidationPictures,
     WriteModelCard,
 )
 from promptnet.training.callbacks.throughput import num_rows
 from promptnet.training.cli import TrainingCLI
 
-LEFT_OUT = (ValidationPictures, ValidationMeasures, CollapseAlarm, WriteModelCard)
+LEFT_OUT = (ValidationImages, ValidationMeasures, CollapseAlarm, WriteModelCard)
 
 
 def now_s() -> float:
@@ -103,7 +103,7 @@ def ours(cli: TrainingCLI, warmup: int) -> tuple[float, dict[str, float]]:
 
 
 class RawPairs(Dataset[dict[str, Any]]):
-    """The data module's pairs as pictures, opened anew for every sample: no cache is read."""
+    """The data module's pairs as images, opened anew for every sample: no cache is read."""
 
     def __init__(self, pairs: Any) -> None:
         self.pairs: Any = replace(pairs, caches=Caches()) if isinstance(pairs, FacePairs) else pairs
@@ -132,7 +132,7 @@ class StraightforwardTrainer:
 
     def __init__(self, stage: Any, device: torch.device, autocast: Any) -> None:
         if "text_encoder_2" in stage.frozen:
-            raise ValueError("the straightforward trainer has one text tower: give a config for SD 1.x or SD 2.x")
+            raise ValueError("the straightforward trainer has one text encoder: give a config for SD 1.x or SD 2.x")
         self.device, self.autocast = device, autocast
         self.parts = {name: self._plain(part) for name, part in stage.frozen.items()}
         self.promptnet = self._plain(stage.promptnet).train().requires_grad_(True)
@@ -174,11 +174,11 @@ class StraightforwardTrainer:
         return vae.encode(pixels.to(vae.dtype)).latent_dist.sample().float() * vae.config["scaling_factor"]
 
     def _seen(self, pixels: torch.Tensor) -> torch.Tensor:
-        tower = self.parts["image_encoder"]
-        side_px = tower.config.image_size
+        text_encoder = self.parts["image_encoder"]
+        side_px = text_encoder.config.image_size
         if pixels.shape[-1] != side_px:
             pixels = F.interpolate(pixels, (side_px, side_px), mode="bicubic", antialias=True)
-        return tower(pixel_values=pixels.to(tower.dtype)).last_hidden_state
+        return text_encoder(pixel_values=pixels.to(text_encoder.dtype)).last_hidden_state
 
 
 def straightforward(trainer: StraightforwardTrainer, pairs: Any, batch_size: int, workers: int, steps: range) -> float:
@@ -235,7 +235,7 @@ def made(args: argparse.Namespace, folder: Path) -> tuple[Path, list[str]]:
     config = Path("configs/pretrain") / {"tiny": "tiny-prepared.yaml", "sd2": "sd2.yaml"}[args.shape]
     side_px = yaml.safe_load(config.read_text())["data"]["init_args"]["resolution_px"]
     base = write_random_base(folder / "base", args.shape)
-    faces = write_random_set(folder / "faces", args.pictures, side_px)
+    faces = write_random_set(folder / "faces", args.images, side_px)
     model = [f"--model.init_args.base_dir={base}", "--model.init_args.vision_id=null"]
     data = [f"--data.init_args.data_dir={faces}", f"--data.init_args.cache_dir={folder / 'cache'}"]
     data += ["--data.init_args.validation_dir=null", "--data.init_args.num_validation=0"]
@@ -245,7 +245,7 @@ def made(args: argparse.Namespace, folder: Path) -> tuple[Path, list[str]]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Our pretraining against a straightforward trainer.")
     parser.add_argument("--config", type=Path, default=Path("configs/pretrain/tiny-prepared.yaml"))
-    parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights and pictures, in place of --config")
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights and images, in place of --config")
     parser.add_argument("--pictures", type=int, default=256, help="of the set that --shape makes")
     parser.add_argument("--steps", type=int, default=40, help="measured steps of a run")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them")

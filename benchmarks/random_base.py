@@ -1,4 +1,4 @@
-"""Base models of a true shape with random weights, and prepared sets of random pictures, made where they are needed."""
+"""Base models of a true shape with random weights, and prepared sets of random images, made where they are needed."""
 
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from promptnet.models import base_model_shapes as shapes
 
 SHAPES = {"tiny": ("checkpoints/tiny", ""), "sd2": (shapes.SD2, shapes.VIT_H)}
-"""Name -> base model and vision tower whose shapes are taken; "" is the base's own tower."""
+"""Name -> base model and image encoder whose shapes are taken; "" is the base's own encoder."""
 
 
 def randomise(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -31,29 +31,29 @@ def randomise(network: nn.Module, device: torch.device, dtype: torch.dtype) -> N
 
 
 def write_random_base(folder: Path, shape: str) -> Path:
-    """A diffusers folder, vision tower included, of one of `SHAPES`; in half precision, as such folders are."""
+    """A diffusers folder, image encoder included, of one of `SHAPES`; in half precision, as such folders are."""
     base, vision = SHAPES[shape]
     parts, scheduler = shapes.base_parts(base)
-    tower: Any = shapes.vision_tower(vision, base)
-    networks: dict[str, Any] = {**parts, "image_encoder": tower}
+    text_encoder: Any = shapes.image_encoder(vision, base)
+    networks: dict[str, Any] = {**parts, "image_encoder": text_encoder}
     for name, network in networks.items():
         randomise(network, torch.device("cpu"), torch.float16)
         network.save_pretrained(folder / name)
         network.to("meta")
     shapes.any_tokenizer(networks["text_encoder"].config.max_position_embeddings).save_pretrained(folder / "tokenizer")
-    shapes.image_processor(tower).save_pretrained(folder / "feature_extractor")
+    shapes.image_processor(text_encoder).save_pretrained(folder / "feature_extractor")
     scheduler.save_pretrained(folder / "scheduler")
     return folder
 
 
-def write_random_set(folder: Path, num_pictures: int, side_px: int) -> Path:
-    """A set as `promptnet prepare` makes it: one shard of smooth random pictures, four of each person."""
+def write_random_set(folder: Path, num_images: int, side_px: int) -> Path:
+    """A set as `promptnet prepare` makes it: one shard of smooth random images, four of each person."""
     rng, files = np.random.default_rng(0), []
-    for _ in range(num_pictures):
+    for _ in range(num_images):
         file, coarse = BytesIO(), rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
         files.append({"bytes": file.getvalue(), "path": None})
-    people, captions = [f"person {number // 4}" for number in range(num_pictures)], [None] * num_pictures
+    people, captions = [f"person {number // 4}" for number in range(num_images)], [None] * num_images
     folder.mkdir(parents=True)
     columns = {"image": files, "identity": people, "caption": pa.array(captions, pa.string())}
     pq.write_table(pa.table(columns), folder / "data-00000.parquet")

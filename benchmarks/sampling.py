@@ -3,7 +3,7 @@
     python benchmarks/sampling.py --base checkpoints/tiny
 
 The straightforward loop does what the published code does: three U-Net items in every call, the fusion stage
-included, every prompt encoded anew in every call. Both draw the same pictures from the same generators; the ratio of
+included, every prompt encoded anew in every call. Both draw the same images from the same generators; the ratio of
 their times is the median over pairs of runs, one after the other, and the latents' largest difference is printed
 beside it. Below, where the sampler's time goes.
 """
@@ -20,8 +20,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from promptnet import PromptNetPipeline, Subject
-from promptnet.inference.sampling.config import SamplingDefaults
-from promptnet.inference.sampling.requests import make_rows
+from promptnet.inference.sampling.config import SamplingConfig
+from promptnet.inference.sampling.requests import make_requests
 from promptnet.inference.subject.lora import applied
 from promptnet.models.text import encode_prompts
 
@@ -39,14 +39,14 @@ class PublishedLoop:
     Args:
         pipe: where the networks are.
         prompts: each with S*.
-        subject: one reference picture.
-        knobs: the sampler's.
+        subject: one reference image.
+        parameters: the sampler's.
     """
 
-    def __init__(self, pipe: PromptNetPipeline, prompts: Sequence[str], subject: Subject, knobs: SamplingDefaults):
+    def __init__(self, pipe: PromptNetPipeline, prompts: Sequence[str], subject: Subject, config: SamplingConfig):
         device = pipe.unet.device
-        self.pipe, self.prompts, self.subject, self.knobs = pipe, list(prompts), subject.to(device), knobs
-        self.class_prompts = [row.reference_prompt for row in make_rows(self.prompts, subject)]
+        self.pipe, self.prompts, self.subject, self.config = pipe, list(prompts), subject.to(device), config
+        self.class_prompts = [row.reference_prompt for row in make_requests(self.prompts, subject)]
 
     @torch.no_grad()
     def __call__(self, generators: list[torch.Generator]) -> Tensor:
@@ -56,11 +56,11 @@ class PublishedLoop:
         size = unet.config["sample_size"]
         shape = (len(self.prompts), unet.config["in_channels"], size, size)
         x = randn_tensor(shape, generator=generators, device=unet.device, dtype=unet.dtype)
-        scheduler.set_timesteps(self.knobs.num_inference_steps, device=unet.device)
+        scheduler.set_timesteps(self.config.num_inference_steps, device=unet.device)
         for t in scheduler.timesteps:
             x = self._fused(x, t, generators)
             e_u, e_c, e_s = self._three_items(x, t, gamma=1.0)
-            output = e_u + self.knobs.subject_scale * (e_s - e_u) + self.knobs.class_scale * (e_c - e_u)
+            output = e_u + self.config.subject_scale * (e_s - e_u) + self.config.class_scale * (e_c - e_u)
             x = scheduler.step(output, t, x, return_dict=False)[0]
         return x
 
@@ -70,10 +70,10 @@ class PublishedLoop:
         a = scheduler.alphas_cumprod[int(t)].double()
         before = int(t) - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
         b = (scheduler.alphas_cumprod[before] if before >= 0 else scheduler.final_alpha_cumprod).double()
-        r = self.knobs.fusion_eta**2 * (1 - a / b) / (1 - a)
-        for _ in range(self.knobs.fusion_steps):
-            e_u, _, e_s = self._three_items(x, t, gamma=self.knobs.pseudo_word_scale)
-            output = e_u + self.knobs.fusion_scale * (e_s - e_u)
+        r = self.config.fusion_eta**2 * (1 - a / b) / (1 - a)
+        for _ in range(self.config.fusion_steps):
+            e_u, _, e_s = self._three_items(x, t, gamma=self.config.pseudo_word_scale)
+            output = e_u + self.config.fusion_scale * (e_s - e_u)
             noise = randn_tensor(x.shape, generator=generators, device=x.device, dtype=x.dtype)
             if scheduler.config.prediction_type == "v_prediction":
                 e = a.sqrt() * output + (1 - a).sqrt() * x
@@ -86,7 +86,7 @@ class PublishedLoop:
         return x
 
     def _three_items(self, x: Tensor, t: Tensor, gamma: float) -> tuple[Tensor, ...]:
-        """Unconditional, class and subject prediction: PromptNet once, three prompts and three items a picture."""
+        """Unconditional, class and subject prediction: PromptNet once, three prompts and three items an image."""
         pipe, count = self.pipe, len(self.prompts)
         assert pipe.promptnet is not None
         reference = self.subject.reference_latents.expand(count, -1, -1, -1)
@@ -100,7 +100,7 @@ class PublishedLoop:
             return pipe.unet(torch.cat([x] * 3), t, torch.cat(states), return_dict=False)[0].chunk(3)
 
     def _encode(self, prompts: list[str], words: list[dict[str, Tensor]] | None = None, gamma: float = 1.0) -> Tensor:
-        positions = self.knobs.word_positions
+        positions = self.config.word_positions
         pipe = self.pipe
         return encode_prompts(
             pipe.tokenizer, pipe.text_encoder, prompts, words, pseudo_word_scale=gamma, positions=positions
@@ -151,7 +151,7 @@ def timed(draw: Callable[[], Tensor]) -> tuple[float, Tensor]:
     return now() - start, result
 
 
-def compare(pipe: PromptNetPipeline, subject: Subject, prompts: list[str], knobs: SamplingDefaults, pairs: int) -> None:
+def compare(pipe: PromptNetPipeline, subject: Subject, prompts: list[str], config: SamplingConfig, pairs: int) -> None:
     """Print times, ratio, difference and where the time goes."""
 
     def generators() -> list[torch.Generator]:
@@ -163,25 +163,25 @@ def compare(pipe: PromptNetPipeline, subject: Subject, prompts: list[str], knobs
             subject=subject,
             generator=generators(),
             output_type=output_type,
-            num_inference_steps=knobs.num_inference_steps,
-            subject_scale=knobs.subject_scale,
-            class_scale=knobs.class_scale,
-            fusion_steps=knobs.fusion_steps,
-            fusion_scale=knobs.fusion_scale,
-            fusion_eta=knobs.fusion_eta,
+            num_inference_steps=config.num_inference_steps,
+            subject_scale=config.subject_scale,
+            class_scale=config.class_scale,
+            fusion_steps=config.fusion_steps,
+            fusion_scale=config.fusion_scale,
+            fusion_eta=config.fusion_eta,
             fusion_until=1.0,
-            pseudo_word_scale=knobs.pseudo_word_scale,
-            word_positions=knobs.word_positions,
+            pseudo_word_scale=config.pseudo_word_scale,
+            word_positions=config.word_positions,
             guidance_rescale=0.0,
             eta=0.0,
         ).images
 
-    published = PublishedLoop(pipe, prompts, subject, knobs)
+    published = PublishedLoop(pipe, prompts, subject, config)
     difference = (ours() - published(generators())).abs().max().item()
     runs = [(timed(ours), timed(lambda: published(generators()))) for _ in range(pairs)]
     ours_s, published_s = (statistics.median(run[i][0] for run in runs) for i in (0, 1))
     ratio = statistics.median(mine[0] / theirs[0] for mine, theirs in runs)
-    print(f"{len(prompts)} pictures, {knobs.num_inference_steps} steps, m = {knobs.fusion_steps}, {pipe.unet.device}")
+    print(f"{len(prompts)} images, {config.num_inference_steps} steps, m = {config.fusion_steps}, {pipe.unet.device}")
     print(f"sampler              {ours_s:8.3f} s")
     print(f"straightforward loop {published_s:8.3f} s")
     print(f"ratio                {ratio:8.3f}   (median of {pairs} paired runs)")
@@ -190,7 +190,7 @@ def compare(pipe: PromptNetPipeline, subject: Subject, prompts: list[str], knobs
 
 
 def where_time_goes(pipe: PromptNetPipeline, draw: Callable[[], Tensor]) -> None:
-    """One more run of the sampler, with the picture decoded, by network."""
+    """One more run of the sampler, with the image decoded, by network."""
     watch = Stopwatch(pipe)
     with watch.running():
         total_s, _ = timed(draw)
@@ -201,8 +201,8 @@ def where_time_goes(pipe: PromptNetPipeline, draw: Callable[[], Tensor]) -> None
     print(f"{'decoding and the rest':22}{rest_s:7.3f}s{rest_s / total_s:8.1%}")
 
 
-def reference_picture(path: str | None) -> Any:
-    """The picture at `path`, or a portrait of somebody from the validation split."""
+def reference_image(path: str | None) -> Any:
+    """The image at `path`, or a portrait of somebody from the validation split."""
     if path is not None:
         return path
     import random
@@ -225,8 +225,8 @@ def main() -> None:
     arguments = parser.parse_args()
     pipe = PromptNetPipeline.from_pretrained(arguments.base).to(arguments.device)
     pipe.set_progress_bar_config(disable=True)
-    subject = pipe.encode(reference_picture(arguments.image))
-    prompts = [PROMPTS[index % len(PROMPTS)] for index in range(arguments.pictures)]
+    subject = pipe.encode(reference_image(arguments.image))
+    prompts = [PROMPTS[index % len(PROMPTS)] for index in range(arguments.images)]
     given = {
         "num_inference_steps": arguments.steps,
         "fusion_steps": arguments.fusion_steps,

@@ -1,10 +1,10 @@
-"""Tiled decoding with and without the whole picture's statistics, against decoding at once.
+"""Tiled decoding with and without the whole image's statistics, against decoding at once.
 
     python benchmarks/tiles.py --base checkpoints/tiny
 
 Portraits of validation people, rendered at `--size`, go through the VAE and back in three ways: whole, in diffusers'
-tiles, and in the same tiles with the statistics of the whole picture (`promptnet.inference.vae`). Printed are the
-mean absolute differences of colours in [-1, 1] to the whole decoding and to the picture itself, and the time as a ratio
+tiles, and in the same tiles with the statistics of the whole image (`promptnet.inference.vae`). Printed are the
+mean absolute differences of colours in [-1, 1] to the whole decoding and to the image itself, and the time as a ratio
 to diffusers' tiles, the median over runs one after the other.
 """
 
@@ -28,23 +28,23 @@ from promptnet.inference.vae import decode_in_tiles
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=Path("checkpoints/tiny"))
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures, in pixels")
+    parser.add_argument("--size", type=int, default=256, help="side of the images, in pixels")
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--runs", type=int, default=3)
     asked = parser.parse_args()
     vae: Any = AutoencoderKL.from_pretrained(asked.base / "vae", torch_dtype=torch.float32, use_safetensors=True)
     with torch.no_grad():
-        pictures = portraits(asked.pictures, asked.size)
-        latents = torch.cat([vae.encode(picture).latent_dist.mode() for picture in pictures.split(1)])
+        images = avatars(asked.images, asked.size)
+        latents = torch.cat([vae.encode(image).latent_dist.mode() for image in images.split(1)])
         whole, tiled, ours = decoded(vae, latents)
         for name, found in (("whole", whole), ("diffusers' tiles", tiled), ("with whole statistics", ours)):
-            to_whole, to_picture = ((found - other).abs().mean().item() for other in (whole, pictures))
-            print(f"{name:22} to whole {to_whole:.4f}  to the picture {to_picture:.4f}")
+            to_whole, to_image = ((found - other).abs().mean().item() for other in (whole, images))
+            print(f"{name:22} to whole {to_whole:.4f}  to the image {to_image:.4f}")
         print(f"time, with whole statistics / diffusers' tiles: {time_ratio(vae, latents[:1], asked.runs):.2f}")
 
 
-def portraits(count: int, size_px: int) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1]."""
+def avatars(count: int, size_px: int) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1]."""
     random_numbers = random.Random(0)
     people = identities("validation")[:count]
     return torch.stack([to_pixels(render(who, sample_attributes(random_numbers), size_px)) for who in people])

@@ -24,10 +24,11 @@ from transformers import CLIPImageProcessor, CLIPVisionModel
 from promptnet import PromptNetModel, PromptNetPipeline, Subject
 from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.inference.editing.card import MixingWeights
-from promptnet.inference.editing.edit_image import edit_picture, invert_pictures, picture_latents, redrawn
+from promptnet.inference.editing.edit_image import edit_image as edit_with_cards
+from promptnet.inference.editing.edit_image import image_latents, invert_images, redrawn
 from promptnet.inference.editing.stock_pipeline import stock_arguments
 from promptnet.inference.resolution import ResolutionSettings, adapt_resolution
-from promptnet.inference.sampling.requests import make_rows
+from promptnet.inference.sampling.requests import make_requests
 from promptnet.inference.tuning.config import TuningProgress
 from promptnet.training.editing.data import SeedDataModule
 from promptnet.training.editing.learn import learn_card
@@ -222,9 +223,9 @@ def edit_image(images: Images) -> Result:
     mask = Image.new("L", images[0].size)
     mask.paste(255, (0, images[0].height // 2, *images[0].size))
     return {
-        "masked": edit_picture(pipe, images[0], card, mask=mask, correct_until=0.75, output_type="latent"),
-        "subject": edit_picture(pipe, pipe.encode(images[2]), card, output_type="latent"),
-        "published": edit_picture(pipe, images[2], card, as_published=True, output_type="latent"),
+        "masked": edit_with_cards(pipe, images[0], card, mask=mask, correct_until=0.75, output_type="latent"),
+        "subject": edit_with_cards(pipe, pipe.encode(images[2]), card, output_type="latent"),
+        "published": edit_with_cards(pipe, images[2], card, as_published=True, output_type="latent"),
     }
 
 
@@ -232,8 +233,8 @@ def edit_image(images: Images) -> Result:
 def inversion(images: Images) -> Result:
     """Invert an image and replay it."""
     pipe, card = tiny(), happy()
-    latents = picture_latents(pipe, images[0])
-    inverted = invert_pictures(pipe, latents, make_rows(card.neutral, None), num_steps=STEPS, guidance_scale=3.0)
+    latents = image_latents(pipe, images[0])
+    inverted = invert_images(pipe, latents, make_requests(card.neutral, None), num_steps=STEPS, guidance_scale=3.0)
     found = inverted.inversion
     replayed = redrawn(pipe, inverted, [card.scaled(0.0)])
     return {"start": found.start, "corrections": found.corrections, "replayed": replayed}
@@ -244,8 +245,8 @@ def inversion_plms(images: Images) -> Result:
     """Invert an image of an epsilon model with PLMS, which makes a call more than it has steps."""
     pipe = random_pipeline("sd")
     pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
-    latents = picture_latents(pipe, images[0], crop=True)
-    inverted = invert_pictures(pipe, latents, make_rows("a hat", None), num_steps=STEPS, guidance_scale=3.0)
+    latents = image_latents(pipe, images[0], crop=True)
+    inverted = invert_images(pipe, latents, make_requests("a hat", None), num_steps=STEPS, guidance_scale=3.0)
     return {"start": inverted.inversion.start, "corrections": inverted.inversion.corrections}
 
 
@@ -380,7 +381,7 @@ def pretrain(
             num_workers=0,
         )
         stage = PretrainStage(
-            str(base), str(folder / "encoder"), region_proj_channel=8, warmup_steps=1, decay_share=0.0, **options
+            str(base), str(folder / "encoder"), region_proj_channel=8, warmup_steps=1, decay_fraction=0.0, **options
         )
         losses = Losses()
         Trainer(
@@ -441,4 +442,4 @@ def edit_learning_images(images: Images) -> Result:
         paths = [Path(folder) / f"{place}.png" for place in (0, 1)]
         for path, image in zip(paths, (images[0], images[2]), strict=True):
             image.save(path)
-        return learn(pictures=[str(path) for path in paths])
+        return learn(images=[str(path) for path in paths])

@@ -1,4 +1,4 @@
-"""One picture of a person, redrawn in any situation by a text-to-image diffusion model.
+"""One image of a person, redrawn in any situation by a text-to-image diffusion model.
 
 The names below are loaded when they are first used, so that importing the package costs nothing.
 `ModelMixin` is diffusers' own: `DiffusionPipeline.from_pretrained` looks for it beside a component class of ours.

@@ -48,7 +48,7 @@ def build_parser() -> ArgumentParser:
 
     parser = ArgumentParser(
         prog="promptnet",
-        description="One picture of a person in, that person drawn in any situation out.",
+        description="One image of a person in, that person drawn in any situation out.",
         version=version("promptnet"),
         allow_abbrev=False,
     )

@@ -34,7 +34,7 @@ def _text(width: int, **more: Any) -> CLIPTextConfig:
 
 
 def write_base(folder: Path, family: str) -> Path:
-    """A complete base model with random weights: pictures of 32 px, latents 4 x 16 x 16."""
+    """A complete base model with random weights: images of 32 px, latents 4 x 16 x 16."""
     torch.manual_seed(0)
     two = family == "sdxl"
     added: dict[str, Any] = {

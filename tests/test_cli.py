@@ -123,14 +123,14 @@ def test_the_installed_command_is_this_one() -> None:
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 REFUSED = {
-    "no such picture": ("customize --image nobody.png --out me.safetensors", "nobody.png"),
-    "not a picture": ("customize --image text.png --out me.safetensors", "text.png"),
+    "no such image": ("customize --image nobody.png --out me.safetensors", "nobody.png"),
+    "not an image": ("customize --image text.png --out me.safetensors", "text.png"),
     "subject file's name": ("customize --image me.png --out me.pt", "must end in .safetensors"),
     "subject file's folder": ("customize --image me.png --out missing/me.safetensors", "does not exist"),
     "size": ("generate --prompt x --out a.png --size 64", "WIDTHxHEIGHT"),
-    "picture's name": ("generate --prompt x --out a.gif", "must end in .png"),
-    "picture's folder": ("generate --prompt x --out missing/a.png", "does not exist"),
-    "no pictures": ("generate --prompt x --out a.png --num-images 0", "num_images=0"),
+    "image's name": ("generate --prompt x --out a.gif", "must end in .png"),
+    "image's folder": ("generate --prompt x --out missing/a.png", "does not exist"),
+    "no images": ("generate --prompt x --out a.png --num-images 0", "num_images=0"),
     "no such subject": ("generate --prompt S* --out a.png --subject nobody.safetensors", "nobody.safetensors"),
     "evaluation's folder": ("evaluate avatars --out missing", "missing"),
     "demo's folder": ("demo --out missing", "missing"),
@@ -146,7 +146,7 @@ def test_a_users_error_is_one_line_and_leaves_nothing(
     line: str, said: str, pipe: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (64, 64)).save("me.png")
-    Path("text.png").write_text("no picture")
+    Path("text.png").write_text("no image")
     before = sorted(tmp_path.iterdir())
     assert run(*line.split()) == 2
     error = capsys.readouterr().err
@@ -210,15 +210,15 @@ def test_only_knobs_that_were_given_are_handed_on(pipe: Pipeline) -> None:
 
 def test_every_knob_arrives(pipe: Pipeline) -> None:
     Path("me.safetensors").touch()
-    knobs = {"guidance_scale": 2.0, "subject_scale": 3.5, "class_scale": 1.0, "fusion_steps": 2, "fusion_scale": 4.0}
-    knobs |= {"fusion_eta": 0.5, "fusion_until": 0.25, "pseudo_word_scale": 0.7}
-    words = [word for name, value in knobs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    config = {"guidance_scale": 2.0, "subject_scale": 3.5, "class_scale": 1.0, "fusion_steps": 2, "fusion_scale": 4.0}
+    config |= {"fusion_eta": 0.5, "fusion_until": 0.25, "pseudo_word_scale": 0.7}
+    words = [word for name, value in config.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     rest = (
         "--out a.png --subject me.safetensors --size 96x64 --steps 7 --class-word dog --negative-prompt blur --seed 5"
     )
     assert run("generate", "--prompt", "a sad S*", *rest.split(), *words) == 0
     (call,) = pipe.calls
-    assert {name: call[name] for name in knobs} == knobs
+    assert {name: call[name] for name in config} == config
     assert (call["width"], call["height"], call["num_inference_steps"]) == (96, 64, 7)
     assert (call["class_word"], call["negative_prompt"], call["generator"].initial_seed()) == ("dog", "blur", 5)
     assert isinstance(call["subject"], Subject)
@@ -232,7 +232,7 @@ def test_the_resolution_arrives(resolution: str, pipe: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(("size", "tiled"), [(None, False), ("128x128", False), ("160x128", True), ("192x64", False)])
-def test_pictures_much_larger_than_trained_are_decoded_in_tiles(size: str | None, tiled: bool, pipe: Pipeline) -> None:
+def test_images_much_larger_than_trained_are_decoded_in_tiles(size: str | None, tiled: bool, pipe: Pipeline) -> None:
     assert run("generate", "--prompt", "x", "--out", "a.png", *(["--size", size] if size else [])) == 0
     assert bool(pipe.tiled) == tiled
 
@@ -255,12 +255,12 @@ def test_prompts_are_text_whatever_they_look_like(prompt: str, pipe: Pipeline) -
     assert pipe.calls[0]["prompt"] == prompt
 
 
-def test_several_pictures_are_numbered(pipe: Pipeline, tmp_path: Path) -> None:
+def test_several_images_are_numbered(pipe: Pipeline, tmp_path: Path) -> None:
     assert run("generate", "--prompt", "x", "--out", "a.png", "--num-images", "3") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1.png", "a-2.png", "a-3.png"]
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(
+def test_a_image_that_cannot_be_written_leaves_the_old_one(
     pipe: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("a.png").write_bytes(b"old")
@@ -278,7 +278,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(
 # --- customize ----------------------------------------------------------------------------------------------------
 
 
-def test_customize_opens_every_picture_and_saves_the_subject(pipe: Pipeline) -> None:
+def test_customize_opens_every_image_and_saves_the_subject(pipe: Pipeline) -> None:
     Image.new("RGBA", (80, 64)).save("a.png")
     Image.new("L", (64, 64)).save("b.jpg")
     line = "customize --image a.png b.jpg --out me.safetensors --steps 9 --learning-rate 0.1 --seed 3 --class-word dog"

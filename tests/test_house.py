@@ -330,19 +330,19 @@ def test_an_unknown_option_in_a_config_is_refused(tmp_path: Path, capsys: pytest
     assert "no_such_option" in capsys.readouterr().err
 
 
-# --- the table of knobs -------------------------------------------------------------------------------------------
+# --- the table of parameters -------------------------------------------------------------------------------------
 
 
 def test_the_table_of_knobs_says_what_the_code_does() -> None:
-    from promptnet.inference.sampling.config import PUBLISHED, SamplingDefaults
+    from promptnet.inference.sampling.config import PUBLISHED, SamplingConfig
 
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|", (ROOT / "docs" / "customise.md").read_text("utf-8"), re.M)
-    defaults, published = (dataclasses.asdict(knobs) for knobs in (SamplingDefaults(), PUBLISHED))
+    defaults, published = (dataclasses.asdict(config) for config in (SamplingConfig(), PUBLISHED))
     assert rows == [(name, str(defaults[name]), str(published[name])) for name in defaults]
 
 
 def test_the_table_of_tuning_knobs_says_what_the_code_does() -> None:
-    from promptnet.inference.tuning.config import TuningDefaults
+    from promptnet.inference.tuning.config import TuningConfig
 
     rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "docs" / "customise.md").read_text("utf-8"), re.M)
-    assert rows == [(name, repr(value)) for name, value in dataclasses.asdict(TuningDefaults()).items()]
+    assert rows == [(name, repr(value)) for name, value in dataclasses.asdict(TuningConfig()).items()]

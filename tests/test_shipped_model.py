@@ -10,7 +10,7 @@ from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS,
 from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL
 from promptnet.evaluation.harness.tasks import make_described_people, make_people
 from promptnet.inference.editing.card import MixingWeights
-from promptnet.metrics.judge import load_judge, read_pictures
+from promptnet.metrics.judge import load_judge, read_images
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.tiny import load_clip
 
@@ -42,13 +42,13 @@ def test_the_pipeline_is_complete(pipe: PromptNetPipeline):
     assert PromptNetModel.from_pretrained(CHECKPOINTS / "tiny/promptnet-published").config["use_res"] is False
 
 
-def test_clip_finds_the_caption_of_a_picture(pipe: PromptNetPipeline):
+def test_clip_finds_the_caption_of_a_image(pipe: PromptNetPipeline):
     people = make_described_people(SPLIT, people=24, prompts=1)
-    pictures = [person.true_images(64)[0] for person in people]
+    images = [person.true_images(64)[0] for person in people]
     clip = load_clip(CHECKPOINTS / "tiny")
     assert pipe.feature_extractor is not None
-    pixels = pipe.feature_extractor(pictures, return_tensors="pt")["pixel_values"]
-    texts = pipe.tokenizer([person.asks[0].prompt for person in people], padding=True, return_tensors="pt")
+    pixels = pipe.feature_extractor(images, return_tensors="pt")["pixel_values"]
+    texts = pipe.tokenizer([person.eval_prompts[0].prompt for person in people], padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = clip(pixel_values=pixels, input_ids=texts["input_ids"]).logits_per_image
     assert (logits.argmax(1) == torch.arange(24)).float().mean() > 0.8
@@ -58,10 +58,10 @@ def test_the_base_model_follows_captions(pipe: PromptNetPipeline):
     """Far from what it reaches (the model card has that), farther from what guessing would."""
     people = make_described_people(SPLIT, people=24, prompts=1)
     generators = [torch.Generator().manual_seed(index) for index in range(24)]
-    prompts = [person.asks[0].prompt for person in people]
-    drawn = pipe(prompts, num_inference_steps=10, guidance_scale=3.0, generator=generators).images
-    read = read_pictures(load_judge(CHECKPOINTS / "judges/validation"), drawn).records
-    asked = [person.identity.record() | person.asks[0].attributes.record() for person in people]
+    prompts = [person.eval_prompts[0].prompt for person in people]
+    generated = pipe(prompts, num_inference_steps=10, guidance_scale=3.0, generator=generators).images
+    read = read_images(load_judge(CHECKPOINTS / "judges/validation"), generated).records
+    asked = [person.identity.record() | person.eval_prompts[0].attributes.record() for person in people]
     hits = {
         field: sum(one[field] == other[field] for one, other in zip(read, asked, strict=True)) / 24
         for field in (*IDENTITY_FIELDS, *ATTRIBUTE_FIELDS)
@@ -76,10 +76,10 @@ def test_a_subject_is_recognised_without_tuning(pipe: PromptNetPipeline):
     hits = []
     for person in people:
         subject = pipe.encode(person.reference_image(64))
-        generators = [torch.Generator().manual_seed(ask.seed) for ask in person.asks]
-        prompts = [ask.prompt for ask in person.asks]
-        drawn = pipe(prompts, subject=subject, num_inference_steps=8, generator=generators).images
-        for record in read_pictures(load_judge(CHECKPOINTS / "judges/validation"), drawn).records:
+        generators = [torch.Generator().manual_seed(eval_prompt.seed) for eval_prompt in person.eval_prompts]
+        prompts = [eval_prompt.prompt for eval_prompt in person.eval_prompts]
+        generated = pipe(prompts, subject=subject, num_inference_steps=8, generator=generators).images
+        for record in read_images(load_judge(CHECKPOINTS / "judges/validation"), generated).records:
             hits += [record[field] == value for field, value in person.identity.record().items()]
     assert sum(hits) / len(hits) > 0.6
 
@@ -93,8 +93,8 @@ def test_edit_cards_fit_the_model_and_do_what_their_names_say(pipe: PromptNetPip
     for name, card in cards.items():
         assert (card.neutral, card.styled) == (NEUTRAL, EDITS[name].styled)
         generators = [torch.Generator().manual_seed(index) for index in range(4)]
-        drawn = pipe([NEUTRAL] * 4, edits=card, generator=generators).images
-        records = read_pictures(judge, drawn).records
+        generated = pipe([NEUTRAL] * 4, edits=card, generator=generators).images
+        records = read_images(judge, generated).records
         shown[name] = sum(record[EDITS[name].field] == EDITS[name].value for record in records)
     assert min(shown.values()) > 0, shown
     assert sum(shown.values()) / (4 * len(shown)) > 0.6, shown

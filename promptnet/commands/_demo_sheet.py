@@ -1,4 +1,4 @@
-"""The demo's picture: the reference, then every sentence with what was drawn above what is true."""
+"""The demo's image: the reference, then every sentence with what was drawn above what is true."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 CELL_PX = 192
 GAP_PX = 16
 FONT_PX = 14
-DRAWN_TOP_PX = 92
-TRUE_TOP_PX = DRAWN_TOP_PX + CELL_PX + FONT_PX + 2 * GAP_PX
+GENERATED_TOP_PX = 92
+TRUE_TOP_PX = GENERATED_TOP_PX + CELL_PX + FONT_PX + 2 * GAP_PX
 INK = "#202020"
 FRAME = "#c8c8c8"
 CREDIT = """Portraits after micah by
@@ -21,34 +21,34 @@ Johan Melin (CC BY 4.0,
 changed; see NOTICE)."""
 
 
-def draw_sheet(
-    reference: Image.Image, prompts: Sequence[str], drawn: Sequence[Image.Image], true: Sequence[Image.Image]
+def demo_sheet(
+    reference: Image.Image, prompts: Sequence[str], generated: Sequence[Image.Image], true: Sequence[Image.Image]
 ) -> Image.Image:
     """One column for the reference and one a sentence.
 
     Args:
-        reference: the only picture the model was shown.
+        reference: the only image the model was shown.
         prompts: the sentences.
-        drawn: what the model drew, sentence by sentence.
+        generated: what the model drew, sentence by sentence.
         true: the same person really re-rendered, sentence by sentence.
     """
     columns = 1 + len(prompts)
     width = GAP_PX + columns * (CELL_PX + GAP_PX)
     height = TRUE_TOP_PX + CELL_PX + GAP_PX
     sheet = Image.new("RGB", (width, height), "white")
-    put(sheet, 0, DRAWN_TOP_PX, reference, "the one picture given")
+    put(sheet, 0, GENERATED_TOP_PX, reference, "the one image given")
     write(sheet, 0, TRUE_TOP_PX + CELL_PX, CREDIT)
-    for column, (prompt, picture, truth) in enumerate(zip(prompts, drawn, true, strict=True), start=1):
-        put(sheet, column, DRAWN_TOP_PX, picture, textwrap.fill(prompt, width=27))
+    for column, (prompt, image, truth) in enumerate(zip(prompts, generated, true, strict=True), start=1):
+        put(sheet, column, GENERATED_TOP_PX, image, textwrap.fill(prompt, width=27))
         put(sheet, column, TRUE_TOP_PX, truth, "what is true")
     return sheet
 
 
-def put(sheet: Image.Image, column: int, top_px: int, picture: Image.Image, text: str) -> None:
-    """A framed picture with its text above it."""
+def put(sheet: Image.Image, column: int, top_px: int, image: Image.Image, text: str) -> None:
+    """A framed image with its text above it."""
     left_px = left_of(column)
     write(sheet, column, top_px - GAP_PX // 2, text)
-    sheet.paste(picture.convert("RGB").resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS), (left_px, top_px))
+    sheet.paste(image.convert("RGB").resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS), (left_px, top_px))
     frame = (left_px - 1, top_px - 1, left_px + CELL_PX, top_px + CELL_PX)
     ImageDraw.Draw(sheet).rectangle(frame, outline=FRAME)
 

@@ -103,13 +103,13 @@ def make_generator(seed: int) -> Generator:
 def load_pipeline(
     base: str, device: str, promptnet: str | None = None, image_encoder: str | None = None
 ) -> PromptNetPipeline:
-    """The pipeline of a base model, with the encoder and vision tower it lacks taken from elsewhere.
+    """The pipeline of a base model, with the encoder and image encoder it lacks taken from elsewhere.
 
     Args:
         base: folder in diffusers layout, or Hub id.
         device: "auto", "cpu", "cuda", ...
         promptnet: folder or Hub id of an encoder; None takes the base model's own.
-        image_encoder: folder or Hub id of a CLIP vision tower; None takes the base model's own.
+        image_encoder: folder or Hub id of a CLIP image encoder; None takes the base model's own.
 
     Raises:
         OSError: one of them does not exist or lacks a file.
@@ -117,7 +117,7 @@ def load_pipeline(
     """
     found, place = find_base(base), pick_device(device)
     given = {"promptnet": promptnet, "image-encoder": image_encoder}
-    encoder, tower = (None if name is None else find_part(name, option) for option, name in given.items())
+    encoder, text_encoder = (None if name is None else find_part(name, option) for option, name in given.items())
     quiet()
     from safetensors import SafetensorError
 
@@ -125,16 +125,16 @@ def load_pipeline(
 
     parts: dict[str, object] = {} if encoder is None else {"promptnet": encoder}
     try:
-        if tower is not None:
-            parts |= _vision_tower(tower)
+        if text_encoder is not None:
+            parts |= _image_encoder(text_encoder)
         return PromptNetPipeline.from_pretrained(found, use_safetensors=True, **parts).to(place)
     except SafetensorError as error:  # transformers lets it through; no ValueError, nor does it name the file
-        named = ", ".join(f"'{name}'" for name in (base, encoder, tower) if name is not None)
+        named = ", ".join(f"'{name}'" for name in (base, encoder, text_encoder) if name is not None)
         raise ValueError(f"a weights file of {named} is broken ({error}): copy or download it again") from error
 
 
-def _vision_tower(name: str) -> dict[str, object]:
-    """A CLIP vision tower and its preprocessing, by the names of the pipeline's components."""
+def _image_encoder(name: str) -> dict[str, object]:
+    """A CLIP image encoder and its preprocessing, by the names of the pipeline's components."""
     import torch
     from transformers import CLIPImageProcessor, CLIPVisionModel
 

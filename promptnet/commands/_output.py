@@ -7,7 +7,7 @@ from pathlib import Path
 
 from promptnet.io.files import check_folder
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
@@ -24,7 +24,7 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
 
 
 def numbered(path: Path, count: int) -> list[Path]:
-    """`out.png` itself for one picture, `out-1.png`, `out-2.png`, ... for several."""
+    """`out.png` itself for one image, `out-1.png`, `out-2.png`, ... for several."""
     if count == 1:
         return [path]
     return [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]

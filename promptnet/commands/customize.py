@@ -1,4 +1,4 @@
-"""`promptnet customize`: pictures of one person in, a subject file out."""
+"""`promptnet customize`: images of one person in, a subject file out."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def customize(
     """Tune the model to one person in seconds and keep the outcome as a small file.
 
     Args:
-        image: one or more pictures of the person (PNG, JPEG, ...)
-        out: the subject file to write (.safetensors); it holds the picture's latents, so treat it like a photograph
+        image: one or more images of the person (PNG, JPEG, ...)
+        out: the subject file to write (.safetensors); it holds the image's latents, so treat it like a photograph
         class_word: what the subject is
         steps: tuning steps; 0 takes the encoder's words as they are (null: the pipeline's default)
         learning_rate: of the tuning (null: the pipeline's default)
         seed: makes the outcome reproducible
         base: base model, a folder in diffusers layout or a Hub id
         promptnet: folder of the encoder, where the base model holds none or another one is wanted
-        image_encoder: CLIP vision tower for that encoder, a folder or a Hub id
+        image_encoder: CLIP image encoder for that encoder, a folder or a Hub id
         device: auto, cpu, cuda, ...
     """
     check_output(out, (".safetensors",))
     from promptnet.images.load import open_image
 
-    pictures = [open_image(path) for path in image]
+    images = [open_image(path) for path in image]
     generator = make_generator(seed)
     with status("loading the base model"):
         pipe = load_pipeline(base, device, promptnet, image_encoder)
     start_s = time.perf_counter()
     with tuning_bar("customising") as callback:
         subject = pipe.customize(
-            pictures,
+            images,
             class_word=class_word,
             steps=steps,
             learning_rate=learning_rate,

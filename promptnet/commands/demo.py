@@ -1,4 +1,4 @@
-"""`promptnet demo`: from one picture of a person no training ever saw to five sentences drawn, with figures."""
+"""`promptnet demo`: from one image of a person no training ever saw to five sentences drawn, with figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from promptnet import PromptNetPipeline, Subject
     from promptnet.evaluation.harness.tasks import Person
-    from promptnet.evaluation.subjects.score import Marker
+    from promptnet.evaluation.subjects.score import Scorer
     from promptnet.metrics.scores import Record
 
 NUM_PROMPTS = 5
@@ -40,7 +40,7 @@ def demo(
     Args:
         out: an existing folder for demo.png, demo.json and the subject, demo.safetensors
         person: which of the test people, counted from 0
-        steps: denoising steps a picture (null: the pipeline's default)
+        steps: denoising steps an image (null: the pipeline's default)
         seed: decides the order of the people, the sentences and the noise
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
@@ -48,29 +48,29 @@ def demo(
     folder = check_folder(out)
     check_request(person, steps)
     found = find_base(base)
-    from promptnet.commands._demo_sheet import draw_sheet
+    from promptnet.commands._demo_sheet import demo_sheet
     from promptnet.evaluation.harness.judges import judge_folder
-    from promptnet.evaluation.harness.renderer import picture_size
+    from promptnet.evaluation.harness.renderer import image_size
     from promptnet.evaluation.harness.tasks import make_people
-    from promptnet.evaluation.subjects.score import make_marker
+    from promptnet.evaluation.subjects.score import make_scorer
     from promptnet.metrics.judge import load_judge
 
     who = make_people(SPLIT, person + 1, NUM_PROMPTS, seed)[person]
     seconds: dict[str, float] = {}
     with timed(seconds, "load"), status("loading the base model"):
         pipe = load_pipeline(base, device)
-    size_px = picture_size(found)
+    size_px = image_size(found)
     reference = who.reference_image(size_px)
     with timed(seconds, "customise"):
         subject = tune(pipe, reference, who)
     with timed(seconds, "draw"):
-        pictures = draw(pipe, subject, who, steps)
+        images = draw(pipe, subject, who, steps)
     with timed(seconds, "judge"):
-        marker = make_marker([who], load_judge(judge_folder(found, JUDGE)), SPLIT, size_px)
-        scores = score(marker, who, pictures)
+        scorer = make_scorer([who], load_judge(judge_folder(found, JUDGE)), SPLIT, size_px)
+        scores = score(scorer, who, images)
     result = {**scores, "seconds": {stage: round(took, 2) for stage, took in seconds.items()}}
 
-    sheet = draw_sheet(reference, [ask.prompt for ask in who.asks], pictures, list(marker.truths))
+    sheet = demo_sheet(reference, [eval_prompt.prompt for eval_prompt in who.eval_prompts], images, list(scorer.truths))
     subject.save(folder / "demo.safetensors")
     write_whole(folder / "demo.png", sheet.save)
     write_text(folder / "demo.json", json.dumps(result, indent=2) + "\n")
@@ -101,7 +101,7 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def tune(pipe: PromptNetPipeline, reference: Image, who: Person) -> Subject:
-    """Per-user tuning to the one picture."""
+    """Per-user tuning to the one image."""
     import torch
 
     from promptnet.evaluation.harness.tasks import CLASS_PHRASE
@@ -117,23 +117,23 @@ def draw(pipe: PromptNetPipeline, subject: Subject, who: Person, steps: int | No
     """All sentences in one batch, each with its own noise."""
     import torch
 
-    with sampling_bar(pipe, f"drawing {len(who.asks)} sentences") as callback:
-        drawn: Any = pipe(
-            [ask.prompt for ask in who.asks],
+    with sampling_bar(pipe, f"drawing {len(who.eval_prompts)} sentences") as callback:
+        generated: Any = pipe(
+            [eval_prompt.prompt for eval_prompt in who.eval_prompts],
             subject=subject,
-            generator=[torch.Generator().manual_seed(ask.seed) for ask in who.asks],
+            generator=[torch.Generator().manual_seed(eval_prompt.seed) for eval_prompt in who.eval_prompts],
             num_inference_steps=steps,
             callback_on_step_end=callback,
         )
-    return drawn.images
+    return generated.images
 
 
-def score(marker: Marker, who: Person, pictures: list[Image]) -> dict[str, Any]:
+def score(scorer: Scorer, who: Person, images: list[Image]) -> dict[str, Any]:
     """What `demo.json` says: this one person's scores, as in the comparison, and what the judge read."""
-    from promptnet.metrics.judge import read_pictures
+    from promptnet.metrics.judge import read_images
 
-    scores = marker.mark([pictures])
-    read = read_pictures(marker.judge, pictures).records
+    scores = scorer.mark([images])
+    read = read_images(scorer.judge, images).records
     return {
         "person": who.identity.record(),
         "reference": who.reference.record(),
@@ -141,11 +141,11 @@ def score(marker: Marker, who: Person, pictures: list[Image]) -> dict[str, Any]:
         "fields": {field: round(share, 4) for field, share in scores.fields.items()},
         "pictures": [
             {
-                "prompt": ask.prompt,
+                "prompt": eval_prompt.prompt,
                 "identity_right": compare(record, who.identity.record()),
-                "asked_right": compare(record, ask.asked()),
+                "asked_right": compare(record, eval_prompt.asked()),
             }
-            for ask, record in zip(who.asks, read, strict=True)
+            for eval_prompt, record in zip(who.eval_prompts, read, strict=True)
         ],
     }
 
@@ -160,13 +160,13 @@ def show(result: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="what the judge reads in each picture", caption="fields right of fields there are")
+    table = Table(title="what the judge reads in each image", caption="fields right of fields there are")
     table.add_column("sentence")
     table.add_column("same person", justify="right")
     table.add_column("as asked", justify="right")
-    for picture in result["pictures"]:
-        counts = [picture["identity_right"].values(), picture["asked_right"].values()]
-        table.add_row(picture["prompt"], *(f"{sum(right)} of {len(right)}" for right in counts))
+    for image in result["pictures"]:
+        counts = [image["identity_right"].values(), image["asked_right"].values()]
+        table.add_row(image["prompt"], *(f"{sum(right)} of {len(right)}" for right in counts))
     console = Console()
     console.print(table)
     console.print(", ".join(f"{name} {result[name]:.2f}" for name in ("identity", "attributes", "harmonic")))

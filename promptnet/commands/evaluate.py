@@ -1,4 +1,4 @@
-"""`promptnet evaluate`: how well it works, measured on portraits whose true answers are known."""
+"""`promptnet evaluate`: how well it works, measured on avatars whose true answers are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def avatars(
     prompts: int = 4,
     steps: int = 20,
     split: Literal["train", "validation", "test"] = "test",
-    rows: list[str] | None = None,
+    methods: list[str] | None = None,
     curves: bool = False,
     settings: Path | None = None,
     out: Path | None = None,
@@ -28,11 +28,11 @@ def avatars(
     Args:
         people: how many people
         prompts: how many prompts each
-        steps: denoising steps a picture
+        steps: denoising steps an image
         split: test for figures to report; validation for choosing settings; train for how much others are drawn worse
-        rows: which ways to compare (null: all)
+        methods: which ways to compare (null: all)
         curves: also draw the trade-off curves of identity against attributes
-        settings: file of the rows' knobs (null: the one shipped)
+        settings: file of the rows' parameters (null: the one shipped)
         out: an existing folder for results.json, sheet.png and plot.png; repeat the command to go on where it stopped
         seed: makes the outcome reproducible
         workers: processes that draw (null: decided by the device)
@@ -51,7 +51,7 @@ def avatars(
         prompts=prompts,
         steps=steps,
         split=split,
-        rows=rows,
+        methods=methods,
         curves=curves,
         settings=settings,
         out=out,
@@ -78,7 +78,7 @@ def base_model(
     Args:
         people: how many people
         prompts: how many captions each
-        steps: denoising steps a picture
+        steps: denoising steps an image
         split: validation, or test for figures to report
         guidance_scale: of the captions (null: that of the row prompt-only)
         out: an existing folder for base.json
@@ -111,7 +111,7 @@ def tune(
     people: int = 32,
     prompts: int = 2,
     steps: int = 20,
-    rows: list[str] | None = None,
+    methods: list[str] | None = None,
     keep_customize: bool = False,
     rounds: int = 2,
     settings: Path | None = None,
@@ -121,15 +121,15 @@ def tune(
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
-    """Choose the knobs of sampling and tuning on validation people.
+    """Choose the parameters of sampling and tuning on validation people.
 
     Args:
         people: how many people
         prompts: how many prompts each
-        steps: denoising steps a picture
-        rows: whose knobs to choose (null: all)
-        keep_customize: leave per-user tuning as the settings have it, and choose the knobs of sampling only
-        rounds: over all knobs of a row, at most
+        steps: denoising steps an image
+        methods: whose parameters to choose (null: all)
+        keep_customize: leave per-user tuning as the settings have it, and choose the parameters of sampling only
+        rounds: over all parameters of a row, at most
         settings: where to start (null: the file shipped)
         out: an existing folder for settings.yaml and tried.json; repeat the command to go on where it stopped
         seed: makes the outcome reproducible
@@ -148,7 +148,7 @@ def tune(
         people=people,
         prompts=prompts,
         steps=steps,
-        rows=rows,
+        methods=methods,
         customize=not keep_customize,
         rounds=rounds,
         settings=settings,
@@ -163,7 +163,7 @@ def resolution(
     people: int = 96,
     steps: int = 20,
     sizes: list[str] | None = None,
-    rows: list[str] | None = None,
+    methods: list[str] | None = None,
     subjects: int = 0,
     guidance_scale: float | None = None,
     out: Path | None = None,
@@ -176,9 +176,9 @@ def resolution(
 
     Args:
         people: how many validation people, one full caption each
-        steps: denoising steps a picture
+        steps: denoising steps an image
         sizes: WIDTHxHEIGHT, or WIDTHxHEIGHT:PICTURES for fewer (null: 32x32 96x96 128x128 160x96 192x192:16 256x256:4)
-        rows: direct, attention, redilation, +dispersion, +damping, auto (null: these); published:NAME, a YAML file
+        methods: direct, attention, redilation, +dispersion, +damping, auto (null: these); published:NAME, a YAML file
         subjects: how many customised people to draw at the trained size and at twice that
         guidance_scale: of the captions (null: that of the row prompt-only)
         out: an existing folder for results.json and a sheet a size; repeat the command to go on where it stopped
@@ -198,7 +198,7 @@ def resolution(
         people=people,
         steps=steps,
         sizes=sizes,
-        rows=rows,
+        methods=methods,
         subjects=subjects,
         guidance_scale=guidance_scale,
         out=out,
@@ -210,7 +210,7 @@ def resolution(
 
 def edits(
     edits: list[str] | None = None,
-    rows: list[str] | None = None,
+    methods: list[str] | None = None,
     seeds: int = 64,
     renders: int = 32,
     subjects: int = 0,
@@ -235,9 +235,9 @@ def edits(
 
     Args:
         edits: which edits (null: all)
-        rows: which ways to compare (null: all)
-        seeds: pictures drawn from seeds that nothing was learned on
-        renders: real portraits, edited through inversion
+        methods: which ways to compare (null: all)
+        seeds: images drawn from seeds that nothing was learned on
+        renders: real avatars, edited through inversion
         subjects: customised people, edited by cards learned without them
         learned_on: seeds that an edit is learned on
         steps: denoising steps
@@ -248,7 +248,7 @@ def edits(
             judge too, which also holds the other fields
         guidance_scale: of the drawing
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
-        correct_until: share of the steps, from the noisy end, that hold on to a real picture
+        correct_until: share of the steps, from the noisy end, that hold on to a real image
         split: test for figures to report; validation for choosing settings
         out: an existing folder for results.json and sheet.png; repeat the command to go on where it stopped
         cards: an existing folder that gets the cards learned on several seeds, by the edits' names
@@ -263,13 +263,13 @@ def edits(
     found, place = find_base(base), pick_device(device)
     quiet()
     from promptnet.evaluation.edits.cards import Learning
-    from promptnet.evaluation.edits.compare import Pictures, evaluate_edits
+    from promptnet.evaluation.edits.compare import Images, evaluate_edits
 
     evaluate_edits(
         found,
         edits=edits,
-        rows=rows,
-        pictures=Pictures(seeds, renders, subjects, learned_on),
+        methods=methods,
+        images=Images(seeds, renders, subjects, learned_on),
         how=Learning(
             steps,
             iterations,

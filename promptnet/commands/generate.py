@@ -1,4 +1,4 @@
-"""`promptnet generate`: a prompt, and perhaps subjects, in; pictures out."""
+"""`promptnet generate`: a prompt, and perhaps subjects, in; images out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from promptnet.commands._loading import EMBEDDED, load_pipeline, make_generator
-from promptnet.commands._output import PICTURES, check_output, numbered, parse_size
+from promptnet.commands._output import IMAGES, check_output, numbered, parse_size
 from promptnet.commands._progress import sampling_bar, status
 from promptnet.io.files import write_whole
 
@@ -41,14 +41,14 @@ def generate(
 
     Args:
         prompt: what to draw, for example "a sad portrait of S* wearing sunglasses"; S1*, S2* for several subjects
-        out: the picture to write (.png, .jpg, .webp); several are numbered out-1.png, out-2.png
+        out: the image to write (.png, .jpg, .webp); several are numbered out-1.png, out-2.png
         subject: one subject file of `promptnet customize`, or several
         size: WIDTHxHEIGHT in pixels (null: the size the base model was trained at); more than four times the trained
             area is decoded in tiles
         resolution: auto (also when null) adapts the base model to a size far from its own, off never; or
             published:NAME, or a YAML file
         steps: denoising steps
-        num_images: how many pictures
+        num_images: how many images
         seed: makes the outcome reproducible
         negative_prompt: what to move away from (null: nothing; SDXL tells that from an empty text)
         class_word: what stands in place of S* in the class term (null: the subject's own)
@@ -60,13 +60,13 @@ def generate(
         fusion_eta: how much noise the fusion stage renews
         fusion_until: share of the steps, from the noisy end, that are fused
         pseudo_word_scale: how strongly the subject speaks
-        as_published: take the published values for every knob that is not given
+        as_published: take the published values for every parameter that is not given
         base: base model, a folder in diffusers layout or a Hub id
         promptnet: folder of the encoder, where the base model holds none or another one is wanted
-        image_encoder: CLIP vision tower for that encoder, a folder or a Hub id
+        image_encoder: CLIP image encoder for that encoder, a folder or a Hub id
         device: auto, cpu, cuda, ...
     """
-    knobs = {
+    config = {
         "resolution": resolution,
         "num_inference_steps": steps,
         "class_word": class_word,
@@ -79,14 +79,14 @@ def generate(
         "fusion_until": fusion_until,
         "pseudo_word_scale": pseudo_word_scale,
     }
-    options: dict[str, Any] = published_knobs() if as_published else {}
-    options |= {name: value for name, value in knobs.items() if value is not None}
+    options: dict[str, Any] = published_config() if as_published else {}
+    options |= {name: value for name, value in config.items() if value is not None}
     if size is not None:
         options["width"], options["height"] = parse_size(size)
     if num_images < 1:
         raise ValueError(f"num_images={num_images} must be at least 1")
     paths = numbered(out, num_images)
-    check_output(out, PICTURES)
+    check_output(out, IMAGES)
     from promptnet import Subject
 
     subjects = [Subject.load(path) for path in subject or []]
@@ -98,7 +98,7 @@ def generate(
     if subjects:
         options["subject"] = subjects[0] if len(subjects) == 1 else subjects
     with sampling_bar(pipe, "drawing") as callback:
-        drawn: Any = pipe(
+        generated: Any = pipe(
             prompt,
             negative_prompt=negative_prompt,
             num_images_per_prompt=num_images,
@@ -106,23 +106,23 @@ def generate(
             callback_on_step_end=callback,
             **options,
         )
-    for path, image in zip(paths, drawn.images, strict=True):
+    for path, image in zip(paths, generated.images, strict=True):
         write_whole(path, image.save)
         print(path)
 
 
 def needs_tiles(size_px: tuple[int, int], trained_size_px: tuple[int, int]) -> bool:
-    """Whether a picture is decoded in tiles, as decoding takes memory with its area: above four times the trained one.
+    """Whether an image is decoded in tiles, as decoding takes memory with its area: above four times the trained one.
 
     Args:
-        size_px: of the picture.
-        trained_size_px: of the pictures that the base model was trained on.
+        size_px: of the image.
+        trained_size_px: of the images that the base model was trained on.
     """
     return prod(size_px) > 4 * prod(trained_size_px)
 
 
-def published_knobs() -> dict[str, Any]:
-    """The published values of every knob."""
+def published_config() -> dict[str, Any]:
+    """The published values of every parameter."""
     from dataclasses import asdict
 
     from promptnet.inference.sampling.config import PUBLISHED

@@ -38,8 +38,8 @@ def optimize_edit(
         from_: the prompt without the attribute, for example "a portrait of a person"
         to: the same prompt with it, for example "a happy portrait of a person"
         out: the edit card to write (.safetensors)
-        image: learn on these pictures (their central squares), in place of seeds
-        subject: learn on the pictures that subject files of `promptnet customize` keep, in place of seeds
+        image: learn on these images (their central squares), in place of seeds
+        subject: learn on the images that subject files of `promptnet customize` keep, in place of seeds
         num_seeds: how many seeds it is learned on
         batch_size: of those at once; memory grows with it
         steps: denoising steps, and weights
@@ -66,14 +66,14 @@ def optimize_edit(
     with status("loading the base model"):
         from promptnet.evaluation.harness.judges import judge_folder
         from promptnet.training.editing.data import SeedDataModule
-        from promptnet.training.editing.judge_losses import JudgeKeeps, JudgeShows
+        from promptnet.training.editing.judge_losses import JudgeEditSuccess, JudgePreservation
         from promptnet.training.editing.losses import DirectionalClip, LossPart, VisionPerceptual
         from promptnet.training.editing.stage import DisentangleStage
 
         parts: list[LossPart] = [VisionPerceptual(preserve, clip), DirectionalClip(clip_dir=clip)]
         judge = str(judge_folder(found, "validation")) if asked or keep_all_but else ""
-        parts += [JudgeShows(asked, judge)] if asked else []
-        parts += [JudgeKeeps(keep_all_but, judge)] if keep_all_but else []
+        parts += [JudgeEditSuccess(asked, judge)] if asked else []
+        parts += [JudgePreservation(keep_all_but, judge)] if keep_all_but else []
         stage = DisentangleStage(
             from_,
             to,
@@ -84,9 +84,9 @@ def optimize_edit(
             guidance_scale=guidance_scale,
             learning_rate=learning_rate,
             parts=parts,
-            pictures=[str(path) for path in image or []],
+            images=[str(path) for path in image or []],
             subjects=[str(path) for path in subject or []],
-            picture_every=0,
+            image_every=0,
             seed=seed,
         )
     count = len(image or subject or []) or num_seeds

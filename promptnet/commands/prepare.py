@@ -32,31 +32,31 @@ def prepare(
     """Find, check, align and crop faces, and write them as a Hugging Face data set with a report; repeat to resume.
 
     Args:
-        source: a folder of pictures, tar shards (webdataset) or a folder of such, or a Hugging Face data set
+        source: a folder of images, tar shards (webdataset) or a folder of such, or a Hugging Face data set
         out: the folder to make; its parent must exist. Keep it as private as the photographs
-        detector: mtcnn finds and aligns faces; none takes the middle of pictures that are cropped already
-        faces: which of the faces that are large and sure enough; exactly-one refuses pictures of more or fewer
-        size: side of the pictures to write, in pixels
+        detector: mtcnn finds and aligns faces; none takes the middle of images that are cropped already
+        faces: which of the faces that are large and sure enough; exactly-one refuses images of more or fewer
+        size: side of the images to write, in pixels
         margin: space around a face on each side, as a share of the face
-        keep_aspect: with --detector none, keep the whole picture, its shorter side as --size says
-        min_face_px: smallest face (with --detector none: shorter side of a picture) to accept (null: a quarter of size)
+        keep_aspect: with --detector none, keep the whole image, its shorter side as --size says
+        min_face_px: smallest face (with --detector none: shorter side of an image) to accept (null: a quarter of size)
         min_score: how sure the detector must be, 0 to 1
-        min_inside: share of a face's square that must lie in the picture; what does not is mirrored
+        min_inside: share of a face's square that must lie in the image; what does not is mirrored
         min_sharpness: least variance of the outcome's Laplacian; the report says how it is spread
-        max_megapixels: of a source picture
-        identity: who is in a picture: folder (the source's sub-folder), parent (the folder it lies in), none, a column,
+        max_megapixels: of a source image
+        identity: who is in an image: folder (the source's sub-folder), parent (the folder it lies in), none, a column,
             an ending (cls) or a JSON field (json.person) (null: folder for folders, else none)
         image_column: of a Hugging Face data set
-        caption_column: a column, an ending (txt; in folders, of files beside the pictures) or a JSON field (null: none)
+        caption_column: a column, an ending (txt; in folders, of files beside the images) or a JSON field (null: none)
         split: of a Hugging Face data set
-        encoding: of the pictures to write; png loses nothing, jpeg (quality 95) is a quarter of it
-        part_size: pictures to a shard, which is also what is done again after an interruption
+        encoding: of the images to write; png loses nothing, jpeg (quality 95) is a quarter of it
+        part_size: images to a shard, which is also what is done again after an interruption
         workers: processes (null: one a core)
     """
     import os
 
     from promptnet.datasets.prepare.options import PrepareOptions
-    from promptnet.datasets.prepare.run import prepare_pictures
+    from promptnet.datasets.prepare.run import prepare_images
     from promptnet.datasets.prepare.sources.base import Columns
 
     options = PrepareOptions(
@@ -75,7 +75,7 @@ def prepare(
     )
     columns = Columns(identity=identity, image=image_column, caption=caption_column, split=split)
     with _bar("preparing") as progress:
-        prepared = prepare_pictures(
+        prepared = prepare_images(
             source, out, options, columns, workers=workers or len(os.sched_getaffinity(0)), progress=progress
         )
     if prepared.was_finished:
@@ -83,7 +83,7 @@ def prepare(
     _print(prepared.report)
     print(out / "report.json")
     if not prepared.report["rows"]:
-        raise ValueError(f"no picture was accepted: '{out / 'report.json'}' says why for each")
+        raise ValueError(f"no image was accepted: '{out / 'report.json'}' says why for each")
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def _bar(message: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    """Counts, and nothing about any picture: their names are in the report, which is private."""
+    """Counts, and nothing about any image: their names are in the report, which is private."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""An endless, exactly resumable order: which picture comes when is a function of (seed, sample number) alone.
+"""An endless, exactly resumable order: which image comes when is a function of (seed, sample number) alone.
 
 Sample number k counts every sample that training has seen, over all ranks and accumulation steps. Nothing about the
 order is stored: to resume, start the stream at the number of samples seen so far. The same numbers seed everything

@@ -1,6 +1,6 @@
-"""Pictures whose cost neither their size in pixels nor a quick look shows, told from their structure before decoding.
+"""Images whose cost neither their size in pixels nor a quick look shows, told from their structure before decoding.
 
-A few megabytes can keep a decoder busy for hours without a large picture in them: a JPEG that says the same block in
+A few megabytes can keep a decoder busy for hours without a large image in them: a JPEG that says the same block in
 thousands of scans, a PNG or GIF of millions of empty pieces. No camera and no program writes such files.
 """
 
@@ -9,7 +9,7 @@ from io import SEEK_CUR, SEEK_SET
 from typing import IO
 
 MAX_SCANS = 64  # a progressive JPEG has about ten
-MAX_SEGMENTS = 10_000  # of one picture before its pixels; a large colour profile takes some hundred
+MAX_SEGMENTS = 10_000  # of one image before its pixels; a large colour profile takes some hundred
 MAX_PNG_CHUNKS = 50_000  # 64 megapixels in pieces of 8 KiB, which is what libpng writes, are some ten thousand
 MAX_WHOLE_BYTES = 64 * 1024 * 1024  # of a JPEG or WEBP, which are read whole
 
@@ -43,7 +43,7 @@ def _whole_cost(file: IO[bytes]) -> str | None:
 
 
 def _jpeg_cost(data: bytes) -> str | None:
-    """Walks the markers of the first picture (ITU T.81, annex B)."""
+    """Walks the markers of the first image (ITU T.81, annex B)."""
     num_scans = num_segments = 0
     position = 2
     while marker := _JPEG_MARKER.search(data, position):

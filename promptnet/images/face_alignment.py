@@ -1,4 +1,4 @@
-"""From a face in a picture to an upright square with the face in its middle."""
+"""From a face in an image to an upright square with the face in its middle."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from promptnet.images.face_detection import Face
 
 @dataclass(frozen=True)
 class Crop:
-    """A square in a picture that is to become a picture of its own.
+    """A square in an image that is to become an image of its own.
 
     Attributes:
-        center_x: of the square, in pixels of the picture; 0 is the picture's left edge.
+        center_x: of the square, in pixels of the image; 0 is the image's left edge.
         center_y: the same from its upper edge.
         side_px: of the square.
         angle_deg: by how much the square is turned clockwise.
@@ -51,7 +51,7 @@ def eye_angle_deg(face: Face) -> float:
 
 
 def inside_share(crop: Crop, size: tuple[int, int]) -> float:
-    """How much of the square lies in a picture of `size` (width, height), to about a hundredth."""
+    """How much of the square lies in an image of `size` (width, height), to about a hundredth."""
     steps = (np.arange(64) + 0.5) / 64 - 0.5
     x, y = np.meshgrid(steps * crop.side_px, steps * crop.side_px)
     across, down = math.cos(math.radians(crop.angle_deg)), math.sin(math.radians(crop.angle_deg))
@@ -60,9 +60,9 @@ def inside_share(crop: Crop, size: tuple[int, int]) -> float:
 
 
 def cut(image: Image.Image, crop: Crop, size_px: int) -> Image.Image:
-    """The square `crop` of an RGB picture, upright and `size_px` wide.
+    """The square `crop` of an RGB image, upright and `size_px` wide.
 
-    Where it reaches beyond the picture, the picture is mirrored at its edge: a plain colour or the stretched edge would
+    Where it reaches beyond the image, the image is mirrored at its edge: a plain colour or the stretched edge would
     be a mark that a model learns.
     """
     image, crop = _shrunk(image, crop, size_px)
@@ -84,7 +84,7 @@ def cut(image: Image.Image, crop: Crop, size_px: int) -> Image.Image:
 
 
 def _shrunk(image: Image.Image, crop: Crop, size_px: int) -> tuple[Image.Image, Crop]:
-    """A picture so large that turning it pixel by pixel would skip some: shrunk until the square is twice `size_px`."""
+    """An image so large that turning it pixel by pixel would skip some: shrunk until the square is twice `size_px`."""
     scale = 2 * size_px / crop.side_px
     if scale >= 1:
         return image, crop
@@ -95,7 +95,7 @@ def _shrunk(image: Image.Image, crop: Crop, size_px: int) -> tuple[Image.Image, 
 
 
 def _mirrored(image: Image.Image, left: int, top: int, side_px: int) -> Image.Image:
-    """A square of a picture that goes on mirrored, again and again, beyond its edges."""
+    """A square of an image that goes on mirrored, again and again, beyond its edges."""
     pixels = np.asarray(image)  # (H, W, 3)
     rows = _reflected(np.arange(top, top + side_px), image.height)
     columns = _reflected(np.arange(left, left + side_px), image.width)

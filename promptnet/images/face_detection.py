@@ -18,21 +18,21 @@ Point = tuple[float, float]
 
 _CANDIDATE_SCORES = [0.6, 0.7, 0.7]  # each network's threshold, as published; stricter ones are the caller's
 _PYRAMID_STEP = 0.709
-_SMALLEST_PX = 20  # faces are sought down to this side in the picture that is searched
-_SEARCHED_PX = 1280  # longer side of the picture that is searched, where the faces sought allow it
+_SMALLEST_PX = 20  # faces are sought down to this side in the image that is searched
+_SEARCHED_PX = 1280  # longer side of the image that is searched, where the faces sought allow it
 
 
 class DetectionError(ValueError):
-    """The detector failed on a picture."""
+    """The detector failed on an image."""
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face found, in pixels of the picture; (0, 0) is the corner of its first pixel.
+    """One face found, in pixels of the image; (0, 0) is the corner of its first pixel.
 
     Attributes:
-        box: left, top, right, bottom; may reach beyond the picture.
-        landmarks: of an upright face the left one of the eyes that the picture shows, the right one, the nose, and the
+        box: left, top, right, bottom; may reach beyond the image.
+        landmarks: of an upright face the left one of the eyes that the image shows, the right one, the nose, and the
             left and the right corner of the mouth.
         score: how sure the detector is, 0 to 1.
     """
@@ -52,7 +52,7 @@ class FaceDetector:
     """MTCNN on the CPU.
 
     Args:
-        min_face_px: side of the smallest faces to find. Large pictures are searched at a smaller size as far as this
+        min_face_px: side of the smallest faces to find. Large images are searched at a smaller size as far as this
             allows.
 
     Raises:
@@ -64,10 +64,10 @@ class FaceDetector:
         self._networks = _load_networks()
 
     def detect(self, image: Image.Image) -> list[Face]:
-        """The faces in an RGB picture, the largest first.
+        """The faces in an RGB image, the largest first.
 
         Raises:
-            DetectionError: the detector fails on this picture.
+            DetectionError: the detector fails on this image.
         """
         searched, scales = _shrunk(image, self.min_face_px)
         sought_px = max(_SMALLEST_PX, self.min_face_px * min(scales))
@@ -81,7 +81,7 @@ class FaceDetector:
         return sorted(faces, key=lambda face: (-face.size_px, face.box))
 
     def _run(self, pixels: np.ndarray, sought_px: float) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes with scores (N, 5) and landmarks (N, 5, 2) of one picture (H, W, 3)."""
+        """Boxes with scores (N, 5) and landmarks (N, 5, 2) of one image (H, W, 3)."""
         import torch
         from facenet_pytorch.models.utils.detect_face import detect_face
 
@@ -100,7 +100,7 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("facenet_pytorch") is None:
         raise ModuleNotFoundError(
-            "finding faces needs facenet-pytorch: pip install 'promptnet[faces]', or prepare pictures that are cropped "
+            "finding faces needs facenet-pytorch: pip install 'promptnet[faces]', or prepare images that are cropped "
             "already with --detector none"
         )
 
@@ -122,7 +122,7 @@ def _load_networks() -> list[Any]:
 
 
 def _shrunk(image: Image.Image, min_face_px: int) -> tuple[Image.Image, Point]:
-    """The picture in the size it is searched at, and what its width and height were multiplied by."""
+    """The image in the size it is searched at, and what its width and height were multiplied by."""
     scale = min(1.0, max(_SMALLEST_PX / min_face_px, _SEARCHED_PX / max(image.size)))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if size == image.size:

@@ -1,10 +1,10 @@
-"""The one door through which pictures from outside come in.
+"""The one door through which images from outside come in.
 
-What arrives here is untrusted: a file of unknown make, perhaps not a picture, perhaps made to exhaust memory. What
-leaves is always the same: an upright RGB picture of 8 bits a channel, without metadata.
+What arrives here is untrusted: a file of unknown make, perhaps not an image, perhaps made to exhaust memory. What
+leaves is always the same: an upright RGB image of 8 bits a channel, without metadata.
 
-Formats: PNG, JPEG (also the multi-picture kind of phones), WEBP, BMP, GIF. Of an animation the first frame is taken.
-TIFF, PSD, HEIC and the rest are refused: each is a family of codecs that portraits do not need. Embedded colour
+Formats: PNG, JPEG (also the multi-image kind of phones), WEBP, BMP, GIF. Of an animation the first frame is taken.
+TIFF, PSD, HEIC and the rest are refused: each is a family of codecs that avatars do not need. Embedded colour
 profiles are not applied, as in most training data.
 """
 
@@ -33,7 +33,7 @@ MAX_PIXELS = 64_000_000  # a phone's 50 megapixels pass
 MIN_SIZE_PX = 32
 MAX_FILE_BYTES = 256 * 1024 * 1024
 
-# EXIF tag 274: what was done to the upright picture when it was stored, and so what undoes it.
+# EXIF tag 274: what was done to the upright image when it was stored, and so what undoes it.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,7 +48,7 @@ _WHITE = (255, 255, 255, 255)
 _warnings_lock = threading.Lock()
 
 
-# What can be wrong with a picture, in the words of `ImageError.reason`.
+# What can be wrong with an image, in the words of `ImageError.reason`.
 REASONS = (
     "missing",
     "dangling link",
@@ -58,7 +58,7 @@ REASONS = (
     "unreadable",
     "empty",
     "file too large",
-    "not a picture",
+    "not an image",
     "hidden cost",
     "too many pixels",
     "too small",
@@ -68,11 +68,11 @@ REASONS = (
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used. The message names the picture, what is wrong, and what to do.
+    """An image that cannot be used. The message names the image, what is wrong, and what to do.
 
     Attributes:
         reason: what is wrong in a word or two, one of `REASONS`, for those who count.
-        problem: the message without the picture's name, for those who list.
+        problem: the message without the image's name, for those who list.
     """
 
     def __init__(self, message: str, reason: str = "", problem: str = "") -> None:
@@ -85,10 +85,10 @@ def _refusal(name: str, reason: str, problem: str) -> ImageError:
 
 
 def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int = MIN_SIZE_PX) -> Image.Image:
-    """A picture from outside as an upright RGB `PIL.Image` of its own: no metadata, not tied to any file.
+    """An image from outside as an upright RGB `PIL.Image` of its own: no metadata, not tied to any file.
 
-    The EXIF orientation is applied, transparent parts show white, and CMYK, palette, grey and 16-bit pictures become
-    8-bit RGB. The size is read from the header, so a picture that is too large is refused before it is decoded.
+    The EXIF orientation is applied, transparent parts show white, and CMYK, palette, grey and 16-bit images become
+    8-bit RGB. The size is read from the header, so an image that is too large is refused before it is decoded.
 
     Args:
         source: a path, a file opened in binary mode (read from where it stands), or a `PIL.Image`, which is left as
@@ -113,7 +113,7 @@ def open_hashed(
     """`open_image` of a file or of one's content, and the content's SHA-256 in hexadecimal digits.
 
     Both come from one opened file, which may be renamed, replaced or removed meanwhile. It is not held in memory, and
-    hashed only once it has turned out to be a picture.
+    hashed only once it has turned out to be an image.
 
     Args:
         source: a path, or what a file holds.
@@ -123,16 +123,16 @@ def open_hashed(
     Raises:
         ImageError: as `open_image` does.
     """
-    name = "the given picture" if isinstance(source, bytes) else _name(source)
+    name = "the given image" if isinstance(source, bytes) else _name(source)
     if isinstance(source, bytes):
         _check_bytes(len(source), name)
     opened: Any = BytesIO(source) if isinstance(source, bytes) else _regular_file(source, name)
     with opened as file:
         with _header(file, name) as image:
-            picture = _decoded(image, name, max_pixels, min_size_px)
+            decoded = _decoded(image, name, max_pixels, min_size_px)
         file.seek(0)
         try:
-            return picture, hashlib.file_digest(file, "sha256").hexdigest()
+            return decoded, hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise _refusal(name, "unreadable", f"cannot be read ({error.strerror or _said(error)})") from error
 
@@ -148,7 +148,7 @@ def _decoded(image: Image.Image, name: str, max_pixels: int, min_size_px: int) -
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """The content of a small file that comes with pictures, such as a caption.
+    """The content of a small file that comes with images, such as a caption.
 
     Raises:
         ImageError: missing, not a file, unreadable or larger than `max_bytes`.
@@ -167,12 +167,12 @@ def _broken(name: str, error: Exception) -> ImageError:
 
 def _name(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
-        return f"picture '{os.fspath(source)}'"
+        return f"image '{os.fspath(source)}'"
     if isinstance(source, Image.Image):
         filename = getattr(source, "filename", "")
-        return f"picture '{filename}'" if filename else "the given picture"
+        return f"image '{filename}'" if filename else "the given image"
     filename = getattr(source, "name", "")
-    return f"picture '{filename}'" if isinstance(filename, str) and filename else "the given picture"
+    return f"image '{filename}'" if isinstance(filename, str) and filename else "the given image"
 
 
 def _said(error: Exception) -> str:
@@ -181,7 +181,7 @@ def _said(error: Exception) -> str:
 
 @contextmanager
 def _opened(source: Source, name: str) -> Iterator[Image.Image]:
-    """The picture with its header read and its pixels not yet decoded."""
+    """The image with its header read and its pixels not yet decoded."""
     if isinstance(source, Image.Image):
         yield source
         return
@@ -191,7 +191,7 @@ def _opened(source: Source, name: str) -> Iterator[Image.Image]:
         source = _held(source, name)
     else:
         raise TypeError(
-            f"a picture is a path, a file opened in binary mode or a PIL.Image, got {type(source).__name__}"
+            f"an image is a path, a file opened in binary mode or a PIL.Image, got {type(source).__name__}"
             + (" (wrap it: io.BytesIO(data))" if isinstance(source, bytes | bytearray) else "")
         )
     with source, _header(source, name) as image:
@@ -203,7 +203,7 @@ def _regular_file(path: Path, name: str) -> IO[bytes]:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise _refusal(name, "folder", "is a folder: name one picture in it")
+            raise _refusal(name, "folder", "is a folder: name one image in it")
         if not stat.S_ISREG(status.st_mode):
             raise _refusal(name, "not a file", "is not a regular file")
         _check_bytes(status.st_size, name)
@@ -261,8 +261,8 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
             ) from error
         raise _refusal(
             name,
-            "not a picture",
-            f"is not a picture in one of the formats {', '.join(FORMATS)}, whatever its name says: "
+            "not an image",
+            f"is not an image in one of the formats {', '.join(FORMATS)}, whatever its name says: "
             "convert it to PNG or JPEG",
         ) from error
     except Exception as error:
@@ -326,7 +326,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _on_white_16_bit(image: Image.Image) -> Image.Image:
-    """A 16-bit grey picture with one grey value that means transparent."""
+    """A 16-bit grey image with one grey value that means transparent."""
     grey: Any = np.array(_eight_bit(image))
     grey[np.asarray(image) == image.info["transparency"]] = 255
     return Image.fromarray(grey)

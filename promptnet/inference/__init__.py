@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from promptnet.inference.pipeline import PromptNetPipeline
-    from promptnet.inference.sampling.config import PUBLISHED, SamplingDefaults
+    from promptnet.inference.sampling.config import PUBLISHED, SamplingConfig
     from promptnet.inference.sampling.fusion import FusionSampling, fuse
     from promptnet.inference.sampling.loop import Rule, Term, UNetInputs, sample
     from promptnet.inference.sampling.schedule import Step
@@ -16,7 +16,7 @@ __all__ = [
     "FusionSampling",
     "PromptNetPipeline",
     "Rule",
-    "SamplingDefaults",
+    "SamplingConfig",
     "Step",
     "Subject",
     "Term",
@@ -30,7 +30,7 @@ _HOMES = {
     "FusionSampling": "sampling.fusion",
     "PromptNetPipeline": "pipeline",
     "Rule": "sampling.loop",
-    "SamplingDefaults": "sampling.config",
+    "SamplingConfig": "sampling.config",
     "Step": "sampling.schedule",
     "Subject": "subject.subject",
     "Term": "sampling.loop",

@@ -26,15 +26,15 @@ from transformers import (
 from promptnet.images.crop import fitted
 from promptnet.images.load import Source
 from promptnet.inference.editing.card import MixingWeights
-from promptnet.inference.editing.rule import check_row_lengths, learned_knobs, mixing_rule
+from promptnet.inference.editing.rule import check_request_lengths, learned_config, mixing_rule
 from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
 from promptnet.inference.resolution.plan import Resolution, plan_size
 from promptnet.inference.sampling.arguments import (
     check_base_model,
     check_encoder,
     check_output_type,
+    check_text_encoders,
     check_tokenizer,
-    check_towers,
     check_words,
     chosen_size_px,
     kwargs_of_step,
@@ -42,16 +42,16 @@ from promptnet.inference.sampling.arguments import (
     tensors_for_callback,
 )
 from promptnet.inference.sampling.conditions import networks_of
-from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.loop import sample
-from promptnet.inference.sampling.requests import Row, SubjectsOfPrompt, distinct_subjects, make_rows, moved
+from promptnet.inference.sampling.requests import Request, SubjectsOfPrompt, distinct_subjects, make_requests, moved
 from promptnet.inference.sampling.rules import Generators, build_rules
 from promptnet.inference.sampling.schedule import Step, check_scheduler, plan, prediction_type
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.subject import Subject, base_name
-from promptnet.inference.tuning.config import TuningDefaults
+from promptnet.inference.tuning.config import TuningConfig
 from promptnet.models.promptnet import PromptNetModel
-from promptnet.models.text_encoders import towers_of
+from promptnet.models.text_encoders import text_encoders_of
 
 _FOR_SUBJECTS = ("promptnet", "image_encoder", "feature_extractor")
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
@@ -60,33 +60,34 @@ StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | Non
 class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
     """Draws prompts, with one person or several in them as `S*`.
 
-    Made of a Stable Diffusion base model (1, 2 or XL) and, for subjects, of PromptNet and the vision tower it was
+    Made of a Stable Diffusion base model (1, 2 or XL) and, for subjects, of PromptNet and the image encoder it was
     trained with. Without those three, prompts of plain words work as in diffusers' own pipelines.
 
     Args:
         vae: the base model's autoencoder.
-        text_encoder: its CLIP text tower.
-        tokenizer: and that tower's tokenizer.
+        text_encoder: its CLIP text encoder.
+        tokenizer: and that encoder's tokenizer.
         unet: its U-Net.
         scheduler: a diffusers scheduler; Fusion Sampling needs DDIM or Euler.
         promptnet: the image-to-word encoder.
-        image_encoder: the CLIP vision tower whose states PromptNet reads.
-        feature_extractor: that tower's preprocessing.
-        sampling: knobs of `SamplingDefaults` that were measured for this checkpoint; kept in the pipeline's config.
-        tuning: the same for `customize`, knobs of `TuningDefaults`.
-        text_encoder_2: SDXL's second text tower, with a projection; None for base models with one.
-        tokenizer_2: that tower's tokenizer.
+        image_encoder: the CLIP image encoder whose states PromptNet reads.
+        feature_extractor: that encoder's preprocessing.
+        sampling: parameters of `SamplingConfig` that were measured for this checkpoint; kept in the pipeline's config.
+        tuning: the same for `customize`, parameters of `TuningConfig`.
+        text_encoder_2: SDXL's second text encoder, with a projection; None for base models with one.
+        tokenizer_2: that encoder's tokenizer.
         force_zeros_for_empty_prompt: whether SDXL's U-Net gets zeros for a negative prompt that is not given; kept in
-            the pipeline's config. Base models with one text tower get an empty prompt in any case.
+            the pipeline's config. Base models with one text encoder get an empty prompt in any case.
 
     Raises:
         ValueError: the parts are not those of a base model that this pipeline draws with (SDXL's refiner, inpainting,
-            upscaling), a part is missing, the encoder makes words for other text towers, or a knob does not exist.
+            upscaling), a part is missing, the encoder makes words for other text encoders, or a parameter does not
+            exist.
     """
 
-    # PromptNet and the text towers are called at every step, between calls of the U-Net: they stay where they are.
+    # PromptNet and the text encoders are called at every step, between calls of the U-Net: they stay where they are.
     model_cpu_offload_seq = "image_encoder->unet->vae"
-    # diffusers' convention. The first text tower is among them for SDXL's refiner to be refused by name.
+    # diffusers' convention. The first text encoder is among them for SDXL's refiner to be refused by name.
     _optional_components = [  # noqa: RUF012
         *("promptnet", "image_encoder", "feature_extractor"),
         *("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
@@ -122,10 +123,12 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
     ) -> None:
         super().__init__()
         check_base_model(unet.config, vae.config)
-        towers = {"text_encoder": text_encoder, "tokenizer": tokenizer}
-        check_towers(unet.config, {**towers, "text_encoder_2": text_encoder_2, "tokenizer_2": tokenizer_2})
-        SamplingDefaults().replaced(sampling or {})
-        TuningDefaults().replaced(tuning or {})
+        text_encoders = {"text_encoder": text_encoder, "tokenizer": tokenizer}
+        check_text_encoders(
+            unet.config, {**text_encoders, "text_encoder_2": text_encoder_2, "tokenizer_2": tokenizer_2}
+        )
+        SamplingConfig().replaced(sampling or {})
+        TuningConfig().replaced(tuning or {})
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -138,10 +141,10 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
         )
-        for tower in towers_of(self).towers:
-            check_tokenizer(tower.tokenizer, tower.network.config)
+        for encoder in text_encoders_of(self).text_encoders:
+            check_tokenizer(encoder.tokenizer, encoder.network.config)
         if promptnet is not None:
-            check_words(promptnet.config["prompt_channel"], towers_of(self))
+            check_words(promptnet.config["prompt_channel"], text_encoders_of(self))
         self.register_to_config(sampling=dict(sampling or {}), tuning=dict(tuning or {}))
         if text_encoder_2 is not None:
             self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
@@ -159,7 +162,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         Raises:
             ValueError: there is no such folder, and it cannot be had from the Hub; or a weights file is broken.
         """
-        # diffusers' own default; transformers' towers would otherwise keep the type they were stored in.
+        # diffusers' own default; transformers' encoders would otherwise keep the type they were stored in.
         dtype = kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
         encoder = kwargs.get("promptnet")
         if isinstance(encoder, (str, os.PathLike)):
@@ -178,13 +181,13 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             ) from error
 
     @property
-    def sampling_defaults(self) -> SamplingDefaults:
-        """The knobs of a call that names none."""
-        return SamplingDefaults().replaced(self.config["sampling"])
+    def sampling_defaults(self) -> SamplingConfig:
+        """The parameters of a call that names none."""
+        return SamplingConfig().replaced(self.config["sampling"])
 
     @property
     def trained_size_px(self) -> tuple[int, int]:
-        """Height and width of the pictures that the base model was trained on."""
+        """Height and width of the images that the base model was trained on."""
         sample_size: Any = self.unet.config["sample_size"]
         height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
         return height * self.vae_scale_factor, width * self.vae_scale_factor
@@ -205,13 +208,13 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         return self._interrupt
 
     def encode_references(self, images: Source | Sequence[Source]) -> EncodedReferences:
-        """Reference pictures as PromptNet reads them, cropped to their central squares.
+        """Reference images as PromptNet reads them, cropped to their central squares.
 
         Args:
             images: one or several: paths, files or `PIL.Image`s.
 
         Raises:
-            ValueError: a picture cannot be used, or this pipeline has no PromptNet.
+            ValueError: an image cannot be used, or this pipeline has no PromptNet.
         """
         self._require_promptnet()
         opened = open_references(images)
@@ -235,19 +238,19 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         """A subject without tuning: PromptNet's words alone.
 
         Args:
-            images: one reference picture of the person or several.
+            images: one reference image of the person or several.
             class_word: what the person is in a sentence.
-            weights: how much each picture counts; default all the same.
+            weights: how much each image counts; default all the same.
 
         Raises:
-            ValueError: a picture cannot be used, numbers do not match, or this pipeline has no PromptNet.
+            ValueError: an image cannot be used, numbers do not match, or this pipeline has no PromptNet.
         """
         latents, vision_states = self.encode_references(images)
-        shares = torch.ones(len(latents)) if weights is None else torch.tensor(list(weights), dtype=torch.float32)
+        fractions = torch.ones(len(latents)) if weights is None else torch.tensor(list(weights), dtype=torch.float32)
         return Subject(
             latents.cpu(),
             vision_states.cpu(),
-            shares,
+            fractions,
             class_word,
             fingerprint(self),
             base=base_name(self),
@@ -297,9 +300,9 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
     ) -> Any:
-        """Draw pictures.
+        """Draw images.
 
-        Knobs that are left at None are those of `sampling_defaults`; their ranges are in `SamplingDefaults`, and
+        Parameters that are left at None are those of `sampling_defaults`; their ranges are in `SamplingConfig`, and
         `promptnet.inference.PUBLISHED` holds the paper's.
 
         Args:
@@ -315,10 +318,10 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             width: in pixels, default as trained.
             resolution: "auto" adapts the U-Net where the size is far from the trained one, "off" never; or settings, as
                 in `promptnet.inference.resolution.load_settings`. PromptNet itself stays plain, at its trained size.
-                "auto" may draw at another size and resize the picture: much smaller ones, and with base models of few
+                "auto" may draw at another size and resize the image: much smaller ones, and with base models of few
                 latents all others. With `latents` or output_type="latent" it draws at the size asked. SDXL's U-Net is
                 always told the size that it draws, as original and as target size, and that nothing is cropped: the
-                numbers describe what leaves the network, and of a smaller picture than it draws it would make one that
+                numbers describe what leaves the network, and of a smaller image than it draws it would make one that
                 looks enlarged. To be asked for another size than drawn does not change that.
             num_inference_steps: denoising steps.
             guidance_scale: w, for prompts without a subject.
@@ -331,10 +334,10 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             fusion_until: the share of the steps, from the noisiest on, that are fused.
             pseudo_word_scale: gamma, how strongly the subject speaks in the fusion stage.
             word_positions: position embeddings of pseudo-words.
-            encoder_input: what PromptNet sees of a picture drawn at another size.
+            encoder_input: what PromptNet sees of an image drawn at another size.
             eta: noise of DDIM's own steps.
-            num_images_per_prompt: pictures of one prompt follow each other.
-            generator: one for all, or one for each picture; a picture with its own generator does not depend on the
+            num_images_per_prompt: images of one prompt follow each other.
+            generator: one for all, or one for each image; an image with its own generator does not depend on the
                 others in the batch. The fusion's noise is drawn from it too.
             latents: (B, 4, H, W) to start from, standard normal, in place of the generator's.
             output_type: "pil", "np", "pt" or "latent".
@@ -343,7 +346,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             callback_on_step_end_tensor_inputs: names for that dict; only "latents".
 
         Returns:
-            `ImagePipelineOutput`, whose `.images` is a list of pictures, an array (B, H, W, 3) in [0, 1], a tensor
+            `ImagePipelineOutput`, whose `.images` is a list of images, an array (B, H, W, 3) in [0, 1], a tensor
             (B, 3, H, W) in [0, 1], or latents (B, 4, h, w); or a tuple (images,).
 
         Raises:
@@ -351,7 +354,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
                 base model, or the scheduler is not supported. Nothing is drawn then.
         """
         cards = [edits] if isinstance(edits, MixingWeights) else list(edits)
-        knobs = self.sampling_defaults.replaced(learned_knobs(cards)).replaced(
+        config = self.sampling_defaults.replaced(learned_config(cards)).replaced(
             {
                 "num_inference_steps": num_inference_steps,
                 "guidance_scale": guidance_scale,
@@ -373,31 +376,31 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             callback_on_step_end, callback_on_step_end_tensor_inputs, known=self._callback_tensor_inputs
         )
         size_px = chosen_size_px((height, width), self.trained_size_px, self.size_multiple_px)
-        rows = make_rows(prompt, subject, negative_prompt, class_word, num_images_per_prompt)
-        self._check_rows(rows, knobs)
+        rows = make_requests(prompt, subject, negative_prompt, class_word, num_images_per_prompt)
+        self._check_rows(rows, config)
         for card in cards:
-            card.check(self, knobs.num_inference_steps)
-        step_kwargs = kwargs_of_step(self.scheduler, eta=knobs.eta, generator=generator)
+            card.check(self, config.num_inference_steps)
+        step_kwargs = kwargs_of_step(self.scheduler, eta=config.eta, generator=generator)
 
         device = self._execution_device
         networks = networks_of(self)
         if cards:
-            check_row_lengths(rows, networks)
+            check_request_lengths(rows, networks)
         sizing = plan_size(
             self.unet,
             resolution,
             trained_size_px=self.trained_size_px,
             size_px=size_px,
-            num_inference_steps=knobs.num_inference_steps,
+            num_inference_steps=config.num_inference_steps,
             multiple_px=None if latents is not None or output_type == "latent" else self.size_multiple_px,
         )
-        latent_size = (side // self.vae_scale_factor for side in sizing.drawn_px)
+        latent_size = (side // self.vae_scale_factor for side in sizing.sampled_px)
         shape = (len(rows), self.unet.config["in_channels"], *latent_size)
         x = starting_noise(shape, generator, latents, device, self.unet.dtype)
-        self.scheduler.set_timesteps(knobs.num_inference_steps, device=device)
+        self.scheduler.set_timesteps(config.num_inference_steps, device=device)
         steps = plan(self.scheduler)
         rules = build_rules(
-            moved(rows, device), knobs, networks, prediction=prediction_type(self.scheduler), generator=generator
+            moved(rows, device), config, networks, prediction=prediction_type(self.scheduler), generator=generator
         )
         if cards:
             rules.append(mixing_rule(cards, networks))
@@ -437,15 +440,15 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         return (given or {}).get("latents", x)
 
     def _finish(self, latents: Tensor, output_type: str, size_px: tuple[int, int]) -> Any:
-        """Latents as the pictures that were asked for."""
+        """Latents as the images that were asked for."""
         if output_type == "latent":
             return latents
         pixels = fitted(decode_latents(self.vae, latents).clamp(-1, 1), size_px)
         return self.image_processor.postprocess(pixels, output_type=output_type)
 
-    def _check_rows(self, rows: Sequence[Row], knobs: SamplingDefaults) -> None:
+    def _check_rows(self, rows: Sequence[Request], config: SamplingConfig) -> None:
         subjects = distinct_subjects(rows)
-        check_scheduler(self.scheduler, renoising=bool(subjects and knobs.fusion_steps))
+        check_scheduler(self.scheduler, renoising=bool(subjects and config.fusion_steps))
         if not subjects:
             return
         self._require_promptnet()

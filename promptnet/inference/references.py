@@ -1,4 +1,4 @@
-"""What a pipeline keeps of a reference picture: its latents at the trained size, and what the vision tower saw."""
+"""What a pipeline keeps of a reference image: its latents at the trained size, and what the image encoder saw."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ from promptnet.inference.vae import decode_in_tiles, is_tiled
 
 
 class EncodedReferences(NamedTuple):
-    """Reference pictures as PromptNet reads them.
+    """Reference images as PromptNet reads them.
 
     Args:
         latents: (K, C, h, w), scaled VAE latents.
-        vision_states: (K, T, V), the vision tower's last hidden state, before its post layer norm.
+        vision_states: (K, T, V), the image encoder's last hidden state, before its post layer norm.
     """
 
     latents: Tensor
@@ -25,19 +25,19 @@ class EncodedReferences(NamedTuple):
 
 
 def open_references(images: Source | Sequence[Source]) -> list[Any]:
-    """One picture or several as upright RGB pictures.
+    """One image or several as upright RGB images.
 
     Raises:
         ValueError: there is none, or one cannot be used.
     """
     sources: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
     if not sources:
-        raise ValueError("There is no reference picture: give one or several.")
+        raise ValueError("There is no reference image: give one or several.")
     return [open_image(source) for source in sources]
 
 
 def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
-    """Scaled latents (B, C, h, w), the mode of the posterior, of pictures (B, 3, H, W) in [-1, 1].
+    """Scaled latents (B, C, h, w), the mode of the posterior, of images (B, 3, H, W) in [-1, 1].
 
     As in `decode_latents`, a float16 VAE that overflows computes in float32; its latents are float16 again.
     """
@@ -48,7 +48,7 @@ def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in about [-1, 1] of scaled latents; in tiles where the VAE is told to.
+    """Images (B, 3, H, W) in about [-1, 1] of scaled latents; in tiles where the VAE is told to.
 
     Only for latents that ask for gradients a graph is made. Without, a float16 VAE that overflows (`force_upcast`, such
     as SDXL's) computes in float32, as in diffusers.
@@ -76,16 +76,16 @@ def _without_overflow(vae: Any) -> Iterator[None]:
 def encode_references(
     vae: Any, image_encoder: Any, feature_extractor: Any, images: Sequence[Any], size_px: int, device: Any
 ) -> EncodedReferences:
-    """Encode opened pictures.
+    """Encode opened images.
 
-    Each is cropped to its central square: for the VAE at the trained size, for the vision tower at that tower's.
+    Each is cropped to its central square: for the VAE at the trained size, for the image encoder at that encoder's.
 
     Args:
         vae: the base model's.
-        image_encoder: a CLIP vision tower.
+        image_encoder: a CLIP image encoder.
         feature_extractor: its CLIPImageProcessor.
-        images: K RGB pictures.
-        size_px: side of the pictures that the base model was trained on.
+        images: K RGB images.
+        size_px: side of the images that the base model was trained on.
         device: where to compute.
     """
     pixels = torch.stack([to_pixels(square(image, size_px)) for image in images])  # (K, 3, H, W)

@@ -1,8 +1,8 @@
-"""Tiles without seams: diffusers' own tiled decoding, with the whole picture's statistics in every tile.
+"""Tiles without seams: diffusers' own tiled decoding, with the whole image's statistics in every tile.
 
 A decoder's group norms bring each input to mean 0 and variance 1. Tile by tile, a piece of plain background is brought
 to the same contrast as an eye: colours jump from tile to tile, and no overlap hides that. Here one pass over latents
-picked in even steps from the whole picture, no more than one tile of them, says what every group norm is to subtract
+picked in even steps from the whole image, no more than one tile of them, says what every group norm is to subtract
 and divide by; averaged latents would not do, as they are flatter than any tile.
 """
 
@@ -23,17 +23,17 @@ def is_tiled(vae: Any, latents: Tensor) -> bool:
 
 
 def decode_in_tiles(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) of unscaled latents (B, C, h, w), one after the other: memory is for tiles.
+    """Images (B, 3, H, W) of unscaled latents (B, C, h, w), one after the other: memory is for tiles.
 
     Args:
         vae: an `AutoencoderKL` with tiling enabled; its own tile size and overlap.
         latents: as `vae.decode` takes them.
     """
-    pictures = []
+    images = []
     for one in latents.split(1):
         with normalised_with(measured(vae, picked(one, vae.tile_latent_min_size))):
-            pictures.append(vae.decode(one, return_dict=False)[0])
-    return cat(pictures)
+            images.append(vae.decode(one, return_dict=False)[0])
+    return cat(images)
 
 
 def picked(latents: Tensor, side: int) -> Tensor:

@@ -78,7 +78,7 @@ def ratio(values: Values, others: Values, *, resamples: int = 10_000, level: flo
 def of_statistic(
     statistic: Statistic, num_people: int, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Estimate anything that is made of people, or of pictures, whole.
+    """Estimate anything that is made of people, or of images, whole.
 
     Args:
         statistic: (R, P) places of people, as often as drawn -> (R,), finite.

@@ -1,4 +1,4 @@
-"""Does a picture show what its prompt asked for?"""
+"""Does an image show what its prompt asked for?"""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from promptnet.metrics.identity import stacked
 from promptnet.models.judge import AvatarJudge
 
 
-def fields_read_right(judge: AvatarJudge, pictures: Sequence[Image.Image], asked: Sequence[Mapping[str, str]]) -> float:
+def fields_read_right(judge: AvatarJudge, images: Sequence[Image.Image], asked: Sequence[Mapping[str, str]]) -> float:
     """The share of all asked attribute fields that the judge reads as asked.
 
     Args:
-        judge: of portraits.
-        pictures: N of them.
+        judge: of avatars.
+        images: N of them.
         asked: N records of the asked fields.
 
     Raises:
         ValueError: no field is asked at all.
     """
-    read = judge.read(stacked(pictures, 64).to(judge.device))
+    read = judge.read(stacked(images, 64).to(judge.device))
     hits = [said[name] == value for said, wanted in zip(read, asked, strict=True) for name, value in wanted.items()]
     if not hits:
         raise ValueError("no prompt asks for a field, so there is nothing for the judge to read")
@@ -35,17 +35,17 @@ def fields_read_right(judge: AvatarJudge, pictures: Sequence[Image.Image], asked
 
 
 class ClipPrompts:
-    """CLIP similarity between prompts and pictures, with the towers that the run holds already or ones of its own.
+    """CLIP similarity between prompts and images, with the encoders that the run holds already or ones of its own.
 
     Args:
-        tokenizer: of the text tower.
-        text_encoder: a CLIP text tower.
-        image_encoder: a CLIP vision tower.
+        tokenizer: of the text encoder.
+        text_encoder: a CLIP text encoder.
+        image_encoder: a CLIP image encoder.
         feature_extractor: its preprocessing.
         text_projection: (D, W) into the shared space.
         visual_projection: (D, V) into the shared space.
         class_phrase: what stands for S* in the text, for CLIP knows no pseudo-words.
-        is_own: whether the towers are there for this alone, and are moved to where they are needed and back.
+        is_own: whether the encoders are there for this alone, and are moved to where they are needed and back.
     """
 
     def __init__(
@@ -66,22 +66,22 @@ class ClipPrompts:
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """Have towers of its own on a device for the block; else they wait on the CPU, in half precision."""
-        towers = (self.text_encoder, self.image_encoder) if self.is_own else ()
+        """Have encoders of its own on a device for the block; else they wait on the CPU, in half precision."""
+        encoders = (self.text_encoder, self.image_encoder) if self.is_own else ()
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         try:
-            for tower in towers:
-                nn.Module.to(tower, device=device, dtype=dtype)
+            for encoder in encoders:
+                nn.Module.to(encoder, device=device, dtype=dtype)
             yield
         finally:
-            for tower in towers:
-                nn.Module.to(tower, device="cpu", dtype=torch.float16)
+            for encoder in encoders:
+                nn.Module.to(encoder, device="cpu", dtype=torch.float16)
 
     @torch.no_grad()
-    def similarity(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """Cosines (N,) of prompt i and picture i."""
+    def similarity(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> torch.Tensor:
+        """Cosines (N,) of prompt i and image i."""
         texts = F.normalize(self._texts(prompts), dim=1)
-        return (texts * F.normalize(self._seen(pictures), dim=1)).sum(dim=1)
+        return (texts * F.normalize(self._seen(images), dim=1)).sum(dim=1)
 
     def _texts(self, prompts: Sequence[str]) -> torch.Tensor:
         plain = [prompt.replace("S*", self.class_phrase) for prompt in prompts]
@@ -90,15 +90,15 @@ class ClipPrompts:
         pooled = self.text_encoder(tokens.input_ids.to(weight.device)).pooler_output  # (N, W)
         return pooled.float() @ self.text_projection.to(pooled.device).float().T
 
-    def _seen(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def _seen(self, images: Sequence[Image.Image]) -> torch.Tensor:
         weight = next(self.image_encoder.parameters())
-        pixels = self.feature_extractor(images=list(pictures), return_tensors="pt").pixel_values
+        pixels = self.feature_extractor(images=list(images), return_tensors="pt").pixel_values
         pooled = self.image_encoder(pixel_values=pixels.to(weight)).pooler_output  # (N, V)
         return pooled.float() @ self.visual_projection.to(pooled.device).float().T
 
 
 def load_clip_prompts(name: str) -> ClipPrompts:
-    """A whole CLIP of its own: both towers, both projections and their preprocessing, in half precision on the CPU.
+    """A whole CLIP of its own: both encoders, both projections and their preprocessing, in half precision on the CPU.
 
     Args:
         name: a folder or hub id, in transformers' layout and safetensors.
@@ -112,23 +112,23 @@ def load_clip_prompts(name: str) -> ClipPrompts:
     clip, found = loaded
     if found["missing_keys"]:
         raise ValueError(
-            f"'{name}' is no whole CLIP, it lacks {sorted(found['missing_keys'])[0]}: name one with both towers and "
+            f"'{name}' is no whole CLIP, it lacks {sorted(found['missing_keys'])[0]}: name one with both encoders and "
             "both projections, for example laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
         )
     nn.Module.to(clip.eval().requires_grad_(False), dtype=torch.float16)
     preparing = CLIPTokenizer.from_pretrained(name), CLIPImageProcessor.from_pretrained(name)
-    towers, projections = (clip.text_model, clip.vision_model), (clip.text_projection, clip.visual_projection)
+    encoders, projections = (clip.text_model, clip.vision_model), (clip.text_projection, clip.visual_projection)
     weights = (projection.weight for projection in projections)
-    return ClipPrompts(preparing[0], *towers, preparing[1], *weights, is_own=True)
+    return ClipPrompts(preparing[0], *encoders, preparing[1], *weights, is_own=True)
 
 
 def shared_projections(
     base_dir: str | Path, text_encoder: nn.Module, image_encoder: nn.Module
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The two maps (D, W) and (D, V) into the space that a base model's towers share, None where they share none.
+    """The two maps (D, W) and (D, V) into the space that a base model's encoders share, None where they share none.
 
     They lie in `clip_projections.safetensors` in the base model's folder. Stable Diffusion's own folders lack them: its
-    text tower comes without its projection, and its vision tower may be of another CLIP (see `load_clip_prompts`).
+    text encoder comes without its projection, and its image encoder may be of another CLIP (see `load_clip_prompts`).
     """
     place = Path(base_dir) / "clip_projections.safetensors"
     if not place.is_file():

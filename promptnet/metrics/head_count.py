@@ -1,9 +1,9 @@
-"""How many heads a picture shows: where the validation judge's features look as they do in the middle of a head.
+"""How many heads an image shows: where the validation judge's features look as they do in the middle of a head.
 
-A picture drawn larger than trained fails by repetition, and the judge, which reads one portrait a picture, cannot say
+An image drawn larger than trained fails by repetition, and the judge, which reads one avatar an image, cannot say
 so. Its convolutions can look anywhere, though. A linear map on them is fitted by least squares to scenes put together
 from real portraits of training people, whose heads' places and sizes are known: 1 in the middle of a head of the
-judge's size, 0 elsewhere, on smaller and on larger heads. A picture is searched at several sizes; of responses nearer
+judge's size, 0 elsewhere, on smaller and on larger heads. An image is searched at several sizes; of responses nearer
 to each other than heads can be, the strongest counts.
 """
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from promptnet.datasets.avatars.render import BACKGROUND, sample_portrait
+from promptnet.datasets.avatars.render import BACKGROUND, sample_avatar
 from promptnet.metrics.judge import to_pixels
 from promptnet.models.judge import JUDGE_SIZE_PX
 
@@ -29,17 +29,17 @@ CELL_PX = 8
 NUM_LAYERS = 18
 """The judge's first six convolutions, each with its norm and activation: a place sees 43 px, about a head."""
 HEAD_CENTRE = (0.5, 0.45)
-"""Of a portrait, in shares of its side."""
+"""Of an avatar, in shares of its side."""
 SEARCHED_PER_DOUBLING = 2
 NEAREST = 0.4
-"""Heads nearer to each other than this share of the larger portrait's side are one."""
+"""Heads nearer to each other than this share of the larger avatar's side are one."""
 THRESHOLD = 0.6
 ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class Head:
-    """One head found: its centre, and the side of the portrait it would belong to, in pixels; how sure."""
+    """One head found: its centre, and the side of the avatar it would belong to, in pixels; how sure."""
 
     x_px: float
     y_px: float
@@ -72,7 +72,7 @@ class HeadFinder:
 
         Args:
             judge: an `AvatarJudge`.
-            num_scenes: pictures of 128 px.
+            num_scenes: images of 128 px.
             seed: of the scenes.
         """
         trunk = judge.trunk[:NUM_LAYERS]
@@ -80,7 +80,7 @@ class HeadFinder:
         answers: list[Tensor] = []
         finder: HeadFinder | None = None
         for index, scene in enumerate(scenes(num_scenes, seed)):
-            features = _features(trunk, scene.picture)  # (1, C, h, w)
+            features = _features(trunk, scene.image)  # (1, C, h, w)
             around = F.unfold(features, 3, padding=1)[0].T  # (h w, 9 C)
             wanted = scene.answers(features.shape[2:]).flatten()  # (h w,)
             likeness = np.random.default_rng(index).random(len(wanted)) if finder is None else finder._respond(features)
@@ -93,25 +93,25 @@ class HeadFinder:
         assert finder is not None
         return finder
 
-    def find(self, picture: Image.Image) -> list[Head]:
-        """The heads in a picture, the surest first."""
+    def find(self, image: Image.Image) -> list[Head]:
+        """The heads in an image, the surest first."""
         found: list[Head] = []
-        for side_px in searched_sides(picture.size):
-            found += self._at(picture, side_px)
+        for side_px in searched_sides(image.size):
+            found += self._at(image, side_px)
         heads: list[Head] = []
         for head in sorted(found, key=lambda head: -head.score):
             if not any(head.is_same(other) for other in heads):
                 heads.append(head)
         return heads
 
-    def count(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """How many heads each picture shows, (N,)."""
-        return np.asarray([len(self.find(picture)) for picture in pictures])
+    def count(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """How many heads each image shows, (N,)."""
+        return np.asarray([len(self.find(image)) for image in images])
 
-    def _at(self, picture: Image.Image, side_px: float) -> Iterator[Head]:
+    def _at(self, image: Image.Image, side_px: float) -> Iterator[Head]:
         """Heads of portraits of one size: local maxima above the threshold."""
         scale = JUDGE_SIZE_PX / side_px
-        sized = picture.resize([max(CELL_PX, round(n * scale)) for n in picture.size], Image.Resampling.LANCZOS)
+        sized = image.resize([max(CELL_PX, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
         responses = self._respond(_features(self.trunk, sized))  # (h, w)
         highest = F.max_pool2d(torch.from_numpy(responses)[None], 3, 1, 1)[0].numpy()
         for y, x in np.argwhere((responses == highest) & (responses > THRESHOLD)):
@@ -124,13 +124,13 @@ class HeadFinder:
 
 
 @torch.no_grad()
-def _features(trunk: nn.Module, picture: Image.Image) -> Tensor:
+def _features(trunk: nn.Module, image: Image.Image) -> Tensor:
     parameter = next(trunk.parameters())
-    return trunk(to_pixels([picture]).to(parameter.device)).cpu()
+    return trunk(to_pixels([image]).to(parameter.device)).cpu()
 
 
 def searched_sides(size: tuple[int, int]) -> list[float]:
-    """Sides of portraits to look for: from somewhat smaller than trained up to somewhat larger than the picture."""
+    """Sides of avatars to look for: from somewhat smaller than trained up to somewhat larger than the image."""
     smallest = min(JUDGE_SIZE_PX, *size) / math.sqrt(2)
     steps = SEARCHED_PER_DOUBLING * math.log2(min(size) * math.sqrt(2) / smallest)
     return [smallest * 2 ** (step / SEARCHED_PER_DOUBLING) for step in range(math.floor(steps + 1e-6) + 1)]
@@ -160,9 +160,9 @@ def chosen_places(wanted: np.ndarray, likeness: np.ndarray, others: int = 32) ->
 
 @dataclass(frozen=True)
 class Scene:
-    """Portraits put side by side, and where their heads are."""
+    """Avatars put side by side, and where their heads are."""
 
-    picture: Image.Image
+    image: Image.Image
     heads: tuple[Head, ...]
 
     def answers(self, shape: Sequence[int]) -> np.ndarray:
@@ -179,13 +179,13 @@ class Scene:
         return wanted
 
 
-def compose(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures of one size in rows of so many."""
-    width, height = pictures[0].size
-    rows = math.ceil(len(pictures) / columns)
-    whole = Image.new("RGB", (width * columns, height * rows), "white")
-    for picture, (row, column) in zip(pictures, itertools.product(range(rows), range(columns)), strict=False):
-        whole.paste(picture, (column * width, row * height))
+def compose(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Images of one size in rows of so many."""
+    width, height = images[0].size
+    methods = math.ceil(len(images) / columns)
+    whole = Image.new("RGB", (width * columns, height * methods), "white")
+    for image, (method, column) in zip(images, itertools.product(range(methods), range(columns)), strict=False):
+        whole.paste(image, (column * width, method * height))
     return whole
 
 
@@ -193,22 +193,22 @@ def scenes(count: int, seed: int, side_px: int = 128) -> Iterator[Scene]:
     """Up to five portraits of 37 to 194 px in random places on one colour, the later ones over the earlier ones."""
     rng = random.Random(f"scenes {seed}")
     for index in range(count):
-        picture = Image.new("RGB", (side_px, side_px), rng.choice(list(BACKGROUND.values())))
+        image = Image.new("RGB", (side_px, side_px), rng.choice(list(BACKGROUND.values())))
         heads: list[Head] = []
         for part in range(rng.choice((1, 2, 3, 4, 5))):
             size_px = round(
                 JUDGE_SIZE_PX
                 * 2 ** rng.choice((-0.8, *[rng.uniform(-0.3, 0.3)] * 3, rng.uniform(0.7, 1.6), rng.uniform(0.7, 1.6)))
             )
-            portrait = sample_portrait(seed, 10 * index + part).render(size_px)
-            ends = sorted((-size_px // 8, side_px - size_px * 7 // 8))  # larger than the picture: as much of it as fits
+            avatar = sample_avatar(seed, 10 * index + part).render(size_px)
+            ends = sorted((-size_px // 8, side_px - size_px * 7 // 8))  # larger than the image: as much of it as fits
             left, top = (rng.randint(*ends) for _ in range(2))
             centre = (left + HEAD_CENTRE[0] * size_px, top + HEAD_CENTRE[1] * size_px)
             box = (left, top, left + size_px, top + size_px)
             heads = [head for head in heads if not _hides(box, head)]
-            picture.paste(portrait, (left, top))
+            image.paste(avatar, (left, top))
             heads.append(Head(*centre, size_px, 1.0))
-        yield Scene(picture, tuple(heads))
+        yield Scene(image, tuple(heads))
 
 
 def _hides(box: tuple[int, int, int, int], head: Head) -> bool:

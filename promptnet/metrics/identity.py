@@ -1,4 +1,4 @@
-"""Who is in a picture: two scorers behind one interface, one for portraits and one for photographs of faces."""
+"""Who is in an image: two scorers behind one interface, one for avatars and one for photographs of faces."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from promptnet.images.face_alignment import crop_around, cut
 from promptnet.images.face_detection import DetectionError, Face, FaceDetector
 from promptnet.models.judge import AvatarJudge
 
-Pictures = Sequence[Image.Image]
+Images = Sequence[Image.Image]
 _FACE_PX = 160  # what the face embedder was trained on, and
 _FACE_MARGIN = 0.1  # about as much around the detector's box, as a share of it
 
 
 class IdentityScorer(Protocol):
-    """Turns pictures into unit vectors whose dot products are similarities."""
+    """Turns images into unit vectors whose dot products are similarities."""
 
-    def identity(self, pictures: Pictures) -> torch.Tensor:
+    def identity(self, images: Images) -> torch.Tensor:
         """(N, F) unit rows that say who it is, and as little else as possible."""
         ...
 
-    def appearance(self, pictures: Pictures) -> torch.Tensor:
-        """(N, G) unit rows that differ between two pictures of one person: the space in which copying is measured."""
+    def appearance(self, images: Images) -> torch.Tensor:
+        """(N, G) unit rows that differ between two images of one person: the space in which copying is measured."""
         ...
 
     def to(self, device: torch.device) -> None:
-        """Move to where the pictures are scored."""
+        """Move to where the images are scored."""
         ...
 
 
-def stacked(pictures: Pictures, size_px: int) -> torch.Tensor:
-    """The pictures' central squares as (N, 3, size_px, size_px) in [-1, 1]."""
-    return torch.stack([to_pixels(square(picture.convert("RGB"), size_px)) for picture in pictures])
+def stacked(images: Images, size_px: int) -> torch.Tensor:
+    """The images' central squares as (N, 3, size_px, size_px) in [-1, 1]."""
+    return torch.stack([to_pixels(square(image.convert("RGB"), size_px)) for image in images])
 
 
 class JudgeIdentity:
-    """The judge of portraits: its beliefs about the fields that make an identity.
+    """The judge of avatars: its beliefs about the fields that make an identity.
 
-    A picture's vector holds sqrt(p) for every value of every identity field, p being the judge's probability. The dot
+    An image's vector holds sqrt(p) for every value of every identity field, p being the judge's probability. The dot
     product of two such vectors is the mean Bhattacharyya coefficient over the fields: 1 where the judge reads the same
     person in both, whatever they wear. Appearance is the judge's own feature space, attributes included.
 
@@ -57,34 +57,34 @@ class JudgeIdentity:
     def __init__(self, judge: AvatarJudge) -> None:
         self.judge = judge.eval().requires_grad_(False)
 
-    def identity(self, pictures: Pictures) -> torch.Tensor:
+    def identity(self, images: Images) -> torch.Tensor:
         """(N, F)."""
         with torch.no_grad():
-            logits = self.judge(self._pixels(pictures))
+            logits = self.judge(self._pixels(images))
         beliefs = [logits[name].softmax(dim=1).sqrt() for name in IDENTITY_FIELDS if name in logits]
         return torch.cat(beliefs, dim=1) / len(beliefs) ** 0.5
 
-    def appearance(self, pictures: Pictures) -> torch.Tensor:
+    def appearance(self, images: Images) -> torch.Tensor:
         """(N, G)."""
         with torch.no_grad():
-            return F.normalize(self.judge.features(self._pixels(pictures)), dim=1)
+            return F.normalize(self.judge.features(self._pixels(images)), dim=1)
 
     def to(self, device: torch.device) -> None:
         """Move the judge."""
         torch.nn.Module.to(self.judge, device)
 
-    def _pixels(self, pictures: Pictures) -> torch.Tensor:
-        return stacked(pictures, 64).to(self.judge.device)
+    def _pixels(self, images: Images) -> torch.Tensor:
+        return stacked(images, 64).to(self.judge.device)
 
 
 class FaceIdentity:
-    """facenet-pytorch's InceptionResnetV1, on the largest face of each picture.
+    """facenet-pytorch's InceptionResnetV1, on the largest face of each image.
 
-    A picture without a face that the detector finds is embedded as it is, so a drawing that lost the face scores low.
+    An image without a face that the detector finds is embedded as it is, so a drawing that lost the face scores low.
 
     Args:
         network: with its weights, without its classifier.
-        detect: finds a picture's faces, the largest first; None takes MTCNN.
+        detect: finds an image's faces, the largest first; None takes MTCNN.
 
     Raises:
         ModuleNotFoundError: facenet-pytorch is not installed.
@@ -94,23 +94,23 @@ class FaceIdentity:
         self.network = network.eval().requires_grad_(False)
         self._detect = detect or FaceDetector().detect
 
-    def identity(self, pictures: Pictures) -> torch.Tensor:
+    def identity(self, images: Images) -> torch.Tensor:
         """(N, 512)."""
         weight = next(self.network.parameters())
-        faces = stacked([self._face(picture.convert("RGB")) for picture in pictures], _FACE_PX)
+        faces = stacked([self._face(image.convert("RGB")) for image in images], _FACE_PX)
         with torch.no_grad():  # it was trained on (x - 127.5) / 128, which is [-1, 1] to half a per cent
             return F.normalize(self.network(faces.to(weight)), dim=1)
 
-    def _face(self, picture: Image.Image) -> Image.Image:
+    def _face(self, image: Image.Image) -> Image.Image:
         try:
-            faces = self._detect(picture)
+            faces = self._detect(image)
         except DetectionError:
             faces = []
-        return cut(picture, crop_around(faces[0], _FACE_MARGIN), _FACE_PX) if faces else picture
+        return cut(image, crop_around(faces[0], _FACE_MARGIN), _FACE_PX) if faces else image
 
-    def appearance(self, pictures: Pictures) -> torch.Tensor:
+    def appearance(self, images: Images) -> torch.Tensor:
         """The same space: two photographs of one person differ in it too."""
-        return self.identity(pictures)
+        return self.identity(images)
 
     def to(self, device: torch.device) -> None:
         """Move the network."""

@@ -1,4 +1,4 @@
-"""What a judge sees in pictures: the fields it reads, and how far a picture is from the true one."""
+"""What a judge sees in images: the fields it reads, and how far an image is from the true one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Judge(Protocol):
     """What `promptnet.models.judge.AvatarJudge` offers."""
 
     def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:
-        """The record read from each picture (B, 3, 64, 64) in [-1, 1]."""
+        """The record read from each image (B, 3, 64, 64) in [-1, 1]."""
         ...
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -29,8 +29,8 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a judge made of some pictures."""
+class Prediction:
+    """What a judge made of some images."""
 
     records: list[Record]
     features: Array  # (N, F)
@@ -45,43 +45,43 @@ def load_judge(folder: Path, device: str | torch.device | None = None) -> Judge:
 
 
 @torch.no_grad()
-def read_pictures(
-    judge: Judge, pictures: Sequence[Image.Image], device: str | torch.device | None = None, batch: int = 64
-) -> Reading:
-    """Let a judge read pictures of any size."""
+def read_images(
+    judge: Judge, images: Sequence[Image.Image], device: str | torch.device | None = None, batch: int = 64
+) -> Prediction:
+    """Let a judge read images of any size."""
     records: list[Record] = []
     features: list[torch.Tensor] = []
-    for start in range(0, len(pictures), batch):
-        sized = [_sized(picture) for picture in pictures[start : start + batch]]
+    for start in range(0, len(images), batch):
+        sized = [_sized(image) for image in images[start : start + batch]]
         pixels = to_pixels(sized).to(device or "cpu")  # (B, 3, 64, 64)
         records += judge.read(pixels)
         features.append(judge.features(pixels).double().cpu())
-    return Reading(records, torch.cat(features).numpy())
+    return Prediction(records, torch.cat(features).numpy())
 
 
-def _sized(picture: Image.Image) -> Image.Image:
+def _sized(image: Image.Image) -> Image.Image:
     size = (JUDGE_SIZE_PX, JUDGE_SIZE_PX)
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
-def to_pixels(pictures: Sequence[Image.Image]) -> torch.Tensor:
+def to_pixels(images: Sequence[Image.Image]) -> torch.Tensor:
     """(B, 3, H, W) float32 in [-1, 1]."""
-    stacked = np.stack([np.asarray(picture.convert("RGB"), dtype=np.float32) for picture in pictures])
+    stacked = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
     return torch.from_numpy(stacked / 127.5 - 1).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
 
 
 def feature_distance(features: Array, true_features: Array) -> Array:
-    """1 - cos(f(picture), f(truth)) in the judge's feature space, picture by picture: (N, F), (N, F) -> (N,).
+    """1 - cos(f(image), f(truth)) in the judge's feature space, image by image: (N, F), (N, F) -> (N,).
 
-    0 is the true picture; the order of magnitude of a stranger's picture is the judge's own, so compare rows only.
+    0 is the true image; the order of magnitude of a stranger's image is the judge's own, so compare rows only.
     """
     products = (features * true_features).sum(axis=1)
     lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(true_features, axis=1)
-    # A picture that lights up no feature at all resembles nothing: distance 1. Rounding must not go below 0.
+    # An image that lights up no feature at all resembles nothing: distance 1. Rounding must not go below 0.
     return np.maximum(1 - np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0), 0.0)
 
 
-def pixel_l1(pictures: Sequence[Image.Image], truths: Sequence[Image.Image]) -> Array:
-    """The mean absolute difference of colour values in [0, 1], picture by picture: (N,)."""
-    difference = (to_pixels(pictures) - to_pixels(truths)).abs() / 2
+def pixel_l1(images: Sequence[Image.Image], truths: Sequence[Image.Image]) -> Array:
+    """The mean absolute difference of colour values in [0, 1], image by image: (N,)."""
+    difference = (to_pixels(images) - to_pixels(truths)).abs() / 2
     return difference.mean(dim=(1, 2, 3)).double().numpy()

@@ -1,4 +1,4 @@
-"""Kernel distance between two sets of pictures in a judge's feature space (KID, arXiv 1801.01401), without bias.
+"""Kernel distance between two sets of images in a judge's feature space (KID, arXiv 1801.01401), without bias.
 
 The squared maximum mean discrepancy of paired samples x_1..x_n and y_1..y_n (Gretton et al. 2012, lemma 6):
 
@@ -46,8 +46,8 @@ def kid_resampled(features: Array, others: Array, *, resamples: int = 2_000, see
     A prompt that was drawn twice never pairs with itself, so that resampling brings no bias.
     """
     h = pair_distances(features, others)
-    drawn = np.random.default_rng(seed).multinomial(len(h), np.full(len(h), 1 / len(h)), size=resamples)
-    return _weighted(h, drawn.astype(np.float64))
+    generated = np.random.default_rng(seed).multinomial(len(h), np.full(len(h), 1 / len(h)), size=resamples)
+    return _weighted(h, generated.astype(np.float64))
 
 
 def kid_interval(features: Array, others: Array, *, level: float = 0.95) -> Interval:

@@ -1,6 +1,6 @@
-"""How well a picture shows the right person doing what was asked: pure functions on records.
+"""How well an image shows the right person doing what was asked: pure functions on records.
 
-Per person, over all of the person's pictures:
+Per person, over all of the person's images:
 
     identity   = rescaled(share of the identity fields that the judge reads right)
     attributes = rescaled(share of the asked fields that the judge reads right)
@@ -22,8 +22,8 @@ Chances = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Marked:
-    """One judged picture: what the judge read, and what was true of the fields that count."""
+class Scored:
+    """One judged image: what the judge read, and what was true of the fields that count."""
 
     read: Record
     truth: Record
@@ -72,19 +72,19 @@ def harmonic(identity: float, attributes: float) -> float:
     return 2 * first * second / (first + second)
 
 
-def rescaled_share(pictures: Sequence[Marked], style: str, chances: Chances) -> float:
-    """The rescaled share of right fields over one person's pictures, each asked field counting once.
+def rescaled_share(images: Sequence[Scored], style: str, chances: Chances) -> float:
+    """The rescaled share of right fields over one person's images, each asked field counting once.
 
     Args:
-        pictures: what was read and what was true, picture by picture (the fields may differ between them).
+        images: what was read and what was true, image by image (the fields may differ between them).
         style: the person's style.
         chances: of `best_constant_guess`.
 
     Raises:
         ValueError: no field counts, or a style or field has no entry in `chances`.
     """
-    hits = [hit for picture in pictures for hit in picture.hits()]
-    fields = [field for picture in pictures for field in picture.truth]
+    hits = [hit for image in images for hit in image.hits()]
+    fields = [field for image in images for field in image.truth]
     if not hits:
         raise ValueError("no field to score: every prompt has to ask for one at least")
     missing = [field for field in fields if field not in chances.get(style, {})]
@@ -94,10 +94,10 @@ def rescaled_share(pictures: Sequence[Marked], style: str, chances: Chances) -> 
     return rescaled(sum(hits) / len(hits), chance)
 
 
-def field_accuracy(pictures: Iterable[Marked]) -> dict[str, float]:
-    """The raw share of pictures in which each field was read right, over the pictures for which it counts."""
+def field_accuracy(images: Iterable[Scored]) -> dict[str, float]:
+    """The raw share of images in which each field was read right, over the images for which it counts."""
     hits: dict[str, list[bool]] = defaultdict(list)
-    for picture in pictures:
-        for field, hit in zip(picture.truth, picture.hits(), strict=True):
+    for image in images:
+        for field, hit in zip(image.truth, image.hits(), strict=True):
             hits[field].append(hit)
     return {field: sum(of_field) / len(of_field) for field, of_field in hits.items()}

@@ -1,4 +1,4 @@
-"""What has weights: the image-to-word encoder, and the text tower's way with pseudo-words."""
+"""What has weights: the image-to-word encoder, and the text encoder's way with pseudo-words."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

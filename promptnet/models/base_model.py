@@ -1,7 +1,7 @@
 """Base models of the Stable Diffusion family as pretraining needs them: loaded, or their shapes alone.
 
-SD 1.x and SD 2.x have one text tower and differ in widths and in what they predict, which their configs say. SDXL has
-two towers (promptnet.models.text_encoders), and its U-Net wants a pooled state and six numbers on sizes as well
+SD 1.x and SD 2.x have one text encoder and differ in widths and in what they predict, which their configs say. SDXL has
+two encoders (promptnet.models.text_encoders), and its U-Net wants a pooled state and six numbers on sizes as well
 (promptnet.models.micro_conditioning).
 """
 
@@ -25,7 +25,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from promptnet.models.text_encoders import TextTowers
+from promptnet.models.text_encoders import TextEncoders
 
 _SHAPES_ONLY: ContextVar[bool] = ContextVar("shapes_only", default=False)
 
@@ -42,13 +42,13 @@ def shapes_only() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What pretraining needs of a base model and a vision tower.
+    """What pretraining needs of a base model and an image encoder.
 
     Attributes:
         networks: by the component's name: vae, unet, text_encoder, image_encoder, and for SDXL text_encoder_2.
-        tokenizers: one for each text tower.
+        tokenizers: one for each text encoder.
         scheduler: gives noise levels and prediction type.
-        image_processor: the vision tower's preprocessing, None where the base model's folder has none.
+        image_processor: the image encoder's preprocessing, None where the base model's folder has none.
         forces_zeros: whether SDXL's U-Net draws with zeros for a negative prompt that is not given.
     """
 
@@ -58,27 +58,27 @@ class BaseModel:
     image_processor: Any
     forces_zeros: bool = True
 
-    def text_towers(self) -> TextTowers:
-        """The text towers with their tokenizers."""
+    def text_encoders(self) -> TextEncoders:
+        """The text encoders with their tokenizers."""
         names = ("text_encoder", "text_encoder_2")[: len(self.tokenizers)]
-        return TextTowers.of(self.tokenizers, [self.networks[name] for name in names])
+        return TextEncoders.of(self.tokenizers, [self.networks[name] for name in names])
 
 
 def load_base(base: str, vision: str | None = None) -> BaseModel:
-    """Load a base model and a vision tower, from safetensors only.
+    """Load a base model and an image encoder, from safetensors only.
 
     Args:
         base: a diffusers folder or a hub id.
-        vision: a folder or hub id of a CLIP vision tower (or of a whole CLIP); None takes the base's `image_encoder`.
+        vision: a folder or hub id of a CLIP image encoder (or of a whole CLIP); None takes the base's `image_encoder`.
 
     Raises:
-        ValueError: no vision tower is given and the base has none.
+        ValueError: no image encoder is given and the base has none.
     """
     if _SHAPES_ONLY.get():
         return _shapes_of(base, vision)
     if vision is None and Path(base).is_dir() and not (Path(base) / "image_encoder").is_dir():
         raise ValueError(
-            f"The base model '{base}' has no vision tower (image_encoder): name one with vision_id, for example "
+            f"The base model '{base}' has no image encoder (image_encoder): name one with vision_id, for example "
             "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
         )
     safe: dict[str, Any] = {"use_safetensors": True}
@@ -86,7 +86,7 @@ def load_base(base: str, vision: str | None = None) -> BaseModel:
         "vae": AutoencoderKL.from_pretrained(base, subfolder="vae", **safe),
         "unet": UNet2DConditionModel.from_pretrained(base, subfolder="unet", **safe),
         "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder", **safe),
-        "image_encoder": _vision_tower(base, vision),
+        "image_encoder": _image_encoder(base, vision),
     }
     has_two = networks["unet"].config.addition_embed_type == "text_time"
     if has_two:
@@ -117,7 +117,7 @@ def forces_zeros(base: str | Path) -> bool:
     return index.get("force_zeros_for_empty_prompt", True)
 
 
-def _vision_tower(base: str, vision: str | None) -> Any:
+def _image_encoder(base: str, vision: str | None) -> Any:
     where: dict[str, Any] = {"subfolder": "image_encoder"} if vision is None else {}
     return CLIPVisionModel.from_pretrained(vision or base, use_safetensors=True, **where)
 
@@ -134,10 +134,12 @@ def _shapes_of(base: str, vision: str | None) -> BaseModel:
     from promptnet.models import base_model_shapes as shapes
 
     networks, scheduler = shapes.base_parts(base)
-    tower = shapes.vision_tower(vision or "", base)
+    text_encoder = shapes.image_encoder(vision or "", base)
     texts = [network for name, network in networks.items() if name.startswith("text_encoder")]
     tokenizers = tuple(shapes.any_tokenizer(_settings(text).max_position_embeddings) for text in texts)
-    return BaseModel({**networks, "image_encoder": tower}, tokenizers, scheduler, shapes.image_processor(tower))
+    return BaseModel(
+        {**networks, "image_encoder": text_encoder}, tokenizers, scheduler, shapes.image_processor(text_encoder)
+    )
 
 
 def _settings(network: Any) -> Any:
@@ -146,10 +148,10 @@ def _settings(network: Any) -> Any:
 
 @dataclass(frozen=True)
 class VisionInput:
-    """How a picture becomes the vision tower's input: scaled to its size, and its values shifted.
+    """How an image becomes the image encoder's input: scaled to its size, and its values shifted.
 
     Attributes:
-        size_px: side of the tower's square.
+        size_px: side of the encoder's square.
         mean: of each channel in [0, 1].
         std: the same.
     """
@@ -159,11 +161,11 @@ class VisionInput:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     @classmethod
-    def of(cls, processor: Any, tower: Any) -> VisionInput:
-        """What a CLIPImageProcessor does to a square picture; without one, values stay in [-1, 1]."""
+    def of(cls, processor: Any, text_encoder: Any) -> VisionInput:
+        """What a CLIPImageProcessor does to a square image; without one, values stay in [-1, 1]."""
         if processor is None:
-            return cls(tower.config.image_size)
-        return cls(tower.config.image_size, tuple(processor.image_mean), tuple(processor.image_std))
+            return cls(text_encoder.config.image_size)
+        return cls(text_encoder.config.image_size, tuple(processor.image_mean), tuple(processor.image_std))
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Squares (B, 3, S, S) in [-1, 1] -> (B, 3, size, size)."""

@@ -1,4 +1,4 @@
-"""The shapes of well-known base models and vision towers, so that a run can be planned without downloading one.
+"""The shapes of well-known base models and image encoders, so that a run can be planned without downloading one.
 
 Values as in the models' own configs; what is left out is the default of its class. Other ids and folders are asked for
 their config files, which are small.
@@ -40,7 +40,7 @@ class BaseShape:
 
     Attributes:
         unet: arguments of UNet2DConditionModel.
-        texts: of each text tower's config.
+        texts: of each text encoder's config.
         vae: arguments of AutoencoderKL.
         prediction: "epsilon" or "v_prediction".
     """
@@ -147,8 +147,8 @@ def _parts_of_configs(base: str) -> tuple[dict[str, nn.Module], Any]:
     return parts, DDIMScheduler.from_pretrained(base, subfolder="scheduler")
 
 
-def vision_tower(vision: str, base: str) -> CLIPVisionModel:
-    """A vision tower on the meta device: by its id, or that of a base model's folder ("")."""
+def image_encoder(vision: str, base: str) -> CLIPVisionModel:
+    """A image encoder on the meta device: by its id, or that of a base model's folder ("")."""
     with torch.device("meta"):
         if vision in VISIONS:
             return CLIPVisionModel(CLIPVisionConfig(**VISIONS[vision]))
@@ -167,9 +167,9 @@ def clip_model(name: str) -> CLIPModel:
         return CLIPModel(CLIPConfig.from_pretrained(name))
 
 
-def image_processor(tower: CLIPVisionModel) -> CLIPImageProcessor:
-    """CLIP's preprocessing at the tower's size."""
-    side_px: Any = tower.config.image_size
+def image_processor(text_encoder: CLIPVisionModel) -> CLIPImageProcessor:
+    """CLIP's preprocessing at the encoder's size."""
+    side_px: Any = text_encoder.config.image_size
     return CLIPImageProcessor(size={"shortest_edge": side_px}, crop_size={"height": side_px, "width": side_px})
 
 

@@ -1,4 +1,4 @@
-"""Judges: small networks that read a portrait's record from its pixels.
+"""Judges: small networks that read an avatar's record from its pixels.
 
 Two are trained, alike but apart (checkpoints/judges): `validation` may be looked at by validation and tuning, `test` is
 loaded by nothing but `promptnet evaluate`. Both see real renders only.
@@ -54,7 +54,7 @@ class FieldHeads(nn.Module):
 
 
 class AvatarJudge(ModelMixin, ConfigMixin):
-    """Eight convolutions, from 64 px pictures to features, and a linear classifier a field.
+    """Eight convolutions, from 64 px images to features, and a linear classifier a field.
 
     Args:
         fields: field name to its values (kept in the config, so a saved judge knows what it reads).
@@ -76,22 +76,22 @@ class AvatarJudge(ModelMixin, ConfigMixin):
         self.classifiers = FieldHeads(4 * width, {name: tuple(values) for name, values in fields.items()})
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the judge sees in pictures (B, 3, 64, 64) in [-1, 1]: (B, F), the space in which distances are taken.
+        """What the judge sees in images (B, 3, 64, 64) in [-1, 1]: (B, F), the space in which distances are taken.
 
         Raises:
-            ValueError: for pictures of another size; bring them to 64 px first.
+            ValueError: for images of another size; bring them to 64 px first.
         """
         if pixels.shape[1:] != (3, 64, 64):
-            raise ValueError(f"the judge reads pictures (B, 3, 64, 64), got {tuple(pixels.shape)}; resize them first")
+            raise ValueError(f"the judge reads images (B, 3, 64, 64), got {tuple(pixels.shape)}; resize them first")
         return F.silu(self.project(self.trunk(pixels).flatten(1)))  # (B, 4 width, 4, 4) -> (B, 4 width)
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits (B, number of values) for every field, of pictures (B, 3, 64, 64) in [-1, 1]."""
+        """Logits (B, number of values) for every field, of images (B, 3, 64, 64) in [-1, 1]."""
         return self.classifiers(self.features(pixels))
 
     @torch.no_grad()
     def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:
-        """The record that the judge reads from each picture (B, 3, 64, 64) in [-1, 1]."""
+        """The record that the judge reads from each image (B, 3, 64, 64) in [-1, 1]."""
         choices = {field: logits.argmax(1).tolist() for field, logits in self(pixels).items()}
         values: dict[str, list[str]] = self.config["fields"]
         return [{field: values[field][chosen[b]] for field, chosen in choices.items()} for b in range(len(pixels))]

@@ -1,6 +1,6 @@
-"""What SDXL's U-Net is told beside the prompt's states: a pooled state, and six numbers on the picture's size.
+"""What SDXL's U-Net is told beside the prompt's states: a pooled state, and six numbers on the image's size.
 
-The numbers are the size of the picture before it was scaled, where it was cropped, and the size that was asked for
+The numbers are the size of the image before it was scaled, where it was cropped, and the size that was asked for
 (Podell et al., arXiv 2307.01952, section 2.2), all in pixels, height before width.
 """
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 
-def drawn_size_ids(height_px: int, width_px: int, num_rows: int, device: torch.device) -> Tensor:
-    """(B, 6) for pictures that are as large as they seem: neither scaled from a smaller one nor cropped.
+def generated_size_ids(height_px: int, width_px: int, num_rows: int, device: torch.device) -> Tensor:
+    """(B, 6) for images that are as large as they seem: neither scaled from a smaller one nor cropped.
 
-    The numbers are always those of the picture that the network draws, which is what they meant in its training: where
+    The numbers are always those of the image that the network draws, which is what they meant in its training: where
     that is resized afterwards, it was not told of the size asked for.
     """
     sizes = torch.zeros(num_rows, 6, device=device)
@@ -21,11 +21,11 @@ def drawn_size_ids(height_px: int, width_px: int, num_rows: int, device: torch.d
     return sizes
 
 
-def added_conditions(pooled: Tensor, size_ids: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+def micro_conditions(pooled: Tensor, size_ids: Tensor, dtype: torch.dtype) -> dict[str, Any]:
     """The further keyword arguments of SDXL's U-Net.
 
     Args:
-        pooled: (B, P), the second text tower's.
+        pooled: (B, P), the second text encoder's.
         size_ids: (B, 6); they stay in float32, as low precision does not hold 1023.
         dtype: the U-Net's.
     """

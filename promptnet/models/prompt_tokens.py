@@ -110,7 +110,7 @@ def tokenize_prompts(
         tokenizer: any CLIP tokenizer; its padding token is used (SD 2 pads with "!", SD 1.5 with the end token).
         prompts: B prompts.
         num_pseudo_words: for each prompt, how many pseudo-words each placeholder stands for.
-        max_length: tokens that the text tower can take, default the tokenizer's `model_max_length`.
+        max_length: tokens that the text encoder can take, default the tokenizer's `model_max_length`.
         padding: "longest" pads to the longest prompt instead of `max_length`, as the published training did.
 
     Raises:
@@ -122,8 +122,8 @@ def tokenize_prompts(
     max_length = tokenizer.model_max_length if max_length is None else max_length
     if max_length > _NO_LENGTH:
         raise ValueError(
-            "The tokenizer does not know how many tokens its text tower takes (model_max_length is not set): "
-            "pass max_length, which is the tower's max_position_embeddings."
+            "The tokenizer does not know how many tokens its text encoder takes (model_max_length is not set): "
+            "pass max_length, which is the encoder's max_position_embeddings."
         )
     rows = [_tokenize_one(tokenizer, *pair, max_length) for pair in zip(prompts, counts, strict=True)]
     length = max_length if padding == "max_length" else max(len(ids) for ids, _ in rows)
@@ -140,7 +140,7 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int]:
 
 
 def _filler_id(end: int) -> int:
-    """A token to stand under pseudo-words: not the end token, nor the highest id, which is where towers pool."""
+    """A token to stand under pseudo-words: not the end token, nor the highest id, which is where encoders pool."""
     return 0 if end != 0 else 1
 
 
@@ -173,12 +173,12 @@ def _check_room(
         if place.start + place.length - 1 > last_place:
             raise ValueError(
                 f"The prompt is too long: {place.placeholder} would be cut off. Its pseudo-words are tokens "
-                f"{place.start} to {place.start + place.length - 1}, and the text tower has room up to token "
+                f"{place.start} to {place.start + place.length - 1}, and the text encoder has room up to token "
                 f"{last_place}. Shorten the text before {place.placeholder} in {prompt!r}."
             )
     if len(ids) > max_length - 1:
         lost = tokenizer.decode(ids[max_length - 1 :])
-        logger.warning("The text tower takes %d tokens, so the end of the prompt was cut off: %s", max_length, [lost])
+        logger.warning("The text encoder takes %d tokens, so the end of the prompt was cut off: %s", max_length, [lost])
 
 
 def _stack_rows(rows: Sequence[tuple[list[int], tuple[WordPlace, ...]]], length: int, pad_id: int) -> PromptTokens:

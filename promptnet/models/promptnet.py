@@ -1,6 +1,6 @@
 """PromptNet, the image-to-word encoder of ProFusion (arXiv 2305.13579, section 3.1).
 
-One picture becomes pseudo-words: vectors in the text tower's embedding space, which stand in a prompt where `S*` is
+One image becomes pseudo-words: vectors in the text encoder's embedding space, which stand in a prompt where `S*` is
 written (promptnet.models.text). Module names are the published ones, so published checkpoints load.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from promptnet.models.trunk import build_down_blocks, build_mid_block, per_block, refuse_unknown_trunk
 
-# What the published class fixes in code: its flag `use_clip_vision_embeds` chooses between two vision towers.
+# What the published class fixes in code: its flag `use_clip_vision_embeds` chooses between two image encoders.
 PUBLISHED_VISION_DIMS = {True: 1280, False: 1024}
 
 
@@ -30,7 +30,7 @@ class PromptNetOutput(BaseOutput):
     """What PromptNet returns.
 
     Args:
-        pseudo_words: (B, L, D), L words in the D-dimensional embedding space of the text tower.
+        pseudo_words: (B, L, D), L words in the D-dimensional embedding space of the text encoder.
     """
 
     pseudo_words: Tensor
@@ -75,16 +75,16 @@ def _resolve_vision_dim(vision_dim: int | None, use_clip_vision_embeds: bool | N
 
 
 class PromptNetModel(ModelMixin, AttentionMixin, ConfigMixin):
-    """Maps a reference picture, and the picture being drawn, to pseudo-words.
+    """Maps a reference image, and the image being drawn, to pseudo-words.
 
-    The trunk is the down and mid path of the base U-Net, with the vision tower's states as its cross-attention
+    The trunk is the down and mid path of the base U-Net, with the image encoder's states as its cross-attention
     context; patch projections of its feature maps meet on one small grid, and `region_prompt_output` turns each
     region of that grid into one word. Usually built by `from_unet` or `from_pretrained`; keys of a U-Net's or a
     published config that are not listed here are accepted and ignored.
 
     Args:
-        vision_dim: width of the vision tower's hidden states. Default 1280, or what `use_clip_vision_embeds` says.
-        prompt_channel: D, width of the text tower's embeddings.
+        vision_dim: width of the image encoder's hidden states. Default 1280, or what `use_clip_vision_embeds` says.
+        prompt_channel: D, width of the text encoder's embeddings.
         region_proj_channel: channels of each patch projection.
         region_kernel_size: R; each word comes from R x R cells of the region grid.
         with_noise: whether the noisy latents are looked at. If not, the reference latents stand in for them.
@@ -217,7 +217,7 @@ class PromptNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         if height < divisor or width < divisor or height % divisor or width % divisor:
             raise ValueError(
                 f"PromptNet reads latents whose sides are multiples of {divisor}, but got {height}x{width} "
-                "(height x width). Resize or crop the reference picture, or build the encoder with a smaller "
+                "(height x width). Resize or crop the reference image, or build the encoder with a smaller "
                 "region_kernel_size."
             )
         return (height // divisor) * (width // divisor)
@@ -230,12 +230,12 @@ class PromptNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         noisy_latents: Tensor | None = None,
         return_dict: bool = True,
     ) -> PromptNetOutput | tuple[Tensor]:
-        """The pseudo-words of one picture each, ProFusion section 3.1.
+        """The pseudo-words of one image each, ProFusion section 3.1.
 
         Args:
-            reference_latents: (B, 4, H, W), scaled VAE latents of the reference picture.
+            reference_latents: (B, 4, H, W), scaled VAE latents of the reference image.
             timestep: scalar or (B,), the step at which the words are to be used.
-            vision_states: (B, T, V), `last_hidden_state` of the vision tower, before its post layer norm.
+            vision_states: (B, T, V), `last_hidden_state` of the image encoder, before its post layer norm.
             noisy_latents: (B, 4, H, W), x_t on the reference's grid. Without them, or in a model with
                 `with_noise=False`, the reference latents are used again.
             return_dict: if false, a plain tuple is returned.
@@ -271,7 +271,7 @@ class PromptNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         if vision_states.ndim != 3 or (vision_states.shape[0], vision_states.shape[2]) != expected:
             raise ValueError(
                 f"vision_states must be ({expected[0]}, T, {expected[1]}), but are {tuple(vision_states.shape)}. "
-                "They are the last_hidden_state of the vision tower that this encoder was trained with."
+                "They are the last_hidden_state of the image encoder that this encoder was trained with."
             )
 
     def _embed_time(self, timestep: Tensor | float | int, latents: Tensor) -> Tensor:

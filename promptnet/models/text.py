@@ -1,7 +1,7 @@
-"""What the text tower makes of prompts with pseudo-words (ProFusion, arXiv 2305.13579, section 3.1).
+"""What the text encoder makes of prompts with pseudo-words (ProFusion, arXiv 2305.13579, section 3.1).
 
-The tower itself does the work. For the length of one call a hook on its embedding layer puts the pseudo-words where
-their placeholders stand, so the causal mask, the norms, attention backends and adapters on the tower are its own.
+The encoder itself does the work. For the length of one call a hook on its embedding layer puts the pseudo-words where
+their placeholders stand, so the causal mask, the norms, attention backends and adapters on the encoder are its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,8 +45,8 @@ class PromptStates:
     """What the U-Net is conditioned on.
 
     Attributes:
-        hidden_states: (B, T, D), the tower's states.
-        pooled: (B, P), the projected state of the end token, from towers that have a projection (SDXL's second).
+        hidden_states: (B, T, D), the encoder's states.
+        pooled: (B, P), the projected state of the end token, from encoders that have a projection (SDXL's second).
         places: for each prompt, where its pseudo-words stand.
     """
 
@@ -85,9 +85,9 @@ def encode_prompts(
 
     Args:
         tokenizer: a CLIP tokenizer.
-        text_encoder: a CLIP text tower, with or without projection.
+        text_encoder: a CLIP text encoder, with or without projection.
         prompts: B prompts.
-        pseudo_words: for each prompt, placeholder -> (L, D) pseudo-words, D the width of the tower's embeddings.
+        pseudo_words: for each prompt, placeholder -> (L, D) pseudo-words, D the width of the encoder's embeddings.
         padding: see `tokenize_prompts`; the other arguments are those of `encode_tokens`.
 
     Raises:
@@ -129,20 +129,20 @@ def encode_tokens(
     Without placeholders this computes what diffusers' `encode_prompt` does, bit for bit.
 
     Args:
-        text_encoder: the tower that the tokens are for.
+        text_encoder: the encoder that the tokens are for.
         tokens: from `tokenize_prompts`.
         pseudo_words: for each prompt, placeholder -> (L, D). Those a prompt does not mention are left out.
         pseudo_word_scale: gamma, see `PromptStates.scaled`. It acts on the output, after the final norm.
         positions: "natural" gives pseudo-words the position embedding of where they stand, and what follows that of
             its new place. "published" gives pseudo-words none, and what follows that of its old place, counting the
             placeholder as one token.
-        layer: which states. "last" for SD 1.5 and SD 2 (whose own tower was cut short), "penultimate" for SDXL and
-            for SD 2's complete tower.
-        final_norm: whether the tower's final layer norm is applied. SDXL's penultimate states go without.
-        device: where the tower computes, default where it is; they differ when a pipeline offloads it.
+        layer: which states. "last" for SD 1.5 and SD 2 (whose own encoder was cut short), "penultimate" for SDXL and
+            for SD 2's complete encoder.
+        final_norm: whether the encoder's final layer norm is applied. SDXL's penultimate states go without.
+        device: where the encoder computes, default where it is; they differ when a pipeline offloads it.
 
     Raises:
-        ValueError: the pseudo-words do not fit the tokens or the tower.
+        ValueError: the pseudo-words do not fit the tokens or the encoder.
     """
     if positions not in ("natural", "published"):
         raise ValueError(f"positions={positions!r} is not known: it is 'natural' or 'published'.")
@@ -168,18 +168,18 @@ def encode_tokens(
 
 
 def _chosen(text_encoder: PreTrainedModel, output: Any, layer: Layer, final_norm: bool) -> Tensor:
-    """Intermediate states (B, T, D); the tower keeps them without its final norm."""
+    """Intermediate states (B, T, D); the encoder keeps them without its final norm."""
     states = output.hidden_states[-1 if layer == "last" else -2]
-    return _tower(text_encoder).final_layer_norm(states) if final_norm else states
+    return _text_encoder(text_encoder).final_layer_norm(states) if final_norm else states
 
 
-def _tower(text_encoder: PreTrainedModel) -> Any:
+def _text_encoder(text_encoder: PreTrainedModel) -> Any:
     """The module that holds embeddings and final norm: the model itself, or inside it with a projection."""
     return getattr(text_encoder, "text_model", text_encoder)
 
 
 def _embeddings(text_encoder: PreTrainedModel) -> nn.Module:
-    embeddings = getattr(_tower(text_encoder), "embeddings", None)
+    embeddings = getattr(_text_encoder(text_encoder), "embeddings", None)
     if not hasattr(embeddings, "position_embedding"):
         raise ValueError(
             f"{type(text_encoder).__name__} has no CLIP text embeddings, so pseudo-words cannot be put into its "
@@ -205,7 +205,7 @@ def _check_shapes(pseudo_words: Sequence[Mapping[str, Tensor]], embeddings: nn.M
         for name, words in given.items():
             if words.ndim != 2 or len(words) == 0 or words.shape[1] != width:
                 raise ValueError(
-                    f"The pseudo-words for {name} have shape {tuple(words.shape)}, but this text tower takes "
+                    f"The pseudo-words for {name} have shape {tuple(words.shape)}, but this text encoder takes "
                     f"(L, {width}). They were made for another base model."
                 )
 
@@ -259,7 +259,7 @@ def _spliced(embeddings: nn.Module, splice: _Splice | None, *, with_positions: b
     owner = get_ident()
 
     def put_words(_module: nn.Module, _args: Any, embedded: Tensor) -> Tensor | None:
-        if get_ident() != owner:  # another thread's prompts, in the same tower at the same time
+        if get_ident() != owner:  # another thread's prompts, in the same encoder at the same time
             return None
         rows, columns = splice.rows.to(embedded.device), splice.columns.to(embedded.device)
         vectors = splice.vectors.to(embedded)

@@ -1,8 +1,8 @@
-"""All text towers of a base model together: one for Stable Diffusion 1 and 2, two for SDXL.
+"""All text encoders of a base model together: one for Stable Diffusion 1 and 2, two for SDXL.
 
-SDXL's U-Net reads the states of both towers before their last layers, without the final norms, side by side, and the
-second tower's pooled state (Podell et al., arXiv 2307.01952, section 2.1). So a pseudo-word is a part for each tower,
-side by side too.
+SDXL's U-Net reads the states of both encoders before their last layers, without the final norms, side by side, and the
+second encoder's pooled state (Podell et al., arXiv 2307.01952, section 2.1). So a pseudo-word is a part for each
+encoder, side by side too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ PseudoWords = Sequence[Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class TextTower:
-    """One text tower with its tokenizer, and which of its states the U-Net wants; see `text.encode_tokens`."""
+class TextEncoder:
+    """One text encoder with its tokenizer, and which of its states the U-Net wants; see `text.encode_tokens`."""
 
     tokenizer: Any
     network: Any
@@ -40,34 +40,34 @@ class TextTower:
 
 
 @dataclass(frozen=True, eq=False)
-class TextTowers:
-    """The text towers of a base model, in the order in which its U-Net reads their states."""
+class TextEncoders:
+    """The text encoders of a base model, in the order in which its U-Net reads their states."""
 
-    towers: tuple[TextTower, ...]
+    text_encoders: tuple[TextEncoder, ...]
 
     @classmethod
-    def of(cls, tokenizers: Sequence[Any], networks: Sequence[Any]) -> "TextTowers":
-        """One tower as Stable Diffusion 1 and 2 read it, or two as SDXL does.
+    def of(cls, tokenizers: Sequence[Any], networks: Sequence[Any]) -> "TextEncoders":
+        """One encoder as Stable Diffusion 1 and 2 read it, or two as SDXL does.
 
         Args:
-            tokenizers: of the towers.
-            networks: CLIP text towers; of two, the second has a projection.
+            tokenizers: of the encoders.
+            networks: CLIP text encoders; of two, the second has a projection.
         """
         pairs = list(zip(tokenizers, networks, strict=True))
         assert len(pairs) in (1, 2)
         layer: Layer = "last" if len(pairs) == 1 else "penultimate"
-        return cls(tuple(TextTower(*pair, layer, final_norm=layer == "last") for pair in pairs))
+        return cls(tuple(TextEncoder(*pair, layer, final_norm=layer == "last") for pair in pairs))
 
     @property
     def width(self) -> int:
-        """D of a pseudo-word: the sum of the towers' widths."""
-        return sum(tower.width for tower in self.towers)
+        """D of a pseudo-word: the sum of the encoders' widths."""
+        return sum(text_encoder.width for text_encoder in self.text_encoders)
 
     def word_norm(self) -> float:
-        """The L2 norm that a pseudo-word has whose parts are as long as the towers' words are on average."""
-        if len(self.towers) == 1:
-            return mean_word_norm(self.towers[0].network)
-        return sum(mean_word_norm(tower.network) ** 2 for tower in self.towers) ** 0.5
+        """The L2 norm that a pseudo-word has whose parts are as long as the encoders' words are on average."""
+        if len(self.text_encoders) == 1:
+            return mean_word_norm(self.text_encoders[0].network)
+        return sum(mean_word_norm(text_encoder.network) ** 2 for text_encoder in self.text_encoders) ** 0.5
 
     def encode(
         self,
@@ -97,21 +97,23 @@ class TextTowers:
         *,
         padding: Padding = "max_length",
     ) -> tuple[PromptTokens, ...]:
-        """The prompts' tokens for each tower; the arguments are those of `placeholders.tokenize_prompts`.
+        """The prompts' tokens for each encoder; the arguments are those of `placeholders.tokenize_prompts`.
 
         Raises:
             ValueError: see `tokenize_prompts`; or two tokenizers place words differently.
         """
         found = tuple(
-            tokenize_prompts(tower.tokenizer, prompts, num_pseudo_words, max_length=tower.max_length, padding=padding)
-            for tower in self.towers
+            tokenize_prompts(
+                text_encoder.tokenizer, prompts, num_pseudo_words, max_length=text_encoder.max_length, padding=padding
+            )
+            for text_encoder in self.text_encoders
         )
         first = found[0]
         for other in found[1:]:
             if (other.input_ids.shape, other.places) != (first.input_ids.shape, first.places):
                 raise ValueError(
-                    "The base model's two tokenizers cut prompts in different ways, so that the towers' states cannot "
-                    "stand side by side: take both tokenizers from the base model's own folder."
+                    "The base model's two tokenizers cut prompts in different ways, so that the encoders' states "
+                    "cannot stand side by side: take both tokenizers from the base model's own folder."
                 )
         return found
 
@@ -126,38 +128,38 @@ class TextTowers:
         """Encode tokenised prompts with these pseudo-words; differentiable in them.
 
         Args:
-            tokens: one for each tower, from `tokenize`.
-            pseudo_words: for each prompt, placeholder -> (L, D), D the sum of the towers' widths.
+            tokens: one for each encoder, from `tokenize`.
+            pseudo_words: for each prompt, placeholder -> (L, D), D the sum of the encoders' widths.
             positions: see `text.encode_tokens`.
-            device: where the towers compute, default where they are.
+            device: where the encoders compute, default where they are.
 
         Returns:
-            States (B, T, sum of the towers' widths); of two towers also the second's pooled state (B, P).
+            States (B, T, sum of the encoders' widths); of two encoders also the second's pooled state (B, P).
 
         Raises:
-            ValueError: the pseudo-words do not fit the tokens or the towers.
+            ValueError: the pseudo-words do not fit the tokens or the encoders.
         """
         parts = self._split(pseudo_words)
         return side_by_side(
             [
                 encode_tokens(
-                    tower.network,
-                    of_tower,
+                    text_encoder.network,
+                    of_text_encoder,
                     part,
                     positions=positions,
-                    layer=tower.layer,
-                    final_norm=tower.final_norm,
+                    layer=text_encoder.layer,
+                    final_norm=text_encoder.final_norm,
                     device=device,
                 )
-                for tower, of_tower, part in zip(self.towers, tokens, parts, strict=True)
+                for text_encoder, of_text_encoder, part in zip(self.text_encoders, tokens, parts, strict=True)
             ]
         )
 
     def _split(self, pseudo_words: PseudoWords | None) -> list[PseudoWords | None]:
-        """Each tower's part of the pseudo-words."""
+        """Each encoder's part of the pseudo-words."""
         if pseudo_words is None:
-            return [None] * len(self.towers)
-        widths = [tower.width for tower in self.towers]
+            return [None] * len(self.text_encoders)
+        widths = [text_encoder.width for text_encoder in self.text_encoders]
         for given in pseudo_words:
             for name, words in given.items():
                 if words.ndim != 2 or not len(words) or words.shape[1] != self.width:
@@ -171,23 +173,24 @@ class TextTowers:
         ]
 
     def width_in_words(self) -> str:
-        """For messages: which towers it is that take words of this width."""
-        if len(self.towers) == 1:
-            return "this text tower takes"
-        return f"these text towers take {' + '.join(str(tower.width) for tower in self.towers)}, that is"
+        """For messages: which encoders it is that take words of this width."""
+        if len(self.text_encoders) == 1:
+            return "this text encoder takes"
+        widths = " + ".join(str(text_encoder.width) for text_encoder in self.text_encoders)
+        return f"these text encoders take {widths}, that is"
 
 
-def towers_of(pipe: Any) -> TextTowers:
-    """The text towers of a diffusers pipeline of either kind, ours or stock."""
+def text_encoders_of(pipe: Any) -> TextEncoders:
+    """The text encoders of a diffusers pipeline of either kind, ours or stock."""
     suffixes = ("",) if getattr(pipe, "text_encoder_2", None) is None else ("", "_2")
     tokenizers, networks = (
         [getattr(pipe, f"{name}{suffix}") for suffix in suffixes] for name in ("tokenizer", "text_encoder")
     )
-    return TextTowers.of(tokenizers, networks)
+    return TextEncoders.of(tokenizers, networks)
 
 
 def side_by_side(states: Sequence[PromptStates]) -> PromptStates:
-    """The states of one tower, or of two as one, with the last one's pooled state."""
+    """The states of one encoder, or of two as one, with the last one's pooled state."""
     first, last = states[0], states[-1]
     if len(states) == 1:
         return replace(first, pooled=None)
@@ -195,6 +198,6 @@ def side_by_side(states: Sequence[PromptStates]) -> PromptStates:
 
 
 def mean_word_norm(text_encoder: Any) -> float:
-    """Mean L2 norm of a text tower's token embeddings: the length that a pseudo-word should have among words."""
+    """Mean L2 norm of a text encoder's token embeddings: the length that a pseudo-word should have among words."""
     weight: Tensor = text_encoder.get_input_embeddings().weight
     return 1.0 if weight.is_meta else float(weight.detach().float().norm(dim=1).mean())

@@ -1,6 +1,6 @@
 """The embedded model's parts, built with random weights: Stable Diffusion's architecture, small enough for any CPU.
 
-64 px pictures, latents 4 x 16 x 16, prompts of up to 48 tokens. The recipe that trains them: configs/tiny/.
+64 px images, latents 4 x 16 x 16, prompts of up to 48 tokens. The recipe that trains them: configs/tiny/.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> CLIPTokeniz
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Both towers with random weights; the text tower's special tokens are the tokenizer's."""
+    """Both encoders with random weights; the text encoder's special tokens are the tokenizer's."""
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -89,14 +89,14 @@ _PROJECTIONS = "clip_projections.safetensors"
 
 
 def save_projections(clip: CLIPModel, folder: Path) -> None:
-    """Write what a CLIP has beyond its two towers, so that the towers are stored once, where diffusers wants them."""
+    """Write what a CLIP has beyond its two encoders, so that each encoder is stored once, where diffusers wants it."""
     state = clip.state_dict()
     shared = {name: state[name] for name in ("text_projection.weight", "visual_projection.weight", "logit_scale")}
     save_file({name: value.to(torch.float16).contiguous() for name, value in shared.items()}, folder / _PROJECTIONS)
 
 
 def load_clip(folder: str | Path) -> CLIPModel:
-    """The CLIP of an embedded model's folder: both towers and the projections into the shared space, in float32.
+    """The CLIP of an embedded model's folder: both encoders and the projections into the shared space, in float32.
 
     Raises:
         ValueError: the folder holds another base model, which has no CLIP of its own.
@@ -110,14 +110,14 @@ def load_clip(folder: str | Path) -> CLIPModel:
     text: Any = CLIPTextModel.from_pretrained(folder / "text_encoder")
     vision: Any = CLIPVisionModel.from_pretrained(folder / "image_encoder")
     clip = CLIPModel(CLIPConfig(text_config=text.config, vision_config=vision.config, projection_dim=PROJECTION_DIM))
-    copy_tower(text, clip.text_model)
-    copy_tower(vision, clip.vision_model)
+    copy_encoder(text, clip.text_model)
+    copy_encoder(vision, clip.vision_model)
     clip.load_state_dict(load_file(folder / _PROJECTIONS), strict=False)
     return clip.float().eval()
 
 
-def copy_tower(source: nn.Module, target: nn.Module) -> None:
-    """Copy a CLIP tower between its stand-alone class and CLIPModel, whatever prefix either puts before the names."""
+def copy_encoder(source: nn.Module, target: nn.Module) -> None:
+    """Copy a CLIP encoder between its stand-alone class and CLIPModel, whatever prefix either puts before the names."""
     ours, theirs = target.state_dict(), source.state_dict()
     long, short = max((ours, theirs), key=_first_name_length), min((ours, theirs), key=_first_name_length)
     prefix = next(iter(long)).removesuffix(next(iter(short)))
@@ -134,7 +134,7 @@ def _first_name_length(state: dict[str, torch.Tensor]) -> int:
 
 
 def build_image_processor() -> CLIPImageProcessor:
-    """Pictures as the vision tower wants them: 64 px, values in [-1, 1]."""
+    """Images as the image encoder wants them: 64 px, values in [-1, 1]."""
     side = {"height": SIZE_PX, "width": SIZE_PX}
     return CLIPImageProcessor(
         size={"shortest_edge": SIZE_PX}, crop_size=side, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
@@ -167,12 +167,12 @@ _HEAD_WIDTH = 32
 
 
 def build_vae() -> AutoencoderKL:
-    """64 px pictures to latents 4 x 16 x 16."""
+    """64 px images to latents 4 x 16 x 16."""
     return AutoencoderKL(**_VAE)
 
 
 def build_unet(channels: tuple[int, int, int] = (64, 128, 192)) -> UNet2DConditionModel:
-    """The U-Net: three levels at 16, 8 and 4 latent pixels, each attending to the text tower's states."""
+    """The U-Net: three levels at 16, 8 and 4 latent pixels, each attending to the text encoder's states."""
     # diffusers calls the number of heads `attention_head_dim` here.
     heads = tuple(width // _HEAD_WIDTH for width in channels)
     return UNet2DConditionModel(block_out_channels=channels, attention_head_dim=heads, **_UNET)  # type: ignore[arg-type]

@@ -48,12 +48,12 @@ class DiffusionStage(Stage):
         return copied
 
     def prepare_data(self) -> None:
-        """Encode all pictures once (rank 0)."""
+        """Encode all images once (rank 0)."""
         self._latents_of("train")
         self._latents_of("validation")
 
     def setup(self, stage: str) -> None:
-        """Read the encoded pictures."""
+        """Read the encoded images."""
         super().setup(stage)
         self.latents = {split: self._latents_of(split) for split in ("train", "validation")}
 
@@ -68,7 +68,7 @@ class DiffusionStage(Stage):
         return encode_latents(module.rendered(split), vae, module.cache_dir)
 
     def cached(self, split: str, index: torch.Tensor) -> torch.Tensor:
-        """Latents (B, C, h, w) of the pictures at these places (B,) of the data set."""
+        """Latents (B, C, h, w) of the images at these places (B,) of the data set."""
         return self.latents[split][index.cpu()].to(self.device, memory_format=torch.channels_last)
 
     def denoising_loss(self, predict: Predict, latents: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:

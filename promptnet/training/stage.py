@@ -28,7 +28,7 @@ class Stage(L.LightningModule):
             decayed: tables of words, and also the linear and convolution layers that are called so, such as
             `time_embedding`, `vision_embedding` and `promptnet_cond_embedding` of the encoder.
         warmup_steps: optimiser steps of linear warm-up.
-        decay_share: share of all steps, at the end, over which a trapezoid falls linearly to zero.
+        decay_fraction: share of all steps, at the end, over which a trapezoid falls linearly to zero.
         betas: of Adam.
         schedule: "trapezoid", "constant" or "cosine", all after the warm-up.
         optimizer: "adamw", or "adamw8bit" of bitsandbytes, which keeps its moments in a quarter of the memory.
@@ -39,7 +39,7 @@ class Stage(L.LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         warmup_steps: int = 100,
-        decay_share: float = 0.4,
+        decay_fraction: float = 0.4,
         betas: tuple[float, float] = (0.9, 0.99),
         schedule: Schedule = "trapezoid",
         optimizer: Optimizer = "adamw",
@@ -48,7 +48,7 @@ class Stage(L.LightningModule):
         self.schedule: Schedule = schedule
         self.optimizer: Optimizer = optimizer
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps, self.decay_share, self.betas = warmup_steps, decay_share, betas
+        self.warmup_steps, self.decay_fraction, self.betas = warmup_steps, decay_fraction, betas
         self._decayed: set[str] | None = None
 
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
@@ -81,7 +81,7 @@ class Stage(L.LightningModule):
             step,
             warmup_steps=self.warmup_steps,
             num_steps=num_steps,
-            decay_share=self.decay_share,
+            decay_fraction=self.decay_fraction,
         )
 
 
@@ -117,19 +117,19 @@ def _bitsandbytes() -> Any:
 
 
 def learning_rate_factor(
-    schedule: Schedule, step: int, *, warmup_steps: int, num_steps: int, decay_share: float
+    schedule: Schedule, step: int, *, warmup_steps: int, num_steps: int, decay_fraction: float
 ) -> float:
     """The factor of the peak rate at optimiser step `step` of `num_steps`.
 
-    All rise linearly over `warmup_steps`. "trapezoid" stays and falls linearly to zero over the last `decay_share` of
-    the steps, "constant" stays, "cosine" falls to zero along half a cosine.
+    All rise linearly over `warmup_steps`. "trapezoid" stays and falls linearly to zero over the last `decay_fraction`
+    of the steps, "constant" stays, "cosine" falls to zero along half a cosine.
 
     Raises:
         ValueError: the schedule is not known.
     """
     rise = (step + 1) / max(1, warmup_steps)
     if schedule == "trapezoid":
-        decay_steps = max(1, round(decay_share * num_steps))
+        decay_steps = max(1, round(decay_fraction * num_steps))
         return min(1.0, rise, max(0, num_steps - step) / decay_steps)
     if schedule == "constant":
         return min(1.0, rise)

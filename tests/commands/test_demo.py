@@ -1,4 +1,4 @@
-"""The demo, with stand-ins for the pipeline and the judge: the judge knows every portrait that it may meet."""
+"""The demo, with stand-ins for the pipeline and the judge: the judge knows every avatar that it may meet."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from PIL import Image
 
 from promptnet import cli
 from promptnet.commands import demo as demo_module
-from promptnet.commands._demo_sheet import CELL_PX, DRAWN_TOP_PX, TRUE_TOP_PX, draw_sheet, left_of
+from promptnet.commands._demo_sheet import CELL_PX, GENERATED_TOP_PX, TRUE_TOP_PX, demo_sheet, left_of
 from promptnet.evaluation.harness.tasks import Person, make_people
 from promptnet.metrics.judge import to_pixels
 
@@ -24,15 +24,15 @@ class Judge:
     """Reads the portraits of one person without error, and nothing else."""
 
     def __init__(self, who: Person) -> None:
-        pictures = [who.reference_image(SIZE_PX), *who.true_images(SIZE_PX)]
-        attributes = [who.reference, *(ask.attributes for ask in who.asks)]
+        images = [who.reference_image(SIZE_PX), *who.true_images(SIZE_PX)]
+        attributes = [who.reference, *(eval_prompt.attributes for eval_prompt in who.eval_prompts)]
         self.known = {
-            to_pixels([picture]).numpy().tobytes(): {**who.identity.record(), **each.record()}
-            for picture, each in zip(pictures, attributes, strict=True)
+            to_pixels([image]).numpy().tobytes(): {**who.identity.record(), **each.record()}
+            for image, each in zip(images, attributes, strict=True)
         }
 
     def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:
-        return [self.known[row.contiguous().numpy().tobytes()] for row in pixels]
+        return [self.known[method.contiguous().numpy().tobytes()] for method in pixels]
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.flatten(1) + 2
@@ -43,8 +43,8 @@ class Pipeline:
 
     num_timesteps = 1
 
-    def __init__(self, pictures: list[Image.Image]) -> None:
-        self.pictures = pictures
+    def __init__(self, images: list[Image.Image]) -> None:
+        self.images = images
         self.shown: list[Image.Image] = []
         self.call: dict[str, Any] = {}
 
@@ -57,7 +57,7 @@ class Pipeline:
 
     def __call__(self, prompts: list[str], **options: Any) -> Any:
         self.call = {"prompts": prompts, **options}
-        return SimpleNamespace(images=self.pictures)
+        return SimpleNamespace(images=self.images)
 
 
 Setting = Callable[[list[Image.Image]], Pipeline]
@@ -70,13 +70,13 @@ def who() -> Person:
 
 @pytest.fixture
 def drawing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: Person) -> Setting:
-    """A demo whose pipeline draws the given pictures."""
+    """A demo whose pipeline draws the given images."""
 
-    def set_up(pictures: list[Image.Image]) -> Pipeline:
-        pipe = Pipeline(pictures)
+    def set_up(images: list[Image.Image]) -> Pipeline:
+        pipe = Pipeline(images)
         monkeypatch.setattr(demo_module, "find_base", lambda base: base)
         monkeypatch.setattr(demo_module, "load_pipeline", lambda *_: pipe)
-        monkeypatch.setattr("promptnet.evaluation.harness.renderer.picture_size", lambda _: SIZE_PX)
+        monkeypatch.setattr("promptnet.evaluation.harness.renderer.image_size", lambda _: SIZE_PX)
         monkeypatch.setattr("promptnet.evaluation.harness.judges.judge_folder", lambda *_: Path("judge"))
         monkeypatch.setattr("promptnet.metrics.judge.load_judge", lambda *_: Judge(who))
         monkeypatch.chdir(tmp_path)
@@ -95,8 +95,8 @@ def test_the_truth_scores_one(
     assert (result["identity"], result["attributes"], result["harmonic"], result["pixel_l1"]) == (1, 1, 1, 0)
     assert len(result["pictures"]) == 5
     assert set(result["seconds"]) == {"load", "customise", "draw", "judge"}
-    assert who.asks[0].prompt.split(",")[0] in capsys.readouterr().out
-    assert pipe.call["prompts"] == [ask.prompt for ask in who.asks]
+    assert who.eval_prompts[0].prompt.split(",")[0] in capsys.readouterr().out
+    assert pipe.call["prompts"] == [eval_prompt.prompt for eval_prompt in who.eval_prompts]
     assert len({generator.initial_seed() for generator in pipe.call["generator"]}) == 5
 
 
@@ -106,9 +106,9 @@ def test_copying_the_reference_keeps_the_person_and_follows_no_sentence(drawing:
     result = json.loads(Path("demo.json").read_text())
     assert result["identity"] == 1
     assert result["attributes"] <= 0
-    for picture in result["pictures"]:
-        assert all(picture["identity_right"].values())
-        assert not any(picture["asked_right"].values())
+    for image in result["pictures"]:
+        assert all(image["identity_right"].values())
+        assert not any(image["asked_right"].values())
 
 
 def test_the_model_is_shown_the_reference_and_nothing_else(drawing: Setting, who: Person) -> None:
@@ -118,15 +118,15 @@ def test_the_model_is_shown_the_reference_and_nothing_else(drawing: Setting, who
     assert np.array_equal(np.asarray(shown), np.asarray(who.reference_image(SIZE_PX)))
 
 
-def test_the_sheet_shows_every_picture_in_its_place() -> None:
+def test_the_sheet_shows_every_image_in_its_place() -> None:
     colours = ["red", "green", "blue", "yellow", "cyan"]
-    reference, drawn, true = (Image.new("RGB", (64, 64), colour) for colour in colours[:3])
-    sheet = draw_sheet(reference, ["a portrait of S*"] * 2, [drawn, reference], [true, drawn])
+    reference, generated, true = (Image.new("RGB", (64, 64), colour) for colour in colours[:3])
+    sheet = demo_sheet(reference, ["a portrait of S*"] * 2, [generated, reference], [true, generated])
 
     def middle(column: int, top_px: int) -> tuple[int, ...]:
         return sheet.getpixel((left_of(column) + CELL_PX // 2, top_px + CELL_PX // 2))  # type: ignore[return-value]
 
     red, green, blue = (255, 0, 0), (0, 128, 0), (0, 0, 255)
-    assert [middle(column, DRAWN_TOP_PX) for column in range(3)] == [red, green, red]
+    assert [middle(column, GENERATED_TOP_PX) for column in range(3)] == [red, green, red]
     assert [middle(column, TRUE_TOP_PX) for column in (1, 2)] == [blue, green]
     assert sheet.width > left_of(2) + CELL_PX

@@ -17,8 +17,8 @@ from promptnet import PromptNetPipeline, cli
 from promptnet.commands import edit as edit_module
 from promptnet.commands import optimize_edit as optimize_module
 from promptnet.evaluation.edits.cards import Learning
-from promptnet.evaluation.edits.compare import Pictures
-from promptnet.inference.editing import edit_image as mixing_pictures
+from promptnet.evaluation.edits.compare import Images
+from promptnet.inference.editing import edit_image as mixing_images
 from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
 from promptnet.training.editing.losses import DirectionalClip
 from tests.training.editing.edit_base import build_edit_base
@@ -26,15 +26,15 @@ from tests.training.editing.edit_base import build_edit_base
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """What `edit_picture` is called with, in an empty folder that holds one card."""
+    """What `edit_image` is called with, in an empty folder that holds one card."""
     noted: list[Any] = []
 
-    def edit_picture(pipe: Any, picture: Any, cards: Any, **options: Any) -> list[Image.Image]:
-        noted.append((pipe, picture, cards, options))
+    def edit_image(pipe: Any, image: Any, cards: Any, **options: Any) -> list[Image.Image]:
+        noted.append((pipe, image, cards, options))
         return [Image.new("RGB", (8, 8), "grey")]
 
     monkeypatch.setattr(edit_module, "load_pipeline", lambda *_: SimpleNamespace(scheduler=DDIMScheduler()))
-    monkeypatch.setattr(mixing_pictures, "edit_picture", edit_picture)
+    monkeypatch.setattr(mixing_images, "edit_image", edit_image)
     monkeypatch.chdir(tmp_path)
     MixingWeights(torch.tensor([1.0, 0.0]), "a", "b", "PNDMScheduler", 3.0, {}).save("card.safetensors")
     return noted
@@ -43,9 +43,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 def test_edit_hands_on_what_it_was_given(calls: list[Any]):
     words = ["--image", "in.png", "--card", "card.safetensors", "--strength", "0.5", "--out", "out.png", "--crop"]
     assert cli.main(["edit", *words]) == 0
-    ((pipe, picture, cards, options),) = calls
+    ((pipe, image, cards, options),) = calls
     assert Image.open("out.png").size == (8, 8)
-    assert (str(picture), options["crop"], options["mask"]) == ("in.png", True, None)
+    assert (str(image), options["crop"], options["mask"]) == ("in.png", True, None)
     assert [card.weights.tolist() for card in cards] == [[1.0, 0.5]]
     assert type(pipe.scheduler).__name__ == "PNDMScheduler"
     assert pipe.scheduler.config.skip_prk_steps
@@ -88,7 +88,7 @@ def test_optimize_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_pat
     words = ["--from", "a person", "--to", "a happy person", "--out", "card.safetensors", "--steps", "7"]
     assert cli.main(["optimize-edit", *words, "--num-seeds", "3", "--device", "cpu"]) == 0
     assert noted["prompts"] == ("a person", "a happy person", "card.safetensors", "checkpoints/tiny")
-    assert (noted["num_steps"], noted["pictures"], noted["iterations"]) == (7, [], 10)
+    assert (noted["num_steps"], noted["images"], noted["iterations"]) == (7, [], 10)
     assert (noted["data"].num_seeds, noted["data"].batch_size) == (3, 3)
     assert [part.name for part in noted["parts"]] == ["perceptual", "direction"]
     (tmp_path / "checkpoints" / "judges" / "validation").mkdir(parents=True)
@@ -122,10 +122,10 @@ def test_optimize_edit_refuses_what_is_to_appear(
 def test_defaults_are_those_of_the_recipe_and_the_evaluation():
     recipe = yaml.safe_load((Path(__file__).parents[2] / "configs/disentangle/smile.yaml").read_text("utf-8"))
     model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
-    ours = {name: knob.default for name, knob in signature(optimize_module.optimize_edit).parameters.items()}
-    how, pictures = Learning(), Pictures()
+    ours = {name: parameter.default for name, parameter in signature(optimize_module.optimize_edit).parameters.items()}
+    how, images = Learning(), Images()
     for name, *others in (
-        ("num_seeds", data["num_seeds"], pictures.learned_on),
+        ("num_seeds", data["num_seeds"], images.learned_on),
         ("batch_size", data["batch_size"], how.batch_size),
         ("steps", model["num_steps"], how.num_steps),
         ("iterations", recipe["trainer"]["max_steps"], how.iterations),
@@ -146,7 +146,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_edit_base(tmp_path_factory.mktemp("base"))
 
 
-def test_a_card_is_learned_and_edits_a_picture(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_card_is_learned_and_edits_a_image(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     common = ["--base", str(base), "--device", "cpu"]
     learn = ["--from", "a portrait of a person", "--to", "a happy portrait of a person", "--out", "smile.safetensors"]
@@ -162,16 +162,16 @@ def test_a_card_is_learned_and_edits_a_picture(base: Path, tmp_path: Path, monke
     assert Path("0.png").read_bytes() != Path("1.png").read_bytes()
 
 
-def save_picture(path: Path, width_px: int = 64) -> None:
+def save_image(path: Path, width_px: int = 64) -> None:
     Image.linear_gradient("L").resize((width_px, 64)).convert("RGB").save(path)
 
 
 def save_words(path: Path) -> None:
-    path.write_text("no picture")
+    path.write_text("no image")
 
 
 def save_cut_short(path: Path) -> None:
-    save_picture(path)
+    save_image(path)
     path.write_bytes(path.read_bytes()[:-100])
 
 
@@ -189,14 +189,14 @@ def save_card(base: Path, path: Path, weights: Any = (1.0, 0.0, 0.0), **change: 
     ("save", "message"),
     [
         (
-            lambda path: save_picture(path, 80),
-            "The picture has 80x64 pixels, but this base model draws 64x64: resize it, or ask for its central square",
+            lambda path: save_image(path, 80),
+            "The image has 80x64 pixels, but this base model draws 64x64: resize it, or ask for its central square",
         ),
-        (save_words, "'in.png' is not a picture in one of the formats PNG, JPEG, WEBP, BMP, GIF"),
+        (save_words, "'in.png' is not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF"),
         (save_cut_short, "'in.png' is broken or cut short"),
     ],
 )
-def test_edit_refuses_a_picture_and_writes_none(
+def test_edit_refuses_a_image_and_writes_none(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -220,11 +220,11 @@ def test_edit_refuses_a_picture_and_writes_none(
         ),
         ({"weights": (1.0, math.nan, 0.0)}, "weights that are not finite: learn the edit again with a lower"),
         ({"weights": (1.0, math.inf, 0.0)}, "weights that are not finite: learn the edit again with a lower"),
-        ({"styled": "a happy portrait " * 40}, "tokens, but the text tower reads 48: shorten it"),
-        ({"neutral": "a portrait " * 60}, "tokens, but the text tower reads 48: shorten it"),
+        ({"styled": "a happy portrait " * 40}, "tokens, but the text encoder reads 48: shorten it"),
+        ({"neutral": "a portrait " * 60}, "tokens, but the text encoder reads 48: shorten it"),
     ],
 )
-def test_edit_refuses_a_card_and_writes_no_picture(
+def test_edit_refuses_a_card_and_writes_no_image(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -233,7 +233,7 @@ def test_edit_refuses_a_card_and_writes_no_picture(
     capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(tmp_path)
-    save_picture(Path("in.png"))
+    save_image(Path("in.png"))
     save_card(base, Path("card.safetensors"), **change)
     assert message in refused_edit(base, capsys)
 
@@ -264,12 +264,12 @@ def few_words(base: Path, *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("save", "message"),
     [
-        (save_words, "'in.png' is not a picture in one of the formats PNG, JPEG, WEBP, BMP, GIF"),
+        (save_words, "'in.png' is not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF"),
         (save_cut_short, "'in.png' is broken or cut short"),
-        (Path.mkdir, "'in.png' is a folder: name one picture in it"),
+        (Path.mkdir, "'in.png' is a folder: name one image in it"),
     ],
 )
-def test_optimize_edit_refuses_a_picture_and_writes_no_card(
+def test_optimize_edit_refuses_a_image_and_writes_no_card(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -302,8 +302,8 @@ def test_optimize_edit_writes_no_card_of_weights_that_are_not_numbers(
     [
         (["--base", "owner/name"], "base model 'owner/name' is not a folder in diffusers layout"),
         (["--base", "absent"], "base model 'absent' does not exist"),
-        (["--to", "a happy portrait " * 40], "but the text tower reads 48"),
-        (["--to", "a person"], "are the same to the text tower"),
+        (["--to", "a happy portrait " * 40], "but the text encoder reads 48"),
+        (["--to", "a person"], "are the same to the text encoder"),
     ],
 )
 def test_optimize_edit_refuses_in_one_line(

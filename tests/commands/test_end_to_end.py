@@ -28,19 +28,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     tokenizer = tiny.train_tokenizer(["a sad portrait of a person wearing sunglasses on a pink background"], 600)
-    towers: Any = tiny.build_clip(tokenizer).config
+    text_encoders: Any = tiny.build_clip(tokenizer).config
     unet = tiny.build_unet((32, 32, 32))
     folder = tmp_path_factory.mktemp("checkpoints") / "base"
     PromptNetPipeline(
         vae=tiny.build_vae(),
-        text_encoder=CLIPTextModel(towers.text_config),
+        text_encoder=CLIPTextModel(text_encoders.text_config),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=tiny.build_scheduler(),
         promptnet=PromptNetModel.from_unet(
             unet, vision_dim=tiny.VISION_WIDTH, prompt_channel=tiny.TEXT_WIDTH, region_kernel_size=2
         ),
-        image_encoder=CLIPVisionModel(towers.vision_config),
+        image_encoder=CLIPVisionModel(text_encoders.vision_config),
         feature_extractor=tiny.build_image_processor(),
     ).save_pretrained(folder)
     AvatarJudge(fields={field: list(values) for field, values in FIELDS.items()}, width=8).save_pretrained(
@@ -67,21 +67,21 @@ def pixels(path: str) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def outside_picture(name: str) -> None:
+def outside_image(name: str) -> None:
     """Not square, transparent, turned by EXIF: what users have."""
-    picture = Image.effect_noise((90, 120), 60).convert("RGB")
+    image = Image.effect_noise((90, 120), 60).convert("RGB")
     if name.endswith(".png"):
-        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
-        picture.save(name)
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save(name)
     else:
         exif = Image.Exif()
         exif[0x0112] = 6
-        picture.save(name, exif=exif)
+        image.save(name, exif=exif)
 
 
 @pytest.mark.parametrize("name", ["me.png", "me.jpg"])
-def test_from_a_picture_to_a_drawing(name: str, base: Path, here: Path) -> None:
-    outside_picture(name)
+def test_from_a_image_to_a_drawing(name: str, base: Path, here: Path) -> None:
+    outside_image(name)
     assert run(f"customize --image {name} --out me.safetensors --steps 2", base) == 0
     assert stat.S_IMODE((here / "me.safetensors").stat().st_mode) == 0o600
     assert draw("a sad portrait of S*", "--subject me.safetensors --out a.png", base) == 0
@@ -92,11 +92,11 @@ def test_from_a_picture_to_a_drawing(name: str, base: Path, here: Path) -> None:
     assert not np.array_equal(pixels("a.png"), pixels("c.png"))
 
 
-def test_knobs_sizes_and_several_pictures(base: Path, here: Path) -> None:
-    outside_picture("me.png")
+def test_knobs_sizes_and_several_images(base: Path, here: Path) -> None:
+    outside_image("me.png")
     assert run("customize --image me.png --out me.safetensors --steps 0", base) == 0
-    knobs = "--class-scale 1.5 --fusion-steps 2 --subject-scale 3 --fusion-until 0.5 --pseudo-word-scale 0.9"
-    rest = f"--subject me.safetensors --out a.png --size 96x64 --num-images 2 --negative-prompt pink {knobs}"
+    config = "--class-scale 1.5 --fusion-steps 2 --subject-scale 3 --fusion-until 0.5 --pseudo-word-scale 0.9"
+    rest = f"--subject me.safetensors --out a.png --size 96x64 --num-images 2 --negative-prompt pink {config}"
     assert draw("a portrait of S*", rest, base) == 0
     assert [path.name for path in sorted(here.glob("a*"))] == ["a-1.png", "a-2.png"]
     assert pixels("a-1.png").shape == (64, 96, 3)
@@ -110,7 +110,7 @@ def test_plain_prompts_need_no_subject(base: Path, here: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two text towers, as on the Hub: encoder and vision tower beside it."""
+    """Two text encoders, as on the Hub: encoder and image encoder beside it."""
     from diffusers import UNet2DConditionModel
 
     from promptnet import PromptNetModel
@@ -125,7 +125,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sdxl_is_customised_and_drawn_with(sdxl: Path, here: Path) -> None:
-    outside_picture("me.png")
+    outside_image("me.png")
     parts = f"--promptnet {sdxl / 'encoder'} --image-encoder {sdxl / 'vision'}"
     assert run(f"customize --image me.png --out me.safetensors --steps 2 {parts}", sdxl) == 0
     for name, rest in (("a", ""), ("b", ""), ("c", "--negative-prompt hat")):
@@ -138,7 +138,7 @@ def test_sdxl_is_customised_and_drawn_with(sdxl: Path, here: Path) -> None:
 def test_a_subject_of_another_kind_of_base_model_is_refused(
     base: Path, sdxl: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outside_picture("me.png")
+    outside_image("me.png")
     assert run("customize --image me.png --out me.safetensors --steps 0", base) == 0
     capsys.readouterr()
     parts = f"--promptnet {sdxl / 'encoder'} --image-encoder {sdxl / 'vision'}"
@@ -257,7 +257,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 def test_what_the_readme_tells_people_to_type_works(base: Path, here: Path) -> None:
     """Verbatim, but for the base model, which is the random one in the place of the shipped one."""
-    outside_picture("me.png")
+    outside_image("me.png")
     (here / "checkpoints").mkdir()
     (here / "checkpoints" / "tiny").symlink_to(base)
     lines = [line for block in blocks("README.md", "bash") for line in block.splitlines()]
@@ -265,11 +265,11 @@ def test_what_the_readme_tells_people_to_type_works(base: Path, here: Path) -> N
     assert {"customize", "generate"} <= {command[0] for command in commands}
     for command in commands:
         assert cli.main(command) == 0, command
-    drawn = pixels("sad.png")
+    generated = pixels("sad.png")
     (code,) = blocks("README.md", "python")
     (here / "sad.png").unlink()
     exec(compile(code, "README.md", "exec"), {})
-    assert pixels("sad.png").shape == drawn.shape
+    assert pixels("sad.png").shape == generated.shape
     (code,) = blocks("docs/customise.md", "python")
     exec(compile(code, "docs/customise.md", "exec"), {})
 
@@ -301,7 +301,7 @@ def test_what_the_page_on_stable_diffusion_tells_people_to_type_works(
 ) -> None:
     """Verbatim, in its order; small networks stand under the real ones' names."""
     stable_diffusion_of(base, here)
-    outside_picture("me.jpg")
+    outside_image("me.jpg")
     convert, customize, generate = [
         shlex.split(line)[1:] for block in blocks("docs/stable-diffusion.md", "bash") for line in block.splitlines()
     ]
@@ -330,7 +330,7 @@ def test_what_the_page_says_of_sdxl_works(sdxl: Path, here: Path) -> None:
     _, code = blocks("docs/stable-diffusion.md", "python")
     exec(compile(code, "docs/stable-diffusion.md", "exec"), {})
     folder = here / "sdxl-promptnet"
-    outside_picture("me.png")
+    outside_image("me.png")
     assert run("customize --image me.png --out me.safetensors --steps 0", folder) == 0
     assert draw("S* hat", "--subject me.safetensors --out hat.png", folder) == 0
     assert pixels("hat.png").shape == (32, 32, 3)

@@ -1,4 +1,4 @@
-"""A prepared set as `promptnet prepare` writes it, with a few tiny pictures."""
+"""A prepared set as `promptnet prepare` writes it, with a few tiny images."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -16,7 +16,7 @@ Sizes = list[tuple[int, int]]
 
 
 def png(number: int, size: tuple[int, int] = (40, 40)) -> bytes:
-    """A picture that no other number has, bright on its left."""
+    """An image that no other number has, bright on its left."""
     generator = np.random.default_rng(number)
     pixels = generator.integers(0, 120, (size[1], size[0], 3), dtype=np.uint8)
     pixels[:, : size[0] // 2] += 100
@@ -26,7 +26,7 @@ def png(number: int, size: tuple[int, int] = (40, 40)) -> bytes:
 
 
 def write_shard(path: Path, numbers: range, sizes: Sizes | None = None, people: int = 4) -> None:
-    """Pictures number by number; picture k shows person k modulo `people`."""
+    """Images number by number; image k shows person k modulo `people`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shapes = sizes or [(40, 40)]
     columns = {

@@ -1,6 +1,6 @@
-"""Two sets of pictures for `promptnet prepare`, and what must become of each file.
+"""Two sets of images for `promptnet prepare`, and what must become of each file.
 
-`python tests/datasets/image_sets.py FOLDER` writes both for looking at: `portraits`, 2,000 files of which 100 are bad
+`python tests/datasets/image_sets.py FOLDER` writes both for looking at: `avatars`, 2,000 files of which 100 are bad
 in 20 ways, and `photographs`, composed from those that scikit-image ships.
 """
 
@@ -28,7 +28,7 @@ NUM_PEOPLE = 16
 
 
 @dataclass
-class PictureSet:
+class ImageSet:
     """What was written: names below the folder, with what is to become of them.
 
     Attributes:
@@ -40,7 +40,7 @@ class PictureSet:
     bad: dict[bytes, str] = field(default_factory=dict)
 
 
-# --- good pictures of many kinds ----------------------------------------------------------------------------------
+# --- good images of many kinds ----------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -52,8 +52,8 @@ def _bases() -> list[np.ndarray]:
     return [np.asarray(render(person, sample_attributes(rng), SIDE_PX)) for person in people]
 
 
-def portrait(number: int) -> np.ndarray:
-    """Portrait of person `number % NUM_PEOPLE`, each number another picture: few are drawn, and moved about."""
+def avatar(number: int) -> np.ndarray:
+    """Portrait of person `number % NUM_PEOPLE`, each number another image: few are drawn, and moved about."""
     moved, base = divmod(number, NUM_PEOPLE)
     return np.roll(_bases()[base], (moved % 16, moved // 16), axis=(0, 1))
 
@@ -119,7 +119,7 @@ def _grey(pixels: np.ndarray) -> Good:
     return _encoded(Image.fromarray(pixels[..., 1]), "PNG"), np.stack([pixels[..., 1]] * 3, -1), 0
 
 
-# EXIF 2.3, tag 274: how the upright picture is stored.
+# EXIF 2.3, tag 274: how the upright image is stored.
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -133,7 +133,7 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def turned(pixels: np.ndarray, orientation: int, kind: str = "PNG", **options) -> bytes:
-    """A picture as a camera stores it that was held in one of eight ways."""
+    """An image as a camera stores it that was held in one of eight ways."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return _encoded(Image.fromarray(np.ascontiguousarray(STORED[orientation](pixels))), kind, exif=exif, **options)
@@ -226,14 +226,14 @@ BAD_FILES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "cut-50.jpg": ("broken", _cut(0.5, "JPEG")),
     "cut-90.png": ("broken", _cut(0.9, "PNG")),
     "cut-50.webp": ("broken", _cut(0.5, "WEBP")),
-    "page.jpg": ("not a picture", lambda number: b"<!DOCTYPE html><title>%d not found</title>" % number),
-    "notes.txt": ("not a picture", lambda number: b"about picture %d\n" % number),
+    "page.jpg": ("not an image", lambda number: b"<!DOCTYPE html><title>%d not found</title>" % number),
+    "notes.txt": ("not an image", lambda number: b"about picture %d\n" % number),
     "checksum.png": ("broken", _bad_checksum),
     "bomb-header.png": ("too many pixels", lambda number: _png(60_000, 60_000 + number, b"")),
     "bomb-zeros.png": ("too many pixels", lambda number: _png(12_000, 12_000 + number, _ZEROS)),
     "bomb-scans.jpg": ("hidden cost", _many_scans),
-    "scan.tiff": ("not a picture", lambda number: _encoded(_noise(number), "TIFF")),
-    "weights.png": ("not a picture", lambda number: b"\x80\x04\x95" + bytes([number]) * 90),
+    "scan.tiff": ("not an image", lambda number: _encoded(_noise(number), "TIFF")),
+    "weights.png": ("not an image", lambda number: b"\x80\x04\x95" + bytes([number]) * 90),
     "tiny.png": ("too small", lambda number: _encoded(_noise(number).resize((9, 9 + number)), "PNG")),
     "no-width.png": ("broken", lambda number: _png(0, 40 + number, zlib.compress(b""))),
     "colour-kind.png": ("broken", lambda number: _png(40, 40, zlib.compress(bytes(9999)), depth=8, colour=5)),
@@ -265,14 +265,14 @@ NUM_BAD_KINDS = len(BAD_FILES) + len(BAD_PLACES) - 1  # the two cuts at 50 % are
 # --- the sets -----------------------------------------------------------------------------------------------------
 
 
-def build_portraits(folder: Path, num_files: int = NUM_FILES) -> PictureSet:
-    """Procedural portraits in a folder a person, among them five bad files of every kind.
+def build_portraits(folder: Path, num_files: int = NUM_FILES) -> ImageSet:
+    """Procedural avatars in a folder a person, among them five bad files of every kind.
 
     Args:
         folder: an empty one.
         num_files: good and bad, at least 400.
     """
-    made = PictureSet()
+    made = ImageSet()
     for person in range(NUM_PEOPLE):
         (folder / f"person-{person:02d}").mkdir()
     _add_bad(folder, made)
@@ -280,7 +280,7 @@ def build_portraits(folder: Path, num_files: int = NUM_FILES) -> PictureSet:
     for number in range(num_files - len(made.bad)):
         kind, make = kinds[(number // NUM_PEOPLE) % len(kinds)]
         name: str | bytes = f"{number:04d}-{kind}" if number >= len(ODD_NAMES) else ODD_NAMES[number]
-        data, expected, tolerance = make(portrait(number))
+        data, expected, tolerance = make(avatar(number))
         path = os.path.join(os.fsencode(f"person-{number % NUM_PEOPLE:02d}"), os.fsencode(name))
         with open(os.path.join(os.fsencode(folder), path), "wb") as file:
             file.write(data)
@@ -288,7 +288,7 @@ def build_portraits(folder: Path, num_files: int = NUM_FILES) -> PictureSet:
     return made
 
 
-def _add_bad(folder: Path, made: PictureSet) -> None:
+def _add_bad(folder: Path, made: ImageSet) -> None:
     kinds = [kind for kind in [*BAD_FILES, *BAD_PLACES] if kind != "cut-50.webp"]
     for number in range(NUM_OF_A_BAD_KIND):
         for place, kind in enumerate(kinds):
@@ -328,7 +328,7 @@ TWO = Photograph("", "several faces", 2)
 
 
 def photograph(name: str) -> Image.Image:
-    """One of the pictures that scikit-image ships, as RGB. The library itself is not loaded."""
+    """One of the images that scikit-image ships, as RGB. The library itself is not loaded."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("the photographs come with scikit-image: make setup")
@@ -343,13 +343,13 @@ def _on(background: Image.Image, *pasted: tuple[Image.Image, tuple[int, int]]) -
 
 
 def build_photographs(folder: Path) -> dict[str, Photograph]:
-    """Pictures with one face, two, none, one too small, and turned ones: file name -> what must become of it."""
+    """Images with one face, two, none, one too small, and turned ones: file name -> what must become of it."""
     astronaut, camera, grass = (photograph(name) for name in ("astronaut.png", "camera.png", "grass.png"))
     flip = Image.Transpose.FLIP_LEFT_RIGHT
     small = astronaut.resize((124, 124))
     mirrored = astronaut.resize((440, 440)).transpose(flip)
     wide = grass.resize((900, 520))
-    pictures: dict[str, tuple[Image.Image, Photograph]] = {
+    images: dict[str, tuple[Image.Image, Photograph]] = {
         "one-astronaut": (astronaut, Photograph()),
         "one-astronaut-mirrored": (astronaut.transpose(flip), Photograph()),
         "one-cameraman": (camera, Photograph()),
@@ -368,13 +368,13 @@ def build_photographs(folder: Path) -> dict[str, Photograph]:
     }  # fmt: skip
     for turn_deg in (-40, -20, 20, 40):
         turned_one = astronaut.rotate(-turn_deg, Image.Resampling.BICUBIC, fillcolor=(120, 120, 120))
-        pictures[f"turned-{turn_deg}"] = (turned_one, Photograph(turn_deg=turn_deg))
-    for name, (image, _) in pictures.items():
+        images[f"turned-{turn_deg}"] = (turned_one, Photograph(turn_deg=turn_deg))
+    for name, (image, _) in images.items():
         image.save(folder / f"{name}.png", compress_level=1)
     pixels = np.asarray(astronaut)
     for orientation in STORED:
         (folder / f"held-{orientation}.jpg").write_bytes(turned(pixels, orientation, "JPEG", quality=90 + orientation))
-    expected = {f"{name}.png": what for name, (_, what) in pictures.items()}
+    expected = {f"{name}.png": what for name, (_, what) in images.items()}
     return expected | {f"held-{orientation}.jpg": Photograph() for orientation in STORED}
 
 

@@ -1,4 +1,4 @@
-"""A judge and a studio whose every answer is known, so that comparisons have exact results."""
+"""A judge and a renderer whose every answer is known, so that comparisons have exact results."""
 
 import json
 from collections.abc import Callable
@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 
 from promptnet.datasets.avatars.render import Attributes, Identity, render
-from promptnet.evaluation.harness.methods import Row
-from promptnet.evaluation.harness.tasks import Ask, Person
+from promptnet.evaluation.harness.methods import Method
+from promptnet.evaluation.harness.tasks import EvalPrompt, Person
 
 SIZE_PX = 64
 
-Policy = Callable[[Person, Ask], tuple[Identity, Attributes]]
+Policy = Callable[[Person, EvalPrompt], tuple[Identity, Attributes]]
 
 
 class FakeJudge:
-    """Reads exactly what the picture was rendered from; knows only renders it was told of."""
+    """Reads exactly what the image was rendered from; knows only renders it was told of."""
 
     def __init__(self):
         self.known: dict[bytes, dict[str, str]] = {}
@@ -33,12 +33,12 @@ class FakeJudge:
 
     def learn(self, people: list[Person]) -> None:
         for person in people:
-            for attributes in (person.reference, *(ask.attributes for ask in person.asks)):
+            for attributes in (person.reference, *(eval_prompt.attributes for eval_prompt in person.eval_prompts)):
                 self.render(person.identity, attributes)
 
     def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:
         bytes_ = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-        return [self.known[picture.numpy().tobytes()] for picture in bytes_]
+        return [self.known[image.numpy().tobytes()] for image in bytes_]
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(pixels + 1, 16).flatten(1)
@@ -49,23 +49,23 @@ class FakeStudio:
 
     def __init__(self, judge: FakeJudge, policies: dict[str, Policy]):
         self.judge, self.policies = judge, policies
-        self.drawn: list[tuple[int, str]] = []
+        self.generated: list[tuple[int, str]] = []
 
-    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
-        self.drawn.append((person.index, row.name))
-        policy = self.policies.get(row.name, truth)
-        return [self.judge.render(*policy(person, ask)) for ask in person.asks]
-
-
-def truth(person: Person, ask: Ask) -> tuple[Identity, Attributes]:
-    return person.identity, ask.attributes
+    def __call__(self, person: Person, method: Method) -> list[Image.Image]:
+        self.generated.append((person.index, method.name))
+        policy = self.policies.get(method.name, truth)
+        return [self.judge.render(*policy(person, eval_prompt)) for eval_prompt in person.eval_prompts]
 
 
-def copied(person: Person, ask: Ask) -> tuple[Identity, Attributes]:
+def truth(person: Person, eval_prompt: EvalPrompt) -> tuple[Identity, Attributes]:
+    return person.identity, eval_prompt.attributes
+
+
+def copied(person: Person, eval_prompt: EvalPrompt) -> tuple[Identity, Attributes]:
     return person.identity, person.reference
 
 
-def stranger(person: Person, ask: Ask) -> tuple[Identity, Attributes]:
+def stranger(person: Person, eval_prompt: EvalPrompt) -> tuple[Identity, Attributes]:
     other = Identity(
         style=person.identity.style,
         skin="fair" if person.identity.skin != "fair" else "dark",
@@ -73,7 +73,7 @@ def stranger(person: Person, ask: Ask) -> tuple[Identity, Attributes]:
         hair_color="black" if person.identity.hair_color != "black" else "blond",
         beard="none" if person.identity.beard == "beard" else "beard",
     )
-    return other, ask.attributes
+    return other, eval_prompt.attributes
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def judge() -> FakeJudge:
 
 
 @pytest.fixture
-def studio(judge: FakeJudge) -> FakeStudio:
+def renderer(judge: FakeJudge) -> FakeStudio:
     """Copies where S* is drawn plainly, follows the prompt for a stranger without S*, is right everywhere else."""
     return FakeStudio(judge, {"plain-guidance": copied, "prompt-only": stranger})
 

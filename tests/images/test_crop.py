@@ -13,7 +13,7 @@ def test_square_is_the_centre():
     assert square(wide.rotate(90, expand=True), 30).tobytes() == Image.new("RGB", (30, 30), "blue").tobytes()
 
 
-def test_square_of_a_picture_of_the_right_size_is_that_picture():
+def test_square_of_a_image_of_the_right_size_is_that_image():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     assert square(image, 16).tobytes() == image.tobytes()
 

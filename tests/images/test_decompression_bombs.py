@@ -108,7 +108,7 @@ from PIL import Image
 from pathlib import Path
 from promptnet.images import ImageError, open_image
 from promptnet.images.load import open_hashed
-Image.init()  # the first picture of all pays for loading the decoders
+Image.init()  # the first image of all pays for loading the decoders
 before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 door = {"open_image": open_image, "open_hashed": open_hashed}[sys.argv[1]]
 for path in sys.argv[2:]:
@@ -173,21 +173,21 @@ def test_a_huge_jpeg_or_webp_file_is_not_decoded(tmp_path: Path) -> None:
         png(64, 64, zlib.compress(bytes(64 * 193))),
     ],
 )
-def test_honest_pictures_pass_and_the_file_is_left_at_its_start(data: bytes) -> None:
+def test_honest_images_pass_and_the_file_is_left_at_its_start(data: bytes) -> None:
     file = BytesIO(data)
     assert hidden_cost(file) is None
     assert file.tell() == 0
 
 
-def test_a_video_behind_the_picture_does_not_count() -> None:
-    """Phones append a film to a picture; in it, bytes that look like scans mean nothing."""
+def test_a_video_behind_the_image_does_not_count() -> None:
+    """Phones append a film to an image; in it, bytes that look like scans mean nothing."""
     start_s = time.process_time()
     data = progressive() + b"\xff\xda" * 100_000
     assert open_image(BytesIO(data)).size == (64, 64)
     assert time.process_time() - start_s < 1
 
 
-def test_a_picture_within_a_picture_is_no_second_one() -> None:
+def test_a_image_within_a_image_is_no_second_one() -> None:
     """The preview in a JPEG's metadata has scans and an end of its own."""
     preview = progressive(8)
     segment = b"\xff\xe1" + struct.pack(">H", len(preview) + 2) + preview
@@ -202,4 +202,4 @@ def test_a_picture_within_a_picture_is_no_second_one() -> None:
 def test_stubs_are_left_to_the_decoder(data: bytes) -> None:
     with pytest.raises(ImageError) as caught:
         open_image(BytesIO(data))
-    assert caught.value.reason in ("empty", "broken", "not a picture")
+    assert caught.value.reason in ("empty", "broken", "not an image")

@@ -1,4 +1,4 @@
-"""Crops: where they lie, how they are turned, and what is shown beyond the picture's edge."""
+"""Crops: where they lie, how they are turned, and what is shown beyond the image's edge."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_every_place_comes_from_where_the_crop_says(size_px: int, angle_deg: flo
         assert taken[y, x, 1] == pytest.approx((from_y - 0.5) * 250 / 200, abs=2)
 
 
-def test_beyond_the_edge_the_picture_is_mirrored() -> None:
+def test_beyond_the_edge_the_image_is_mirrored() -> None:
     image = noise(40, 40)
     taken = np.asarray(cut(image, Crop(10, 20, 40, 0), 40))
     pixels = np.asarray(image)
@@ -80,7 +80,7 @@ def test_beyond_the_edge_the_picture_is_mirrored() -> None:
     assert (taken[:, :10] == pixels[:, 9::-1]).all()
 
 
-def test_a_crop_far_larger_than_the_picture() -> None:
+def test_a_crop_far_larger_than_the_image() -> None:
     """Mirrored again and again; a strip of one pixel, too."""
     taken = np.asarray(cut(noise(20, 1), Crop(10, 0.5, 100, 0), 100))
     assert taken.shape == (100, 100, 3)

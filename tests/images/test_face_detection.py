@@ -42,7 +42,7 @@ def test_the_astronaut(detector: FaceDetector, astronaut: Image.Image) -> None:
     assert face.size_px == pytest.approx(110, abs=8)
 
 
-def test_a_large_picture_is_searched_smaller_and_answers_in_its_own_pixels(
+def test_a_large_image_is_searched_smaller_and_answers_in_its_own_pixels(
     detector: FaceDetector, astronaut: Image.Image
 ) -> None:
     (face,) = detector.detect(astronaut.resize((2560, 2048)))
@@ -58,7 +58,7 @@ def test_the_largest_comes_first(detector: FaceDetector, astronaut: Image.Image)
     assert first.box[0] > 380
 
 
-def test_pictures_too_small_for_any_face(detector: FaceDetector) -> None:
+def test_images_too_small_for_any_face(detector: FaceDetector) -> None:
     for size in [(1, 1), (39, 300), (12, 12), (41, 41)]:
         assert detector.detect(Image.new("RGB", size)) == []
 
@@ -87,7 +87,7 @@ def test_weights_are_read_as_weights_only(monkeypatch: pytest.MonkeyPatch) -> No
     assert seen == [True] * 3
 
 
-def test_a_failure_inside_the_detector_is_about_one_picture(
+def test_a_failure_inside_the_detector_is_about_one_image(
     detector: FaceDetector, astronaut: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_pixels: torch.Tensor) -> None:

@@ -74,7 +74,7 @@ def test_a_file_that_cannot_seek():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation, kind):
-    # EXIF: where row 0 and column 0 of the stored picture belong in the upright one
+    # EXIF: where row 0 and column 0 of the stored image belong in the upright one
     stored = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],  # top right
@@ -196,7 +196,7 @@ def test_an_animation_gives_its_first_frame(kind):
     assert_close(open_image(file), frames[0], tolerance=1)
 
 
-def test_a_phones_multi_picture_jpeg():
+def test_a_phones_multi_image_jpeg():
     first = Image.new("RGB", SIZE_PX, RED)
     file = saved(first, "MPO", save_all=True, append_images=[Image.new("RGB", SIZE_PX)], quality=100)
     assert_close(open_image(file), first, tolerance=4)
@@ -300,7 +300,7 @@ def test_a_refusal_says_why_in_a_word_and_without_the_name(tmp_path):
     def reason_of(name: str) -> str:
         with pytest.raises(ImageError) as caught:
             open_image(tmp_path / name)
-        assert str(caught.value) == f"picture '{tmp_path / name}' {caught.value.problem}"
+        assert str(caught.value) == f"image '{tmp_path / name}' {caught.value.problem}"
         assert caught.value.reason in REASONS
         return caught.value.reason
 
@@ -316,7 +316,7 @@ def test_a_refusal_says_why_in_a_word_and_without_the_name(tmp_path):
     found = {name: reason_of(name) for name in [*files, "loop", "dangling", "pipe", "folder", "nobody", "a" * 300]}
     assert found == {
         "empty": "empty",
-        "text": "not a picture",
+        "text": "not an image",
         "small": "too small",
         "cut": "broken",
         "loop": "link loop",
@@ -343,8 +343,8 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 
 def test_a_refusal_crosses_processes():
-    copy = pickle.loads(pickle.dumps(ImageError("picture 'a' is empty", "empty", "is empty")))
-    assert (str(copy), copy.reason, copy.problem) == ("picture 'a' is empty", "empty", "is empty")
+    copy = pickle.loads(pickle.dumps(ImageError("image 'a' is empty", "empty", "is empty")))
+    assert (str(copy), copy.reason, copy.problem) == ("image 'a' is empty", "empty", "is empty")
 
 
 def test_a_huge_file_is_not_read(tmp_path):
@@ -358,7 +358,7 @@ def test_a_huge_file_is_not_read(tmp_path):
 
 @pytest.mark.parametrize("source", [None, 3, b"bytes", np.zeros((64, 64, 3))])
 def test_other_types_are_a_type_error(source):
-    with pytest.raises(TypeError, match=r"a picture is a path, a file opened in binary mode or a PIL\.Image"):
+    with pytest.raises(TypeError, match=r"an image is a path, a file opened in binary mode or a PIL\.Image"):
         open_image(source)
 
 

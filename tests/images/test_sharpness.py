@@ -1,4 +1,4 @@
-"""Sharpness orders pictures as the eye does."""
+"""Sharpness orders images as the eye does."""
 
 import numpy as np
 from PIL import Image, ImageFilter

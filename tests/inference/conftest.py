@@ -1,4 +1,4 @@
-"""Random-weight models, small enough for milliseconds: 16 px pictures, latents 4 x 8 x 8."""
+"""Random-weight models, small enough for milliseconds: 16 px images, latents 4 x 8 x 8."""
 
 from typing import Any
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from promptnet import PromptNetPipeline, Subject
-from promptnet.inference import SamplingDefaults
+from promptnet.inference import SamplingConfig
 
 PROMPT = "a photo of S* wearing a hat"
 FEW: dict[str, Any] = {"num_inference_steps": 3, "output_type": "latent"}
@@ -75,7 +75,7 @@ def counted(pipe: Any) -> Iterator[dict[str, list[int]]]:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(
-    ("knobs", "tuned"),
+    ("config", "tuned"),
     [
         ({"fusion_steps": 1, "class_scale": 2.0}, True),
         ({"fusion_steps": 1, "class_scale": 0.0}, False),
@@ -84,16 +84,16 @@ def counted(pipe: Any) -> Iterator[dict[str, list[int]]]:
     ],
 )
 def test_same_latents_as_a_straightforward_loop(
-    pipe: Any, make_subject: Any, prediction: str, knobs: dict[str, Any], tuned: bool
+    pipe: Any, make_subject: Any, prediction: str, config: dict[str, Any], tuned: bool
 ):
     zero_snr = prediction == "v_prediction"
     change = {"prediction_type": prediction, "rescale_betas_zero_snr": zero_snr}
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, **change)
     subject, prompts = make_subject(pipe, tuned=tuned), [PROMPT, "a red chair with S*"]
     expected = straightforward_loop()(
-        pipe, prompts, subject, SamplingDefaults().replaced({"num_inference_steps": 5, **knobs})
+        pipe, prompts, subject, SamplingConfig().replaced({"num_inference_steps": 5, **config})
     )(seeded(1, 2))
-    found = draw(pipe, prompts, subject=subject, generator=seeded(1, 2), num_inference_steps=5, **knobs)
+    found = draw(pipe, prompts, subject=subject, generator=seeded(1, 2), num_inference_steps=5, **config)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5 * float(expected.abs().max()))
 
 
@@ -118,7 +118,7 @@ def test_plain_prompts_are_drawn_as_diffusers_draws_them(pipe: Any, guidance_sca
 
 
 @pytest.mark.parametrize(
-    ("knobs", "unet", "promptnet"),
+    ("config", "unet", "promptnet"),
     [
         ({"fusion_steps": 1, "class_scale": 2.0}, [2, 3], [1, 1]),
         ({"fusion_steps": 1, "class_scale": 0.0}, [2, 2], [1, 1]),
@@ -129,16 +129,16 @@ def test_plain_prompts_are_drawn_as_diffusers_draws_them(pipe: Any, guidance_sca
     ],
 )
 def test_only_what_counts_is_evaluated(
-    pipe: Any, make_subject: Any, knobs: dict[str, Any], unet: list[int], promptnet: list[int]
+    pipe: Any, make_subject: Any, config: dict[str, Any], unet: list[int], promptnet: list[int]
 ):
     with counted(pipe) as rows:
-        draw(pipe, subject=make_subject(pipe, tuned=True), **knobs)
-    plain = 2 if knobs["class_scale"] else 1
+        draw(pipe, subject=make_subject(pipe, tuned=True), **config)
+    plain = 2 if config["class_scale"] else 1
     assert rows == {"unet": unet * 3, "promptnet": promptnet * 3, "text_encoder": [plain, *promptnet * 3]}
 
 
 def test_a_batch_calls_each_network_once_an_evaluation(pipe: Any, make_subject: Any):
-    """Two users with three pictures between them, and somebody without a subject."""
+    """Two users with three images between them, and somebody without a subject."""
     one, two = make_subject(pipe, 1, tuned=True), make_subject(pipe, 2, num_references=2)
     with counted(pipe) as rows:
         draw(pipe, [PROMPT, "a dog", "a hat on S*"], subject=[one, None, two])
@@ -151,7 +151,7 @@ def test_a_batch_calls_each_network_once_an_evaluation(pipe: Any, make_subject: 
 # -- reproducibility --------------------------------------------------------------------------------------------------
 
 
-def test_the_same_generator_draws_the_same_picture(pipe: Any, make_subject: Any):
+def test_the_same_generator_draws_the_same_image(pipe: Any, make_subject: Any):
     subject = make_subject(pipe)
     first, again = (draw(pipe, subject=subject) for _ in range(2))
     assert torch.equal(first, again)
@@ -169,7 +169,7 @@ def test_fusion_noise_comes_from_the_generator_alone(pipe: Any, make_subject: An
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_a_picture_with_its_own_generator_does_not_depend_on_its_batch(pipe: Any, make_subject: Any, eta: float):
+def test_a_image_with_its_own_generator_does_not_depend_on_its_batch(pipe: Any, make_subject: Any, eta: float):
     one, two = make_subject(pipe, 1, tuned=True), make_subject(pipe, 2, num_references=2, tuned=True)
     prompts: Any = [PROMPT, "a dog", "a hat on S*", "S1* and S2*"]
     subjects: Any = [one, None, two, [one, two]]
@@ -180,11 +180,11 @@ def test_a_picture_with_its_own_generator_does_not_depend_on_its_batch(pipe: Any
         assert_same(together[row : row + 1], alone)
 
 
-def test_pictures_of_one_prompt_follow_each_other(pipe: Any, make_subject: Any):
+def test_images_of_one_prompt_follow_each_other(pipe: Any, make_subject: Any):
     subject, prompts = make_subject(pipe), [PROMPT, "S* on a chair"]
-    pictures = draw(pipe, prompts, subject=subject, num_images_per_prompt=2, generator=seeded(1, 2, 3, 4))
+    images = draw(pipe, prompts, subject=subject, num_images_per_prompt=2, generator=seeded(1, 2, 3, 4))
     repeated = draw(pipe, [p for p in prompts for _ in range(2)], subject=subject, generator=seeded(1, 2, 3, 4))
-    assert torch.equal(pictures, repeated)
+    assert torch.equal(images, repeated)
 
 
 # -- subjects ---------------------------------------------------------------------------------------------------------
@@ -203,9 +203,9 @@ def test_the_subject_the_class_word_and_the_deltas_matter(pipe: Any, make_subjec
 
 def test_several_subjects_stand_where_they_are_named(pipe: Any, make_subject: Any):
     one, two = make_subject(pipe, 1), make_subject(pipe, 2)
-    pictures = [draw(pipe, "a S1* and a S2*", subject=pair) for pair in ([one, two], [two, one])]
-    assert (pictures[0] - pictures[1]).abs().max() > 1e-3
-    assert_same(draw(pipe, "a S2* and a S1*", subject=[two, one]), pictures[0])
+    images = [draw(pipe, "a S1* and a S2*", subject=pair) for pair in ([one, two], [two, one])]
+    assert (images[0] - images[1]).abs().max() > 1e-3
+    assert_same(draw(pipe, "a S2* and a S1*", subject=[two, one]), images[0])
 
 
 def test_deltas_of_several_subjects_add_up(pipe: Any, make_subject: Any):
@@ -215,21 +215,21 @@ def test_deltas_of_several_subjects_add_up(pipe: Any, make_subject: Any):
         assert (both - draw(pipe, "S1* and S2*", subject=pair)).abs().max() > 1e-3
 
 
-def test_equal_reference_pictures_count_as_one(pipe: Any, make_subject: Any):
+def test_equal_reference_images_count_as_one(pipe: Any, make_subject: Any):
     one = make_subject(pipe, 1)
     twice = Subject.combine([one, one], weights=[1, 3])
     assert_same(draw(pipe, subject=twice), draw(pipe, subject=one))
 
 
-def test_the_weight_of_a_reference_picture_matters(pipe: Any, make_subject: Any):
+def test_the_weight_of_a_reference_image_matters(pipe: Any, make_subject: Any):
     one, two = make_subject(pipe, 1), make_subject(pipe, 2)
     even, uneven = (draw(pipe, subject=Subject.combine([one, two], weights=w)) for w in ([1, 1], [1, 9]))
     assert (even - uneven).abs().max() > 1e-3
 
 
-def test_subjects_with_two_and_three_pictures_in_one_prompt_are_refused(pipe: Any, make_subject: Any):
+def test_subjects_with_two_and_three_images_in_one_prompt_are_refused(pipe: Any, make_subject: Any):
     pair = [make_subject(pipe, 1, num_references=2), make_subject(pipe, 2, num_references=3)]
-    with pytest.raises(ValueError, match="have 2, 3 reference pictures"):
+    with pytest.raises(ValueError, match="have 2, 3 reference images"):
         draw(pipe, "S1* and S2*", subject=pair)
 
 
@@ -358,7 +358,7 @@ def test_a_checkpoint_without_its_tokenizer_is_refused(pipe: Any, tmp_path: Path
     stock_pipeline(pipe).save_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "tokenizer")
     (tmp_path / "tokenizer").mkdir()
-    with pytest.raises(ValueError, match=r"tokenizer has \d+ tokens, the text tower|tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer has \d+ tokens, the text encoder|tokenizer"):
         PromptNetPipeline.from_pretrained(tmp_path)
 
 
@@ -380,7 +380,7 @@ def test_a_base_model_that_does_not_exist_is_refused_by_name(path: str):
 @pytest.mark.parametrize("kind", ["sampling", "tuning"])
 def test_a_knob_that_does_not_exist_is_refused_in_a_checkpoint(pipe: Any, kind: str):
     parts: dict[str, Any] = {**pipe.components, kind: {"stepz": 1}}
-    with pytest.raises(ValueError, match=f"{kind} knob stepz"):
+    with pytest.raises(ValueError, match=f"{kind} parameter stepz"):
         PromptNetPipeline(**parts)
 
 
@@ -392,7 +392,7 @@ def test_base_models_of_another_kind_are_refused(pipe: Any):
 
 
 def test_another_encoder_takes_the_place_of_the_first(pipe: Any, make_subject: Any):
-    """`from_pipe` shares networks and keeps the knobs measured for the checkpoint."""
+    """`from_pipe` shares networks and keeps the parameters measured for the checkpoint."""
     own = PromptNetPipeline(**pipe.components, sampling={"class_scale": 1.5}, tuning={"steps": 7})
     other = type(pipe.promptnet).from_unet(
         pipe.unet, vision_dim=24, prompt_channel=32, region_proj_channel=8, region_kernel_size=1
@@ -467,7 +467,7 @@ def test_a_callback_may_stop_the_drawing(pipe: Any):
     ("arguments", "message"),
     [
         ({"output_type": "jpeg"}, "jpeg"),
-        ({"generator": seeded(1, 2)}, "2 generators for 1 pictures"),
+        ({"generator": seeded(1, 2)}, "2 generators for 1 images"),
         ({"latents": torch.zeros(2, 4, 8, 8)}, r"\(2, 4, 8, 8\).*\(1, 4, 8, 8\)"),
         ({"num_inference_steps": 0}, "num_inference_steps=0"),
         ({"fusion_until": 3.0}, "fusion_until=3.0"),
@@ -480,7 +480,7 @@ def test_bad_arguments_are_refused_before_anything_is_drawn(pipe: Any, arguments
 
 
 def test_half_precision_goes_through(pipe: Any, networks: dict[str, Any]):
-    """As a user would: torch_dtype in, finite pictures out, on the same shared code path."""
+    """As a user would: torch_dtype in, finite images out, on the same shared code path."""
     import copy
 
     half = PromptNetPipeline(**{name: copy.deepcopy(part) for name, part in networks.items()}).to(torch.bfloat16)

@@ -9,7 +9,7 @@ from PIL import Image
 from promptnet.inference.references import decode_latents, encode_pixels
 
 
-def picture(width: int = 60, height: int = 40) -> Image.Image:
+def image(width: int = 60, height: int = 40) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -63,7 +63,7 @@ def test_a_float16_vae_that_overflows_encodes_in_float32(pipe: Any):
 
 
 def test_both_networks_see_the_central_square(pipe: Any):
-    wide = picture()
+    wide = image()
     whole, centre, side = (
         pipe.encode_references(p) for p in (wide, wide.crop((10, 0, 50, 40)), wide.crop((0, 0, 40, 40)))
     )
@@ -73,17 +73,17 @@ def test_both_networks_see_the_central_square(pipe: Any):
 
 
 def test_vision_states_are_those_before_the_post_layer_norm(pipe: Any):
-    encoded = pipe.encode_references([picture(), picture(40, 40)])
+    encoded = pipe.encode_references([image(), image(40, 40)])
     assert encoded.latents.shape == (2, 4, 8, 8)
     assert encoded.vision_states.shape == (2, 17, 24)
-    square = picture(40, 40)
+    square = image(40, 40)
     pixels = pipe.feature_extractor(images=square, return_tensors="pt").pixel_values
     output = pipe.image_encoder(pixels, output_hidden_states=True)
     torch.testing.assert_close(encoded.vision_states[1:], output.hidden_states[-1])
 
 
-def test_bad_pictures_are_refused(pipe: Any):
-    with pytest.raises(ValueError, match="no reference picture"):
+def test_bad_images_are_refused(pipe: Any):
+    with pytest.raises(ValueError, match="no reference image"):
         pipe.encode_references([])
     with pytest.raises(ValueError, match=r"missing\.png"):
         pipe.encode_references("missing.png")

@@ -1,4 +1,4 @@
-"""SDXL: two text towers, a pooled state and sizes, in the pipeline that also draws with Stable Diffusion 1 and 2."""
+"""SDXL: two text encoders, a pooled state and sizes, in the pipeline that also draws with Stable Diffusion 1 and 2."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline, Subject
 from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
-from promptnet.inference.editing.edit_image import edit_picture, picture_latents
+from promptnet.inference.editing.edit_image import edit_image, image_latents
 from promptnet.inference.editing.stock_pipeline import stock_arguments
 from promptnet.inference.references import EncodedReferences
 from promptnet.inference.tuning.customize import customize_subject, denoising_loss
@@ -37,7 +37,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One text tower."""
+    """One text encoder."""
     return write_base(tmp_path_factory.mktemp("sd"), "sd")
 
 
@@ -70,7 +70,7 @@ def stock(base: Path) -> Any:
     return quiet(diffusers.StableDiffusionXLPipeline.from_pretrained(base))
 
 
-def picture(seed: int = 0) -> Image.Image:
+def image(seed: int = 0) -> Image.Image:
     pixels = torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
 
@@ -135,7 +135,7 @@ def test_a_negative_prompt_that_is_not_given_is_zeros_where_the_base_model_says_
     assert torch.equal(given, not_given) is not zeros
 
 
-def test_pictures_of_other_sizes_are_drawn_as_diffusers_draws_them(pipe: Any, stock: Any):
+def test_images_of_other_sizes_are_drawn_as_diffusers_draws_them(pipe: Any, stock: Any):
     pipe, stock, size = pipe.to(torch.float64), stock.to(torch.float64), {"height": 40, "width": 24}
     ours = draw(pipe, "a dog", **size, resolution="off")
     torch.testing.assert_close(ours, draw(stock, "a dog", **size, guidance_scale=7.5), rtol=0, atol=1e-5)
@@ -147,7 +147,7 @@ def test_saved_and_loaded_it_draws_the_same(base: Path, tmp_path: Path):
     loaded = quiet(PromptNetPipeline.from_pretrained(tmp_path))
     assert type(loaded.text_encoder_2).__name__ == "CLIPTextModelWithProjection"
     assert loaded.config["force_zeros_for_empty_prompt"] is False
-    subject = pipe.encode(picture())
+    subject = pipe.encode(image())
     torch.testing.assert_close(draw(loaded, subject=subject), draw(pipe, subject=subject), rtol=0, atol=1e-6)
 
 
@@ -172,7 +172,7 @@ def test_text_towers_stay_where_they_are_when_the_others_are_offloaded(pipe: Any
 
 
 def slowly(pipe: Any, prompt: str, word: Tensor, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
-    """States and pooled state of a prompt, tower by tower."""
+    """States and pooled state of a prompt, encoder by encoder."""
     how: dict[str, Any] = {"layer": "penultimate", "final_norm": False, "pseudo_word_scale": gamma}
     first = encode_prompts(pipe.tokenizer, pipe.text_encoder, [prompt], [{"S*": word[:, :24]}], **how)
     second = encode_prompts(pipe.tokenizer_2, pipe.text_encoder_2, [prompt], [{"S*": word[:, 24:]}], **how)
@@ -182,10 +182,10 @@ def slowly(pipe: Any, prompt: str, word: Tensor, gamma: float = 1.0) -> tuple[Te
 
 @torch.no_grad()
 def test_subjects_speak_through_both_towers_in_both_stages(pipe: Any):
-    subject, gamma = pipe.encode(picture()), 0.7
-    knobs = {"fusion_steps": 1, "class_scale": 2.0, "pseudo_word_scale": gamma}
+    subject, gamma = pipe.encode(image()), 0.7
+    config = {"fusion_steps": 1, "class_scale": 2.0, "pseudo_word_scale": gamma}
     with watched(pipe.unet) as calls:
-        draw(pipe, subject=subject, num_inference_steps=2, **knobs)
+        draw(pipe, subject=subject, num_inference_steps=2, **config)
     assert [len(call["x"]) for call in calls] == [2, 3] * 2
     for index, call in enumerate(calls):
         words = pipe.promptnet(
@@ -203,9 +203,9 @@ def test_subjects_speak_through_both_towers_in_both_stages(pipe: Any):
     assert not torch.equal(calls[0]["text_embeds"][1], calls[2]["text_embeds"][1])  # S* depends on x and t
 
 
-def test_a_picture_does_not_depend_on_its_batch(pipe: Any):
-    """Several subjects, several reference pictures, and a plain prompt."""
-    one, two = pipe.encode(picture(1)), pipe.encode([picture(2), picture(3)])
+def test_a_image_does_not_depend_on_its_batch(pipe: Any):
+    """Several subjects, several reference images, and a plain prompt."""
+    one, two = pipe.encode(image(1)), pipe.encode([image(2), image(3)])
     prompts: Any = [PROMPT, "a dog", "S1* S2*"]
     subjects: Any = [one, None, [one, two]]
     together = draw(pipe, prompts, subject=subjects, generator=seeded(1, 2, 3), class_scale=1.5)
@@ -226,7 +226,7 @@ def test_the_network_is_told_the_size_that_it_draws(pipe: Any):
 
 
 def test_the_resolution_is_adapted(pipe: Any):
-    subject, size = pipe.encode(picture()), {"height": 64, "width": 64}
+    subject, size = pipe.encode(image()), {"height": 64, "width": 64}
     adapted, plain = (draw(pipe, subject=subject, **size, resolution=name) for name in ("auto", "off"))
     assert adapted.shape == (1, 4, 32, 32)
     assert adapted.isfinite().all()
@@ -239,7 +239,7 @@ def test_the_resolution_is_adapted(pipe: Any):
 def tuned(pipe: Any, **more: Any) -> Subject:
     options: dict[str, Any] = {"steps": 4, "num_views": 2, "batch_size": 2, "rank": 2, "prompts": PROMPT}
     options |= {"validate_every": 1, "learning_rate": 0.05, "generator": torch.Generator().manual_seed(0)}
-    return customize_subject(pipe, picture(), progress_bar=False, **(options | more))
+    return customize_subject(pipe, image(), progress_bar=False, **(options | more))
 
 
 def test_a_person_is_tuned_saved_and_drawn(pipe: Any, tmp_path: Path):
@@ -254,7 +254,7 @@ def test_a_person_is_tuned_saved_and_drawn(pipe: Any, tmp_path: Path):
     subject.save(tmp_path / "me.safetensors")
     loaded = Subject.load(tmp_path / "me.safetensors")
     assert loaded.content_hash == subject.content_hash
-    untuned = pipe.encode(picture())
+    untuned = pipe.encode(image())
     assert torch.equal(draw(pipe, subject=loaded), draw(pipe, subject=subject))
     assert (draw(pipe, subject=loaded) - draw(pipe, subject=untuned)).abs().max() > 1e-5
 
@@ -262,7 +262,7 @@ def test_a_person_is_tuned_saved_and_drawn(pipe: Any, tmp_path: Path):
 def test_the_tuning_loss_reaches_the_words_through_states_and_pooled_state(pipe: Any):
     from promptnet.inference.tuning.views import Batch
 
-    references = pipe.encode_references(picture())
+    references = pipe.encode_references(image())
     latents = references.latents.repeat(2, 1, 1, 1)
     batch = Batch(
         latents,
@@ -281,7 +281,7 @@ def test_the_tuning_loss_reaches_the_words_through_states_and_pooled_state(pipe:
     words = pipe.promptnet.get_submodule("region_prompt_output").weight
     (through_pooled,) = torch.autograd.grad(calls[0]["text_embeds"].sum(), words)
     assert through_pooled[24:].any()
-    assert not through_pooled[:24].any()  # the first tower has no part in it
+    assert not through_pooled[:24].any()  # the first encoder has no part in it
 
 
 # -- edits ------------------------------------------------------------------------------------------------------------
@@ -303,13 +303,13 @@ def test_edit_cards_act_as_in_the_stock_pipeline(pipe: Any, stock: Any):
     assert (ours - plain).abs().max() > 1e-3
 
 
-def test_pictures_of_people_are_edited(pipe: Any):
-    subject = pipe.encode(picture())
+def test_images_of_people_are_edited(pipe: Any):
+    subject = pipe.encode(image())
     same, edited = (
-        edit_picture(pipe, subject, card(pipe, weights), prompt=PROMPT, output_type="latent")
+        edit_image(pipe, subject, card(pipe, weights), prompt=PROMPT, output_type="latent")
         for weights in (torch.ones(4), torch.zeros(4))
     )
-    torch.testing.assert_close(same, picture_latents(pipe, subject), rtol=0, atol=1e-4)
+    torch.testing.assert_close(same, image_latents(pipe, subject), rtol=0, atol=1e-4)
     assert (edited - same).abs().max() > 1e-3
 
 
@@ -360,27 +360,27 @@ def test_other_networks_are_refused_by_name(pipe: Any, change: dict[str, Any], m
 
 
 def test_an_encoder_for_other_towers_is_refused_with_the_width_expected(base: Path, plain_base: Path):
-    with pytest.raises(ValueError, match=r"words are 24 wide .* these text towers take 24 \+ 32, that is 56"):
+    with pytest.raises(ValueError, match=r"words are 24 wide .* these text encoders take 24 \+ 32, that is 56"):
         load(base, 24)
-    with pytest.raises(ValueError, match=r"words are 56 wide .* this text tower takes 24"):
+    with pytest.raises(ValueError, match=r"words are 56 wide .* this text encoder takes 24"):
         load(plain_base, 56)
 
 
 def test_subjects_of_the_other_kind_are_refused_by_name(pipe: Any, plain_base: Path):
     other = load(plain_base, 24)
     with pytest.raises(ValueError, match=r"another base model.*text_encoder_2 differ|weights of .*text_encoder_2"):
-        draw(pipe, subject=other.encode(picture()))
+        draw(pipe, subject=other.encode(image()))
     with pytest.raises(ValueError, match=r"weights of .*text_encoder_2"):
-        draw(other, subject=pipe.encode(picture()))
+        draw(other, subject=pipe.encode(image()))
 
 
 def test_words_of_the_wrong_width_and_tokenizers_that_differ_are_refused(pipe: Any):
     from promptnet.models.base_model_shapes import any_tokenizer
-    from promptnet.models.text_encoders import towers_of
+    from promptnet.models.text_encoders import text_encoders_of
 
-    towers = towers_of(pipe)
-    with pytest.raises(ValueError, match=r"S\* have shape \(1, 24\), but these text towers take 24 \+ 32.*\(L, 56\)"):
-        towers.encode(["S*"], [{"S*": torch.zeros(1, 24)}])
+    text_encoders = text_encoders_of(pipe)
+    with pytest.raises(ValueError, match=r"S\* have shape \(1, 24\), but these text encoders take 24 \+ 32.*\(L, 56\)"):
+        text_encoders.encode(["S*"], [{"S*": torch.zeros(1, 24)}])
     pipe.tokenizer_2 = any_tokenizer(12)
     with pytest.raises(ValueError, match="two tokenizers cut prompts in different ways"):
         draw(pipe, "a dog")

@@ -48,9 +48,9 @@ def uneven(height: int = 24, width: int = 32, rows: int = 1) -> torch.Tensor:
 
 def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     vae.disable_tiling()
-    picture = vae.decode(latents).sample
+    image = vae.decode(latents).sample
     vae.enable_tiling()
-    return picture
+    return image
 
 
 def test_large_latents_alone_are_tiled_and_only_when_told(vae: Any) -> None:
@@ -60,12 +60,12 @@ def test_large_latents_alone_are_tiled_and_only_when_told(vae: Any) -> None:
     assert not is_tiled(vae, uneven())
 
 
-def test_tiles_are_much_nearer_to_the_whole_picture_than_diffusers_alone(embedded_vae: Any) -> None:
-    """On portraits at three times the trained size, most of which is plain background."""
+def test_tiles_are_much_nearer_to_the_whole_image_than_diffusers_alone(embedded_vae: Any) -> None:
+    """On avatars at three times the trained size, most of which is plain background."""
     random_numbers = Random(0)
-    pictures = [render(who, sample_attributes(random_numbers), 192) for who in identities("validation")[:2]]
+    images = [render(who, sample_attributes(random_numbers), 192) for who in identities("validation")[:2]]
     with torch.no_grad():
-        latents = embedded_vae.encode(torch.stack([to_pixels(picture) for picture in pictures])).latent_dist.mode()
+        latents = embedded_vae.encode(torch.stack([to_pixels(image) for image in images])).latent_dist.mode()
         expected = whole(embedded_vae, latents)
         ours = (decode_in_tiles(embedded_vae, latents) - expected).abs().mean()
         theirs = (embedded_vae.decode(latents).sample - expected).abs().mean()
@@ -74,9 +74,9 @@ def test_tiles_are_much_nearer_to_the_whole_picture_than_diffusers_alone(embedde
 
 def test_no_steps_show_where_tiles_meet(embedded_vae: Any) -> None:
     """What tiles change of the step from a pixel to the next, across their borders against elsewhere."""
-    picture = to_pixels(render(identities("validation")[0], sample_attributes(Random(0)), 192))
+    image = to_pixels(render(identities("validation")[0], sample_attributes(Random(0)), 192))
     with torch.no_grad():
-        latents = embedded_vae.encode(picture[None]).latent_dist.mode()
+        latents = embedded_vae.encode(image[None]).latent_dist.mode()
         expected = whole(embedded_vae, latents)
         found = steps_at_borders(decode_in_tiles(embedded_vae, latents) - expected, 48)  # of 64, a quarter overlaps
         embedded_vae.tile_overlap_factor = 0
@@ -92,7 +92,7 @@ def steps_at_borders(change: torch.Tensor, every: int) -> float:
     return float(at.mean() / elsewhere.mean())
 
 
-def test_with_its_own_statistics_a_picture_is_decoded_as_it_is(vae: Any) -> None:
+def test_with_its_own_statistics_a_image_is_decoded_as_it_is(vae: Any) -> None:
     latents = uneven(TILE, TILE, rows=2)
     with normalised_with(measured(vae, latents)):
         again = vae.decode(latents).sample

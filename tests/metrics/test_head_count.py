@@ -1,4 +1,4 @@
-"""Heads counted in pictures put together from 1, 2 and 4 portraits of people that neither judge nor finder saw."""
+"""Heads counted in images put together from 1, 2 and 4 portraits of people that neither judge nor finder saw."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptnet.datasets.avatars.render import BACKGROUND, sample_portrait
+from promptnet.datasets.avatars.render import BACKGROUND, sample_avatar
 from promptnet.metrics.head_count import Head, HeadFinder, Scene, compose, scenes, searched_sides
 from promptnet.metrics.judge import load_judge
 
@@ -18,38 +18,38 @@ def finder() -> HeadFinder:
     return HeadFinder.of(load_judge(JUDGE))
 
 
-def portraits(count: int, side_px: int, seed: int) -> list[Image.Image]:
-    return [sample_portrait(seed, index, "validation").render(side_px) for index in range(count)]
+def avatars(count: int, side_px: int, seed: int) -> list[Image.Image]:
+    return [sample_avatar(seed, index, "validation").render(side_px) for index in range(count)]
 
 
 @pytest.mark.parametrize(
     ("num_heads", "columns", "side_px"), [(1, 1, 32), (1, 1, 64), (1, 1, 128), (2, 2, 64), (2, 1, 64), (4, 2, 64)]
 )
 def test_composed_heads_are_counted(num_heads: int, columns: int, side_px: int, finder: HeadFinder) -> None:
-    pictures = [compose(portraits(num_heads, side_px, seed), columns) for seed in range(100, 108)]
-    counts = finder.count(pictures)
+    images = [compose(avatars(num_heads, side_px, seed), columns) for seed in range(100, 108)]
+    counts = finder.count(images)
     assert (counts == num_heads).mean() >= 0.7
     assert abs(counts.mean() - num_heads) <= 0.3
 
 
-def test_a_head_is_where_it_is_and_an_empty_picture_has_none(finder: HeadFinder) -> None:
+def test_a_head_is_where_it_is_and_an_empty_image_has_none(finder: HeadFinder) -> None:
     canvas = Image.new("RGB", (160, 96), BACKGROUND["teal"])
     assert finder.find(canvas) == []
-    canvas.paste(portraits(1, 64, 1)[0], (90, 20))
+    canvas.paste(avatars(1, 64, 1)[0], (90, 20))
     head = finder.find(canvas)[0]
     assert np.hypot(head.x_px - 122, head.y_px - 49) < 10
 
 
 def test_scenes_say_where_heads_are() -> None:
     for scene in scenes(3, seed=5):
-        assert scene.picture.size == (128, 128)
+        assert scene.image.size == (128, 128)
         assert scene.heads
     alone = Scene(Image.new("RGB", (64, 64)), (Head(28, 28, 64, 1.0),))
     answers = alone.answers((8, 8))
     assert answers[3, 3] == 1
     assert answers[3, 4] == -1
     assert answers[7, 7] == answers[0, 0] == 0
-    assert not Scene(alone.picture, (Head(28, 28, 160, 1.0),)).answers((8, 8)).any()
+    assert not Scene(alone.image, (Head(28, 28, 160, 1.0),)).answers((8, 8)).any()
 
 
 def test_all_sizes_of_portraits_are_searched() -> None:

@@ -1,13 +1,11 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from promptnet.datasets.avatars.render import FIELDS
-from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.metrics.judge import feature_distance, load_judge, pixel_l1, read_pictures, to_pixels
+from promptnet.metrics.judge import feature_distance, load_judge, pixel_l1, read_images, to_pixels
 from promptnet.models.judge import AvatarJudge
 
 
@@ -36,34 +34,23 @@ def test_feature_distance_is_one_minus_the_cosine():
 def test_batches_do_not_change_what_is_read():
     torch.manual_seed(0)
     judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
-    pictures = [flat(value) for value in (0, 60, 120, 180, 240)]
-    whole, parts = read_pictures(judge, pictures), read_pictures(judge, pictures, batch=2)
+    images = [flat(value) for value in (0, 60, 120, 180, 240)]
+    whole, parts = read_images(judge, images), read_images(judge, images, batch=2)
     assert whole.records == parts.records
     assert all(record.keys() == FIELDS.keys() for record in whole.records)
     np.testing.assert_allclose(whole.features, parts.features, atol=1e-5)
     assert whole.features.shape == (5, 32)
 
 
-def test_pictures_of_another_size_are_brought_to_the_judges():
+def test_images_of_another_size_are_brought_to_the_judges():
     judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
-    small, large = read_pictures(judge, [flat(90)]), read_pictures(judge, [flat(90, 128)])
+    small, large = read_images(judge, [flat(90)]), read_images(judge, [flat(90, 128)])
     np.testing.assert_allclose(small.features, large.features, atol=1e-6)
-
-
-def test_judges_lie_beside_the_base_model_by_split(base: Path):
-    assert judge_folder(base, "test") == base.resolve().parent / "judges" / "test"
-    assert judge_folder(base, "train") == judge_folder(base, "validation")
-    assert judge_folder(base, "validation", base.parent / "judges" / "test") == base.parent / "judges" / "test"
-
-
-def test_a_missing_judge_is_named(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no judge at .*judges.test"):
-        judge_folder(tmp_path / "tiny", "test")
 
 
 def test_a_saved_judge_reads_as_before(tmp_path: Path):
     torch.manual_seed(1)
     judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
     judge.save_pretrained(tmp_path)
-    pictures = [flat(30), flat(200)]
-    assert read_pictures(load_judge(tmp_path), pictures).records == read_pictures(judge, pictures).records
+    images = [flat(30), flat(200)]
+    assert read_images(load_judge(tmp_path), images).records == read_images(judge, images).records

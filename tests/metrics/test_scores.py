@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptnet.metrics.scores import (
-    Marked,
+    Scored,
     best_constant_guess,
     field_accuracy,
     harmonic,
@@ -55,16 +55,16 @@ def test_harmonic_mean_lies_between_the_smaller_and_twice_the_smaller(first: flo
 
 def test_identity_by_hand():
     truth = {"style": "toon", "skin": "fair", "beard": "none"}
-    right = Marked(truth, truth)
-    wrong_skin = Marked({**truth, "skin": "dark"}, truth)
+    right = Scored(truth, truth)
+    wrong_skin = Scored({**truth, "skin": "dark"}, truth)
     # 5 of 6 right; guessing gets (1 + 1/4 + 1/2) / 3 = 7/12; (5/6 - 7/12) / (5/12) = 3/5
     assert rescaled_share([right, wrong_skin], "toon", CHANCES) == pytest.approx(0.6)
 
 
 def test_attributes_count_asked_fields_only_each_once():
     read = {"glasses": "none", "background": "teal", "skin": "dark"}
-    first = Marked(read, {"glasses": "sunglasses"})
-    second = Marked(read, {"glasses": "none", "background": "teal"})
+    first = Scored(read, {"glasses": "sunglasses"})
+    second = Scored(read, {"glasses": "none", "background": "teal"})
     # 2 of 3 right; guessing gets (0.5 + 0.5 + 0.2) / 3 = 0.4; (2/3 - 2/5) / (3/5) = 4/9
     assert rescaled_share([first, second], "toon", CHANCES) == pytest.approx(4 / 9)
 
@@ -74,22 +74,22 @@ def test_guessing_the_majority_scores_zero():
     people.append({"style": "toon", "skin": "fair", "beard": "beard"})
     chances = best_constant_guess(("toon", person) for person in people)
     guess = {"style": "toon", "skin": "fair", "beard": "none"}
-    scores = [rescaled_share([Marked(guess, person)], "toon", chances) for person in people]
+    scores = [rescaled_share([Scored(guess, person)], "toon", chances) for person in people]
     assert sum(scores) == pytest.approx(0, abs=1e-12)
 
 
 def test_nothing_asked_and_unknown_fields_are_refused():
     with pytest.raises(ValueError, match="no field to score"):
-        rescaled_share([Marked({"skin": "dark"}, {})], "toon", CHANCES)
+        rescaled_share([Scored({"skin": "dark"}, {})], "toon", CHANCES)
     with pytest.raises(ValueError, match="'hair' of style 'toon'"):
-        rescaled_share([Marked({"hair": "bun"}, {"hair": "bun"})], "toon", CHANCES)
+        rescaled_share([Scored({"hair": "bun"}, {"hair": "bun"})], "toon", CHANCES)
     with pytest.raises(ValueError, match="'skin' of style 'micah'"):
-        rescaled_share([Marked({"skin": "tan"}, {"skin": "tan"})], "micah", CHANCES)
+        rescaled_share([Scored({"skin": "tan"}, {"skin": "tan"})], "micah", CHANCES)
 
 
-def test_field_accuracy_is_over_the_pictures_that_ask_for_the_field():
-    pictures = [
-        Marked({"glasses": "none", "skin": "dark"}, {"glasses": "none", "skin": "dark"}),
-        Marked({"glasses": "none", "skin": "dark"}, {"glasses": "sunglasses"}),
+def test_field_accuracy_is_over_the_images_that_ask_for_the_field():
+    images = [
+        Scored({"glasses": "none", "skin": "dark"}, {"glasses": "none", "skin": "dark"}),
+        Scored({"glasses": "none", "skin": "dark"}, {"glasses": "sunglasses"}),
     ]
-    assert field_accuracy(pictures) == {"glasses": 0.5, "skin": 1.0}
+    assert field_accuracy(images) == {"glasses": 0.5, "skin": 1.0}

@@ -54,10 +54,10 @@ def build_tower(num_layers: int = 2, *, projection: bool = False, old_end_id: bo
     kind = CLIPTextModelWithProjection if projection else CLIPTextModel
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        tower = kind(config).eval().requires_grad_(False)
-        for parameter in tower.parameters():  # large enough that every part of the computation shows
+        text_encoder = kind(config).eval().requires_grad_(False)
+        for parameter in text_encoder.parameters():  # large enough that every part of the computation shows
             parameter.add_(torch.randn(parameter.shape) * 0.2)
-    return tower  # pyright: ignore[reportReturnType]
+    return text_encoder  # pyright: ignore[reportReturnType]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def tokenizer() -> CLIPTokenizer:
 
 
 @pytest.fixture(scope="module")
-def tower() -> CLIPTextModel:
+def text_encoder() -> CLIPTextModel:
     return build_tower().double()
 
 
@@ -74,9 +74,9 @@ def words(length: int, seed: int = 0) -> Tensor:
     return torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def reference_states(tower: CLIPTextModel, embedded: Tensor) -> Tensor:
-    """A CLIP text transformer written out: embedded (T, D) to its normed output, by the tower's weights."""
-    weights = tower.state_dict()
+def reference_states(text_encoder: CLIPTextModel, embedded: Tensor) -> Tensor:
+    """A CLIP text transformer written out: embedded (T, D) to its normed output, by the encoder's weights."""
+    weights = text_encoder.state_dict()
     heads, head_width = 4, WIDTH // 4
     length = len(embedded)
 
@@ -107,9 +107,11 @@ def reference_states(tower: CLIPTextModel, embedded: Tensor) -> Tensor:
     return norm(hidden, "final_layer_norm")
 
 
-def reference_embedding(tower: CLIPTextModel, tokenizer: Any, parts: list[str | Tensor], positions: str) -> Tensor:
+def reference_embedding(
+    text_encoder: CLIPTextModel, tokenizer: Any, parts: list[str | Tensor], positions: str
+) -> Tensor:
     """Text and pseudo-words, laid out one vector after another, with the position each should get."""
-    tokens, places = tower.embeddings.token_embedding.weight, tower.embeddings.position_embedding.weight
+    tokens, places = text_encoder.embeddings.token_embedding.weight, text_encoder.embeddings.position_embedding.weight
     vectors, old_place = [], 0
     items: list[int | Tensor] = [tokenizer.bos_token_id]
     for part in parts:
@@ -232,8 +234,8 @@ class TestWithoutPlaceholders:
 
     @pytest.mark.parametrize("pad_token", ["!", "<|endoftext|>"])
     def test_equals_stable_diffusion_bit_for_bit(self, pad_token: str) -> None:
-        tokenizer, tower = build_tokenizer(pad_token), build_tower()
-        pipeline = SimpleNamespace(tokenizer=tokenizer, text_encoder=tower, unet=None)
+        tokenizer, text_encoder = build_tokenizer(pad_token), build_tower()
+        pipeline = SimpleNamespace(tokenizer=tokenizer, text_encoder=text_encoder, unet=None)
         expected, _ = StableDiffusionPipeline.encode_prompt(
             pipeline,  # pyright: ignore[reportArgumentType]
             list(self.PROMPTS),
@@ -241,17 +243,17 @@ class TestWithoutPlaceholders:
             1,
             False,
         )
-        found = encode_prompts(tokenizer, tower, self.PROMPTS)
+        found = encode_prompts(tokenizer, text_encoder, self.PROMPTS)
         assert torch.equal(found.hidden_states, expected)
         assert found.pooled is None
 
     def test_equals_stable_diffusion_xl_bit_for_bit(self, tokenizer: CLIPTokenizer) -> None:
-        towers = build_tower(), build_tower(3, projection=True)
+        text_encoders = build_tower(), build_tower(3, projection=True)
         pipeline = SimpleNamespace(
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
-            text_encoder=towers[0],
-            text_encoder_2=towers[1],
+            text_encoder=text_encoders[0],
+            text_encoder_2=text_encoders[1],
             unet=None,
             _execution_device=torch.device("cpu"),
             config=SimpleNamespace(force_zeros_for_empty_prompt=True),
@@ -262,16 +264,17 @@ class TestWithoutPlaceholders:
             do_classifier_free_guidance=False,
         )
         first, second = (
-            encode_prompts(tokenizer, tower, self.PROMPTS, layer="penultimate", final_norm=False) for tower in towers
+            encode_prompts(tokenizer, text_encoder, self.PROMPTS, layer="penultimate", final_norm=False)
+            for text_encoder in text_encoders
         )
         assert torch.equal(torch.cat([first.hidden_states, second.hidden_states], dim=-1), expected)
         assert second.pooled is not None
         assert torch.equal(second.pooled, expected_pooled)
 
     def test_a_tower_with_attention_mask_gets_it(self, tokenizer: CLIPTokenizer) -> None:
-        tower = build_tower()
-        tower.config.use_attention_mask = True
-        pipeline = SimpleNamespace(tokenizer=tokenizer, text_encoder=tower, unet=None)
+        text_encoder = build_tower()
+        text_encoder.config.use_attention_mask = True
+        pipeline = SimpleNamespace(tokenizer=tokenizer, text_encoder=text_encoder, unet=None)
         expected, _ = StableDiffusionPipeline.encode_prompt(
             pipeline,  # pyright: ignore[reportArgumentType]
             ["a photo"],
@@ -279,23 +282,29 @@ class TestWithoutPlaceholders:
             1,
             False,
         )
-        assert torch.equal(encode_prompts(tokenizer, tower, ["a photo"]).hidden_states, expected)
+        assert torch.equal(encode_prompts(tokenizer, text_encoder, ["a photo"]).hidden_states, expected)
 
     def test_a_short_tower_limits_the_length(self) -> None:
-        tower = build_tower()
-        assert encode_prompts(build_tokenizer(max_length=20), tower, ["a"]).hidden_states.shape == (1, 20, WIDTH)
-        assert encode_prompts(build_tokenizer(max_length=512), tower, ["a"]).hidden_states.shape == (1, 77, WIDTH)
+        text_encoder = build_tower()
+        assert encode_prompts(build_tokenizer(max_length=20), text_encoder, ["a"]).hidden_states.shape == (1, 20, WIDTH)
+        assert encode_prompts(build_tokenizer(max_length=512), text_encoder, ["a"]).hidden_states.shape == (
+            1,
+            77,
+            WIDTH,
+        )
 
 
 class TestSplicing:
     @pytest.mark.parametrize("positions", ["natural", "published"])
     @pytest.mark.parametrize("pad_token", ["!", "<|endoftext|>"])
-    def test_matches_the_computation_written_out(self, tower: CLIPTextModel, positions: str, pad_token: str) -> None:
+    def test_matches_the_computation_written_out(
+        self, text_encoder: CLIPTextModel, positions: str, pad_token: str
+    ) -> None:
         tokenizer = build_tokenizer(pad_token)
         one, two = words(1), words(3, seed=1)
         states = encode_prompts(
             tokenizer,
-            tower,
+            text_encoder,
             ["a photo of S*, smiling", "S1* and S* and S1*", "a plain text"],
             [{"S*": one}, {"S*": one, "S1*": two}, {}],
             positions=positions,  # pyright: ignore[reportArgumentType]
@@ -306,12 +315,12 @@ class TestSplicing:
             ["a plain text"],
         ]
         for row, parts in enumerate(layouts):
-            expected = reference_states(tower, reference_embedding(tower, tokenizer, parts, positions))
+            expected = reference_states(text_encoder, reference_embedding(text_encoder, tokenizer, parts, positions))
             torch.testing.assert_close(states.hidden_states[row], expected, rtol=0, atol=1e-11)
 
-    def test_positions_differ_where_they_should(self, tokenizer: CLIPTokenizer, tower: CLIPTextModel) -> None:
+    def test_positions_differ_where_they_should(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         def encode(positions: str) -> Tensor:
-            states = encode_prompts(tokenizer, tower, ["a S* b"], [{"S*": words(2)}], positions=positions)  # pyright: ignore[reportArgumentType]
+            states = encode_prompts(tokenizer, text_encoder, ["a S* b"], [{"S*": words(2)}], positions=positions)  # pyright: ignore[reportArgumentType]
             return states.hidden_states[0]
 
         natural, published = encode("natural"), encode("published")
@@ -319,31 +328,34 @@ class TestSplicing:
         assert not torch.isclose(natural[2:], published[2:]).all(dim=-1).any()
 
     def test_the_words_own_embeddings_give_the_plain_prompt(
-        self, tokenizer: CLIPTokenizer, tower: CLIPTextModel
+        self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
     ) -> None:
         """A pseudo-word that equals a word's embedding is that word."""
-        word = tower.embeddings.token_embedding.weight[tokenizer("z", add_special_tokens=False).input_ids]
-        with_word = encode_prompts(tokenizer, tower, ["a z b"]).hidden_states
-        with_pseudo_word = encode_prompts(tokenizer, tower, ["a S* b"], [{"S*": word}]).hidden_states
+        word = text_encoder.embeddings.token_embedding.weight[tokenizer("z", add_special_tokens=False).input_ids]
+        with_word = encode_prompts(tokenizer, text_encoder, ["a z b"]).hidden_states
+        with_pseudo_word = encode_prompts(tokenizer, text_encoder, ["a S* b"], [{"S*": word}]).hidden_states
         torch.testing.assert_close(with_pseudo_word, with_word, rtol=0, atol=1e-13)
 
-    def test_the_causal_mask_holds(self, tokenizer: CLIPTokenizer, tower: CLIPTextModel) -> None:
+    def test_the_causal_mask_holds(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         first, second = (
-            encode_prompts(tokenizer, tower, ["abc S* d"], [{"S*": words(1, seed)}]).hidden_states[0] for seed in (0, 1)
+            encode_prompts(tokenizer, text_encoder, ["abc S* d"], [{"S*": words(1, seed)}]).hidden_states[0]
+            for seed in (0, 1)
         )
         assert torch.equal(first[:4], second[:4])
         assert not torch.isclose(first[4:], second[4:]).all(dim=-1).any()
 
     @pytest.mark.parametrize("old_end_id", [False, True])
     def test_pooled_state_is_that_of_the_moved_end_token(self, tokenizer: CLIPTokenizer, old_end_id: bool) -> None:
-        tower = build_tower(projection=True, old_end_id=old_end_id).double()
-        states = encode_prompts(tokenizer, tower, ["a S* b", "c"], [{"S*": words(4)}, {}])
+        text_encoder = build_tower(projection=True, old_end_id=old_end_id).double()
+        states = encode_prompts(tokenizer, text_encoder, ["a S* b", "c"], [{"S*": words(4)}, {}])
         assert states.pooled is not None
         ends = torch.stack([states.hidden_states[0, 7], states.hidden_states[1, 2]])
-        torch.testing.assert_close(states.pooled, tower.get_submodule("text_projection")(ends), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            states.pooled, text_encoder.get_submodule("text_projection")(ends), rtol=0, atol=1e-12
+        )
 
     def test_a_complete_tower_before_its_last_layer_is_the_cut_one(self, tokenizer: CLIPTokenizer) -> None:
-        """Stable Diffusion 2 ships its tower without the last layer; both ways to the same states agree."""
+        """Stable Diffusion 2 ships its encoder without the last layer; both ways to the same states agree."""
         complete, cut = build_tower(3), build_tower(2)
         cut.load_state_dict(complete.state_dict(), strict=False)
         pseudo_words = [{"S*": words(2).float()}]
@@ -351,42 +363,44 @@ class TestSplicing:
         last = encode_prompts(tokenizer, cut, ["a S* b"], pseudo_words)
         assert torch.equal(penultimate.hidden_states, last.hidden_states)
 
-    def test_a_batch_is_its_rows(self, tokenizer: CLIPTokenizer, tower: CLIPTextModel) -> None:
+    def test_a_batch_is_its_rows(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         prompts = ["a S* b", "S* c d e"]
         pseudo_words = [{"S*": words(1)}, {"S*": words(3, seed=1)}]
-        together = encode_prompts(tokenizer, tower, prompts, pseudo_words).hidden_states
+        together = encode_prompts(tokenizer, text_encoder, prompts, pseudo_words).hidden_states
         for row in range(2):
-            alone = encode_prompts(tokenizer, tower, [prompts[row]], [pseudo_words[row]]).hidden_states
+            alone = encode_prompts(tokenizer, text_encoder, [prompts[row]], [pseudo_words[row]]).hidden_states
             torch.testing.assert_close(together[row], alone[0], rtol=0, atol=1e-12)
 
-    def test_tokens_are_reusable_and_words_checked_again(self, tokenizer: CLIPTokenizer, tower: CLIPTextModel) -> None:
+    def test_tokens_are_reusable_and_words_checked_again(
+        self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
+    ) -> None:
         tokens: PromptTokens = tokenize_prompts(tokenizer, ["a S*"], [{"S*": 2}])
         for seed in range(2):
-            expected = encode_prompts(tokenizer, tower, ["a S*"], [{"S*": words(2, seed)}])
-            found = encode_tokens(tower, tokens, [{"S*": words(2, seed)}])
+            expected = encode_prompts(tokenizer, text_encoder, ["a S*"], [{"S*": words(2, seed)}])
+            found = encode_tokens(text_encoder, tokens, [{"S*": words(2, seed)}])
             assert torch.equal(found.hidden_states, expected.hidden_states)
         with pytest.raises(ValueError, match="2 pseudo-words, but has 3"):
-            encode_tokens(tower, tokens, [{"S*": words(3)}])
+            encode_tokens(text_encoder, tokens, [{"S*": words(3)}])
         with pytest.raises(ValueError, match=r"given for S\*"):
-            encode_tokens(tower, tokens)
+            encode_tokens(text_encoder, tokens)
         with pytest.raises(ValueError, match="1 prompts"):
-            encode_tokens(tower, tokens, [{"S*": words(2)}] * 2)
+            encode_tokens(text_encoder, tokens, [{"S*": words(2)}] * 2)
 
-    def test_wrong_shapes_and_settings_are_refused(self, tokenizer: CLIPTokenizer, tower: CLIPTextModel) -> None:
+    def test_wrong_shapes_and_settings_are_refused(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         for wrong in (torch.zeros(2, WIDTH + 1), torch.zeros(WIDTH), torch.zeros(0, WIDTH)):
             with pytest.raises(ValueError, match="another base model"):
-                encode_prompts(tokenizer, tower, ["S*"], [{"S*": wrong}])
+                encode_prompts(tokenizer, text_encoder, ["S*"], [{"S*": wrong}])
         with pytest.raises(ValueError, match="positions='sideways'"):
-            encode_prompts(tokenizer, tower, ["a"], positions="sideways")  # pyright: ignore[reportArgumentType]
+            encode_prompts(tokenizer, text_encoder, ["a"], positions="sideways")  # pyright: ignore[reportArgumentType]
         with pytest.raises(ValueError, match="layer='first'"):
-            encode_prompts(tokenizer, tower, ["a"], layer="first")  # pyright: ignore[reportArgumentType]
+            encode_prompts(tokenizer, text_encoder, ["a"], layer="first")  # pyright: ignore[reportArgumentType]
 
 
 class TestGamma:
     def test_scales_the_first_pseudo_word_of_each_occurrence(
-        self, tokenizer: CLIPTokenizer, tower: CLIPTextModel
+        self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
     ) -> None:
-        arguments = tokenizer, tower, ["a S* b S*", "c"], [{"S*": words(2)}, {}]
+        arguments = tokenizer, text_encoder, ["a S* b S*", "c"], [{"S*": words(2)}, {}]
         plain = encode_prompts(*arguments)
         scaled = encode_prompts(*arguments, pseudo_word_scale=0.8)
         factors = torch.ones(2, 77, 1, dtype=torch.float64)
@@ -395,31 +409,31 @@ class TestGamma:
         assert torch.equal(plain.scaled(0.8).hidden_states, scaled.hidden_states)
         assert plain.scaled(1.0) is plain
 
-    def test_has_a_gradient(self, tokenizer: CLIPTokenizer, tower: CLIPTextModel) -> None:
+    def test_has_a_gradient(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         vectors = words(1).requires_grad_()
         encode_prompts(
-            tokenizer, tower, ["S*"], [{"S*": vectors}], pseudo_word_scale=0.5
+            tokenizer, text_encoder, ["S*"], [{"S*": vectors}], pseudo_word_scale=0.5
         ).hidden_states.sum().backward()
         assert vectors.grad is not None
         assert vectors.grad.abs().sum() > 0
 
 
 class TestGradients:
-    def test_are_right(self, tokenizer: CLIPTokenizer, tower: CLIPTextModel) -> None:
+    def test_are_right(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         tokens = tokenize_prompts(tokenizer, ["a S* b", "S*"], [{"S*": 2}] * 2, padding="longest")
         weights = torch.randn(2, 6, WIDTH, dtype=torch.float64)
 
         def loss(*vectors: Tensor) -> Tensor:
-            states = encode_tokens(tower, tokens, [{"S*": vector} for vector in vectors])
+            states = encode_tokens(text_encoder, tokens, [{"S*": vector} for vector in vectors])
             return (states.hidden_states * weights).sum()
 
         assert torch.autograd.gradcheck(loss, [words(2, seed).requires_grad_() for seed in (0, 1)], fast_mode=True)
 
     @pytest.mark.parametrize("use_reentrant", [True, False])
     def test_survive_gradient_checkpointing(self, tokenizer: CLIPTokenizer, use_reentrant: bool) -> None:
-        def gradient(tower: CLIPTextModel) -> Tensor:
+        def gradient(text_encoder: CLIPTextModel) -> Tensor:
             vectors = words(2).requires_grad_()
-            states = encode_prompts(tokenizer, tower, ["a S* b"], [{"S*": vectors}]).hidden_states
+            states = encode_prompts(tokenizer, text_encoder, ["a S* b"], [{"S*": vectors}]).hidden_states
             states.square().sum().backward()
             assert vectors.grad is not None
             return vectors.grad
@@ -432,49 +446,49 @@ class TestGradients:
 
 class TestTheTowerIsLeftAlone:
     def test_no_hook_stays_behind(self, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-        tower = build_tower()
-        arguments = tokenizer, tower, ["a S*"], [{"S*": words(1).float()}]
+        text_encoder = build_tower()
+        arguments = tokenizer, text_encoder, ["a S*"], [{"S*": words(1).float()}]
         encode_prompts(*arguments)
-        assert not tower.embeddings._forward_hooks
+        assert not text_encoder.embeddings._forward_hooks
 
         def broken(*_args: object, **_kwargs: object) -> None:
-            assert tower.embeddings._forward_hooks
+            assert text_encoder.embeddings._forward_hooks
             raise RuntimeError("no memory")
 
-        monkeypatch.setattr(tower.encoder, "forward", broken)
+        monkeypatch.setattr(text_encoder.encoder, "forward", broken)
         with pytest.raises(RuntimeError, match="no memory"):
             encode_prompts(*arguments)
-        assert not tower.embeddings._forward_hooks
+        assert not text_encoder.embeddings._forward_hooks
 
     def test_another_threads_prompts_are_not_touched(
         self, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """While one thread is inside the tower with its pseudo-words, another encodes a plain prompt in it."""
-        tower = build_tower()
-        expected = encode_prompts(tokenizer, tower, ["abc"]).hidden_states
+        """While one thread is inside the encoder with its pseudo-words, another encodes a plain prompt in it."""
+        text_encoder = build_tower()
+        expected = encode_prompts(tokenizer, text_encoder, ["abc"]).hidden_states
         found = []
-        encode, original = encode_prompts, tower.embeddings.forward
+        encode, original = encode_prompts, text_encoder.embeddings.forward
 
         def meanwhile(*args: object, **kwargs: object) -> Tensor:
-            monkeypatch.setattr(tower.embeddings, "forward", original)
-            thread = Thread(target=lambda: found.append(encode(tokenizer, tower, ["abc"]).hidden_states))
+            monkeypatch.setattr(text_encoder.embeddings, "forward", original)
+            thread = Thread(target=lambda: found.append(encode(tokenizer, text_encoder, ["abc"]).hidden_states))
             thread.start()
             thread.join()
             return original(*args, **kwargs)  # pyright: ignore[reportArgumentType]
 
-        monkeypatch.setattr(tower.embeddings, "forward", meanwhile)
-        encode_prompts(tokenizer, tower, ["S*"], [{"S*": words(1).float()}])
+        monkeypatch.setattr(text_encoder.embeddings, "forward", meanwhile)
+        encode_prompts(tokenizer, text_encoder, ["S*"], [{"S*": words(1).float()}])
         assert torch.equal(found[0], expected)
 
     def test_adapters_on_the_tower_act(self, tokenizer: CLIPTokenizer) -> None:
-        tower = build_tower()
+        text_encoder = build_tower()
         arguments = tokenizer, ["a S* b"], [{"S*": words(2).float()}]
 
         def encode(model: object) -> Tensor:
             return encode_prompts(arguments[0], model, *arguments[1:]).hidden_states  # pyright: ignore[reportArgumentType]
 
-        before = encode(tower)
-        adapted = get_peft_model(tower, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+        before = encode(text_encoder)
+        adapted = get_peft_model(text_encoder, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
         within = encode(adapted)
         merged = encode(adapted.merge_and_unload())  # pyright: ignore[reportCallIssue]
         torch.testing.assert_close(within, merged, rtol=0, atol=1e-5)

@@ -41,7 +41,7 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def face_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model of Stable Diffusion's kind with random weights, for pictures of 32 px."""
+    """A base model of Stable Diffusion's kind with random weights, for images of 32 px."""
     from tests.base_models import write_base
 
     return write_base(tmp_path_factory.mktemp("face-base"), "sd")
@@ -49,7 +49,7 @@ def face_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared set: three shards of 8 pictures in two shapes, six of each of four people."""
+    """A prepared set: three shards of 8 images in two shapes, six of each of four people."""
     from tests.datasets.conftest import write_shard
 
     folder = tmp_path_factory.mktemp("faces")
@@ -59,8 +59,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def picture_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the few pictures of the tests are rendered once."""
+def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the few images of the tests are rendered once."""
     return tmp_path_factory.mktemp("pictures")
 
 
@@ -90,7 +90,7 @@ def two_ranks() -> Iterator[None]:
 
 
 def options_of(config: str, run_dir: Path, cache: Path) -> list[str]:
-    """What a stage's configuration needs to run on 48 pictures with batches of 4, in one process."""
+    """What a stage's configuration needs to run on 48 images with batches of 4, in one process."""
     return [
         *(f"--config={ROOT / 'configs' / config}.yaml", f"--run_dir={run_dir}"),
         *("--threads=1", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.accelerator=cpu"),

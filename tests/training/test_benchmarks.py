@@ -62,7 +62,7 @@ def test_both_trainers_are_timed_in_either_order_on_random_weights(
     options = ["--data.init_args.batch_size=2", "--data.init_args.num_workers=0", "--trainer.accelerator=cpu"]
     pretrain.main([*given, *options])
     assert order == ["ours", "straightforward", "straightforward", "ours"]
-    assert set(read) == {"reference", "target", "prompt"}  # pictures, and nothing precomputed
+    assert set(read) == {"reference", "target", "prompt"}  # images, and nothing precomputed
     printed = capsys.readouterr().out
     assert "at the shape of tiny with random weights" in printed
     assert re.search(r"ratio +\d+\.\d+ ", printed)

@@ -13,7 +13,7 @@ from promptnet.training.stage import Stage, build_optimizer, learning_rate_facto
 
 def factors(schedule: str) -> list[float]:
     return [
-        learning_rate_factor(schedule, step, warmup_steps=10, num_steps=100, decay_share=0.4)  # type: ignore[arg-type]
+        learning_rate_factor(schedule, step, warmup_steps=10, num_steps=100, decay_fraction=0.4)  # type: ignore[arg-type]
         for step in range(101)
     ]
 

@@ -16,12 +16,12 @@ from promptnet.training.run.ledger import SampleLedger
 from promptnet.training.stage import Stage
 
 
-class TinyPictures(Dataset[dict[str, Any]]):
-    """Sample number -> one of `length` random pictures, half of them mirrored."""
+class TinyImages(Dataset[dict[str, Any]]):
+    """Sample number -> one of `length` random images, half of them mirrored."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed = length, seed
-        self.pictures = torch.randn(length, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        self.images = torch.randn(length, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
     def __len__(self) -> int:
         return self.length
@@ -29,17 +29,17 @@ class TinyPictures(Dataset[dict[str, Any]]):
     def __getitem__(self, sample: int) -> dict[str, Any]:
         index = dataset_index(self.seed, sample, self.length)
         flipped = sample_rng(self.seed, sample, "flip").random() < 0.5
-        picture = self.pictures[index]
-        return {"sample": sample, "index": index, "pixels": picture.flip(-1) if flipped else picture}
+        image = self.images[index]
+        return {"sample": sample, "index": index, "pixels": image.flip(-1) if flipped else image}
 
 
 class TinyData(L.LightningDataModule):
-    """An endless stream of `TinyPictures`, read by workers."""
+    """An endless stream of `TinyImages`, read by workers."""
 
     def __init__(self, length: int = 60, batch_size: int = 4, num_workers: int = 2, seed: int = 0) -> None:
         super().__init__()
         self.data, self.batch_size, self.num_workers, self.seed = (
-            TinyPictures(length, seed),
+            TinyImages(length, seed),
             batch_size,
             num_workers,
             seed,
@@ -56,7 +56,7 @@ class TinyData(L.LightningDataModule):
 
 
 class TinyStage(Stage):
-    """Takes noise that the sample numbers determine out of pictures again."""
+    """Takes noise that the sample numbers determine out of images again."""
 
     def __init__(
         self,

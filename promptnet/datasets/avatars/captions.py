@@ -1,4 +1,4 @@
-"""Natural English for a portrait's record, whole or in part, with clauses dropped and reordered for training."""
+"""Natural English for an avatar's record, whole or in part, with clauses dropped and reordered for training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def caption(
     fields: Collection[str] | None = None,
     rng: random.Random | None = None,
 ) -> str:
-    """Describe a portrait, for example "a sad portrait of S*, wearing sunglasses, on a pink background".
+    """Describe an avatar, for example "a sad portrait of S*, wearing sunglasses, on a pink background".
 
     Args:
         identity: who; None leaves the identity's fields out.

@@ -1,4 +1,4 @@
-"""Latents of a data set's pictures, encoded once and kept on disk under a hash of pictures and encoder."""
+"""Latents of a data set's images, encoded once and kept on disk under a hash of images and encoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def weights_hash(model: torch.nn.Module) -> str:
 
 
 def latent_path(data: datasets.Dataset, vae: AutoencoderKL, cache_dir: str | Path) -> Path:
-    """Where the latents of exactly these pictures under exactly this encoder are kept."""
+    """Where the latents of exactly these images under exactly this encoder are kept."""
     return Path(cache_dir) / f"latents-{data._fingerprint}-{weights_hash(vae)}.safetensors"
 
 
@@ -33,7 +33,7 @@ def latent_path(data: datasets.Dataset, vae: AutoencoderKL, cache_dir: str | Pat
 def encode_latents(
     data: datasets.Dataset, vae: AutoencoderKL, cache_dir: str | Path, batch_size: int = 64
 ) -> torch.Tensor:
-    """Scaled latents (N, 4, h, w), float32, of every picture of `data`; read from the cache where they are there.
+    """Scaled latents (N, 4, h, w), float32, of every image of `data`; read from the cache where they are there.
 
     Latents are the modes of the encoder's posterior times its scaling factor, so their variance is about one.
     """

@@ -1,4 +1,4 @@
-"""The data module of the embedded model's stages: rendered portraits in the exactly resumable order of `stream`."""
+"""The data module of the embedded model's stages: rendered avatars in the exactly resumable order of `stream`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from promptnet.datasets.avatars.captions import caption, random_caption
-from promptnet.datasets.avatars.dataset import portrait_dataset, portrait_of
+from promptnet.datasets.avatars.dataset import avatar_dataset, avatar_of
 from promptnet.datasets.avatars.render import FIELDS, Split
 from promptnet.datasets.stream import CountedSamples, StreamBatches, dataset_index, sample_rng
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pixels_of(image: Any) -> torch.Tensor:
-    """A PIL picture as (3, H, W) float32 in [-1, 1]."""
+    """A PIL image as (3, H, W) float32 in [-1, 1]."""
     array = np.asarray(image.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1.0
 
@@ -29,11 +29,11 @@ def codes_of(record: dict[str, str]) -> torch.Tensor:
     return torch.tensor([values.index(record[field]) if field in record else -1 for field, values in FIELDS.items()])
 
 
-class PortraitStream(Dataset[dict[str, Any]]):
-    """Sample number -> picture, record and caption; see `promptnet.datasets.stream`.
+class AvatarStream(Dataset[dict[str, Any]]):
+    """Sample number -> image, record and caption; see `promptnet.datasets.stream`.
 
     Args:
-        data: what `portrait_dataset` returns.
+        data: what `avatar_dataset` returns.
         seed: of order and captions.
         shuffled: False keeps the data set's order and its full captions (validation).
     """
@@ -56,31 +56,31 @@ class PortraitStream(Dataset[dict[str, Any]]):
         }
 
     def _caption(self, row: dict[str, Any], sample: int) -> str:
-        portrait = portrait_of(row)
+        avatar = avatar_of(row)
         if not self.shuffled:
-            return caption(portrait.identity, portrait.attributes)
-        return random_caption(portrait.identity, portrait.attributes, rng=sample_rng(self.seed, sample, "caption"))
+            return caption(avatar.identity, avatar.attributes)
+        return random_caption(avatar.identity, avatar.attributes, rng=sample_rng(self.seed, sample, "caption"))
 
 
-class PortraitDataModule(CountedSamples):
-    """Portraits for training (endless, resumable) and for validation (fixed, unseen identities).
+class AvatarDataModule(CountedSamples):
+    """Avatars for training (endless, resumable) and for validation (fixed, unseen identities).
 
     Batches: `pixels` (B, 3, S, S) in [-1, 1]; `codes` (B, 10), places in `FIELDS`; `caption`, B strings; `sample` (B,),
-    numbers that seed everything random about the sample; `index` (B,), the picture's place in the data set.
+    numbers that seed everything random about the sample; `index` (B,), the image's place in the data set.
 
     Args:
         num_pictures: rendered for training.
         num_validation: rendered for validation, of other people.
         batch_size: a process and step.
-        seed: of pictures, order and captions.
-        size_px: side of the pictures.
+        seed: of images, order and captions.
+        size_px: side of the images.
         cache_dir: where the rendered sets are kept.
         num_workers: loader processes a rank.
     """
 
     def __init__(
         self,
-        num_pictures: int = 24000,
+        num_images: int = 24000,
         num_validation: int = 512,
         batch_size: int = 32,
         seed: int = 0,
@@ -89,7 +89,7 @@ class PortraitDataModule(CountedSamples):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.num_pictures, self.num_validation, self.batch_size = num_pictures, num_validation, batch_size
+        self.num_images, self.num_validation, self.batch_size = num_images, num_validation, batch_size
         self.seed, self.size_px, self.cache_dir, self.num_workers = seed, size_px, cache_dir, num_workers
 
     def prepare_data(self) -> None:
@@ -99,8 +99,8 @@ class PortraitDataModule(CountedSamples):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the rendered sets."""
-        self.train = PortraitStream(self.rendered("train"), seed=self.seed)
-        self.validation = PortraitStream(self.rendered("validation"), seed=self.seed, shuffled=False)
+        self.train = AvatarStream(self.rendered("train"), seed=self.seed)
+        self.validation = AvatarStream(self.rendered("validation"), seed=self.seed, shuffled=False)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Every rank's share of the endless stream, from where the run stands."""
@@ -115,5 +115,5 @@ class PortraitDataModule(CountedSamples):
 
     def rendered(self, split: Split) -> datasets.Dataset:
         """The rendered set of "train" or "validation"."""
-        number = self.num_pictures if split == "train" else self.num_validation
-        return portrait_dataset(split, number, seed=self.seed, size_px=self.size_px, cache_dir=Path(self.cache_dir))
+        number = self.num_images if split == "train" else self.num_validation
+        return avatar_dataset(split, number, seed=self.seed, size_px=self.size_px, cache_dir=Path(self.cache_dir))

@@ -1,4 +1,4 @@
-"""What pretraining the encoder sees: a reference picture and a target picture of the same person, with a prompt."""
+"""What pretraining the encoder sees: a reference image and a target image of the same person, with a prompt."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.utils.data import Dataset
 
 from promptnet.datasets.avatars.captions import caption
-from promptnet.datasets.avatars.dataset import portrait_of
-from promptnet.datasets.avatars.module import PortraitDataModule, codes_of, pixels_of
+from promptnet.datasets.avatars.dataset import avatar_of
+from promptnet.datasets.avatars.module import AvatarDataModule, codes_of, pixels_of
 from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS
 from promptnet.datasets.stream import dataset_index, sample_rng
 
@@ -28,9 +28,9 @@ class SubjectPairs(Dataset[dict[str, Any]]):
     same prompt with the person's description in its place.
 
     Args:
-        data: what `portrait_dataset` returns.
+        data: what `avatar_dataset` returns.
         seed: of order, partners and prompts.
-        reference: "same-picture" as published, or another picture of the "same-identity".
+        reference: "same-image" as published, or another image of the "same-identity".
         captioned: probability that the prompt names attributes of the target; else it is "a portrait of S*".
         shuffled: False keeps the data set's order (validation).
     """
@@ -45,15 +45,15 @@ class SubjectPairs(Dataset[dict[str, Any]]):
         shuffled: bool = True,
     ) -> None:
         if reference not in ("same-picture", "same-identity"):
-            raise ValueError(f"reference={reference!r} must be 'same-picture' or 'same-identity'")
+            raise ValueError(f"reference={reference!r} must be 'same-image' or 'same-identity'")
         if not 0 <= captioned <= 1:
             raise ValueError(f"captioned={captioned} must be a probability")
         self.data, self.seed, self.reference, self.captioned, self.shuffled = data, seed, reference, captioned, shuffled
         columns = data.select_columns(list(IDENTITY_FIELDS))[:]
         self.people = list(zip(*(columns[field] for field in IDENTITY_FIELDS), strict=True))
-        self.pictures_of: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self.images_of: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for index, person in enumerate(self.people):
-            self.pictures_of[person].append(index)
+            self.images_of[person].append(index)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -72,35 +72,35 @@ class SubjectPairs(Dataset[dict[str, Any]]):
         }
 
     def _partner(self, target: int, sample: int) -> int:
-        """Another picture of the same person, where there is one."""
+        """Another image of the same person, where there is one."""
         if self.reference == "same-picture":
             return target
-        others = [index for index in self.pictures_of[self.people[target]] if index != target]
+        others = [index for index in self.images_of[self.people[target]] if index != target]
         return sample_rng(self.seed, sample, "partner").choice(others) if others else target
 
     def _prompts(self, row: dict[str, Any], sample: int) -> dict[str, str]:
-        rng, portrait = sample_rng(self.seed, sample, "prompt"), portrait_of(row)
+        rng, avatar = sample_rng(self.seed, sample, "prompt"), avatar_of(row)
         fields: set[str] = set()
         prompt = NEUTRAL_PROMPT
         if rng.random() < self.captioned:
             keep = rng.random()
             fields = {field for field in ATTRIBUTE_FIELDS if rng.random() < keep}
-            prompt = caption(None, portrait.attributes, subject="S*", fields=fields, rng=rng)
-        described = caption(portrait.identity, portrait.attributes, fields=fields | set(IDENTITY_FIELDS))
+            prompt = caption(None, avatar.attributes, subject="S*", fields=fields, rng=rng)
+        described = caption(avatar.identity, avatar.attributes, fields=fields | set(IDENTITY_FIELDS))
         return {"prompt": prompt, "described": described}
 
 
-class PairDataModule(PortraitDataModule):
-    """`PortraitDataModule` whose items are `SubjectPairs`.
+class PairDataModule(AvatarDataModule):
+    """`AvatarDataModule` whose items are `SubjectPairs`.
 
     Args:
-        reference: "same-picture" as published, or "same-identity".
+        reference: "same-image" as published, or "same-identity".
         captioned: probability that the prompt names attributes of the target.
-        portraits: arguments of `PortraitDataModule`.
+        avatars: arguments of `AvatarDataModule`.
     """
 
-    def __init__(self, reference: Reference = "same-identity", captioned: float = 2 / 3, **portraits: Any) -> None:
-        super().__init__(**portraits)
+    def __init__(self, reference: Reference = "same-identity", captioned: float = 2 / 3, **avatars: Any) -> None:
+        super().__init__(**avatars)
         self.reference, self.captioned = reference, captioned
 
     def setup(self, stage: str | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Procedural cartoon portraits: every picture has an exact record of who it is and what it wears.
+"""Procedural cartoon avatars: every image has an exact record of who it is and what it wears.
 
-A portrait is an *identity* (who: style, skin, hair, beard) and *attributes* (how: expression, glasses, background,
+An avatar is an *identity* (who: style, skin, hair, beard) and *attributes* (how: expression, glasses, background,
 clothes). Any identity can be rendered with any attributes at any size, which gives the true answer to "this person,
 sad, in sunglasses, on a pink background". The drawings are DiceBear styles whose licences allow redistribution
 (see NOTICE); the glasses are drawn by this module on top, because only one of the styles has glasses of its own.
@@ -76,7 +76,7 @@ class StyleSpec:
     lens_radius: float
 
 
-# Eyes and lens radii are percentages of the picture's side, at the scale and shift given beside them.
+# Eyes and lens radii are percentages of the image's side, at the scale and shift given beside them.
 STYLES: dict[str, StyleSpec] = {
     "micah": StyleSpec(
         definition="micah",
@@ -199,7 +199,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class Identity(_Record):
-    """Who a portrait shows. Values are those of `FIELDS`; the hair shape must be one that the style draws."""
+    """Who an avatar shows. Values are those of `FIELDS`; the hair shape must be one that the style draws."""
 
     style: str
     skin: str
@@ -215,7 +215,7 @@ class Identity(_Record):
 
 @dataclass(frozen=True)
 class Attributes(_Record):
-    """What the person of a portrait does and wears, and what is behind. Values are those of `FIELDS`."""
+    """What the person of an avatar does and wears, and what is behind. Values are those of `FIELDS`."""
 
     expression: str
     glasses: str
@@ -225,8 +225,8 @@ class Attributes(_Record):
 
 
 @dataclass(frozen=True)
-class Portrait:
-    """One picture's complete record."""
+class AvatarRecord:
+    """One image's complete record."""
 
     identity: Identity
     attributes: Attributes
@@ -269,10 +269,10 @@ def sample_attributes(rng: random.Random) -> Attributes:
     return Attributes(**{field: rng.choice(FIELDS[field]) for field in ATTRIBUTE_FIELDS})
 
 
-def sample_portrait(seed: int, index: int, split: Split = "train") -> Portrait:
+def sample_avatar(seed: int, index: int, split: Split = "train") -> AvatarRecord:
     """The `index`-th portrait of an endless, deterministic stream; a function of (seed, index, split) alone."""
     rng = random.Random(f"{seed} {split} {index}")
-    return Portrait(rng.choice(identities(split)), sample_attributes(rng))
+    return AvatarRecord(rng.choice(identities(split)), sample_attributes(rng))
 
 
 @functools.cache
@@ -321,7 +321,7 @@ def _glasses_svg(spec: StyleSpec, kind: str) -> str:
 
 
 def to_svg(identity: Identity, attributes: Attributes) -> str:
-    """The portrait as SVG markup (square)."""
+    """The avatar as SVG markup (square)."""
     from dicebear import Avatar
 
     svg = str(Avatar(_style(STYLES[identity.style].definition), _options(identity, attributes)))
@@ -334,15 +334,15 @@ def to_svg(identity: Identity, attributes: Attributes) -> str:
 
 
 def render(identity: Identity, attributes: Attributes, size_px: int = 64) -> Image.Image:
-    """Draw one portrait.
+    """Draw one avatar.
 
     Args:
         identity: who.
         attributes: how.
-        size_px: side of the square picture, 8 to 4096.
+        size_px: side of the square image, 8 to 4096.
 
     Returns:
-        An RGB picture, `size_px` on a side; the same bytes for the same record on every machine.
+        An RGB image, `size_px` on a side; the same bytes for the same record on every machine.
     """
     if not 8 <= size_px <= 4096:
         raise ValueError(f"size_px={size_px} is outside 8 to 4096")

@@ -1,7 +1,7 @@
 """Flips and colour jitter of whole samples, as functions of the sample number.
 
-One draw serves reference and target, so that the encoder never learns that a subject's colours do not matter. Pictures
-are mirrored each on its own, except where reference and target are the same picture.
+One draw serves reference and target, so that the encoder never learns that a subject's colours do not matter. Images
+are mirrored each on its own, except where reference and target are the same image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Augmentation:
     """How samples are varied.
 
     Args:
-        flip: probability that a picture is mirrored.
+        flip: probability that an image is mirrored.
         colour_jitter: j; brightness, contrast and saturation change by factors in 1 - j to 1 + j, hue by up to j / 10
             turns. 0 for none.
         seed: of the draws.
@@ -61,7 +61,7 @@ class Augmentation:
 
 
 def recoloured(image: Image.Image, colours: Colours) -> Image.Image:
-    """A picture with brightness, contrast, saturation and hue changed, in this order."""
+    """An image with brightness, contrast, saturation and hue changed, in this order."""
     if colours == Colours():
         return image
     changed: Any = image  # torchvision types tensors alone, and takes either

@@ -1,8 +1,8 @@
-"""What the frozen networks make of every picture, computed once: moments of the VAE, states of the vision tower.
+"""What the frozen networks make of every image, computed once: moments of the VAE, states of the image encoder.
 
-A file's name is a hash of the pictures (of a shard, as served), of the network's weights, type and settings, and of how
-the picture is framed. Another picture, network or size is another name, so what is read cannot be stale. Mirrored
-pictures have entries of their own. Colour jitter has none: it is different each time, so the two exclude each other.
+A file's name is a hash of the images (of a shard, as served), of the network's weights, type and settings, and of how
+the image is framed. Another image, network or size is another name, so what is read cannot be stale. Mirrored
+images have entries of their own. Colour jitter has none: it is different each time, so the two exclude each other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from promptnet.datasets.avatars.latents import weights_hash
 from promptnet.datasets.faces.shards import ShardStore
 
 ROWS_PER_FILE = 256
-BATCH_SIZE = 16  # pictures encoded together
+BATCH_SIZE = 16  # images encoded together
 _MAX_HANDLES = 256
 
 
@@ -56,10 +56,10 @@ class FeatureCache:
     Args:
         root: folder of all caches.
         kind: "latents", "reference-latents" or "vision".
-        framing: how a picture is made into the network's input, in words; part of the name.
+        framing: how an image is made into the network's input, in words; part of the name.
         network: its `network_hash`.
-        store: where the pictures are.
-        flips: whether there are entries for mirrored pictures.
+        store: where the images are.
+        flips: whether there are entries for mirrored images.
     """
 
     def __init__(
@@ -150,10 +150,10 @@ def fill(
 
     Args:
         cache: where they are kept.
-        pixels: (row, flipped) -> the picture (3, H, W).
-        encode: pictures (of one size or several) -> their features, in order.
+        pixels: (row, flipped) -> the image (3, H, W).
+        encode: images (of one size or several) -> their features, in order.
         chunks: those to compute, such as this rank's share of `cache.missing()`.
-        batch_size: pictures encoded together.
+        batch_size: images encoded together.
         after_batch: called `num_batches` times; what it raises ends the filling, and whole chunks stay.
     """
     for chunk in chunks:

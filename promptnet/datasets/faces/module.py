@@ -34,18 +34,18 @@ class FaceDataModule(CountedSamples):
         data_dir: the prepared set: a folder with parquet shards, or an address that fsspec understands
             (`hf://datasets/me/faces`).
         cache_dir: for copies of the shards and precomputed features, on a fast local disk.
-        validation_dir: another prepared set to validate on. Without one, `num_validation` pictures are held out, with
+        validation_dir: another prepared set to validate on. Without one, `num_validation` images are held out, with
             all others of the people in them.
-        num_validation: pictures to validate on; 0 for none.
+        num_validation: images to validate on; 0 for none.
         resolution_px: side of the square that is trained on, and that the encoder reads.
-        sizes_px: aspect buckets for targets, (width, height) each; every picture goes into the one of its shape. None
+        sizes_px: aspect buckets for targets, (width, height) each; every image goes into the one of its shape. None
             trains on squares alone.
         batch_size: a process and step.
-        reference: "same-picture" as published, or another picture of the "same-identity" where there is one.
+        reference: "same-image" as published, or another image of the "same-identity" where there is one.
         captioned: probability that the set's caption is used (column `caption`).
         neutral_prompt: the prompt without a caption.
         caption_prompt: the prompt with one.
-        flip: probability that a picture is mirrored.
+        flip: probability that an image is mirrored.
         colour_jitter: strength of changes in colour; excludes precomputed features.
         features: what is computed once and kept: "latents", "vision" or both.
         window_shards: None copies the whole set to `cache_dir`. A number streams: so many shards are mixed at a time,
@@ -118,7 +118,7 @@ class FaceDataModule(CountedSamples):
         rows = [row for row, person in enumerate(people) if person not in names]
         if not rows:
             raise ValueError(
-                f"num_validation={self.num_validation} holds out every person of the {len(people)} pictures in "
+                f"num_validation={self.num_validation} holds out every person of the {len(people)} images in "
                 f"'{self.data_dir}': lower it, or give a validation_dir."
             )
         sizes = self._sizes(store)
@@ -165,7 +165,7 @@ class FaceDataModule(CountedSamples):
         """Have the sets read precomputed features; the caches to be filled, and how a (row, flipped) looks in each.
 
         Args:
-            networks: the `network_hash` of the VAE ("latents") and of the vision tower ("vision").
+            networks: the `network_hash` of the VAE ("latents") and of the image encoder ("vision").
         """
         found: dict[tuple[Path, str], tuple[FeatureCache, Pixels]] = {}
         for pairs in (self.train, self.validation):
@@ -223,13 +223,13 @@ def _check(
 ) -> None:
     """Refuse settings that exclude each other."""
     if reference not in ("same-picture", "same-identity"):
-        raise ValueError(f"reference={reference!r} must be 'same-picture' or 'same-identity'")
+        raise ValueError(f"reference={reference!r} must be 'same-image' or 'same-identity'")
     unknown = set(features) - {"latents", "vision"}
     if unknown:
         raise ValueError(f"features={features} can hold 'latents' and 'vision', not {sorted(unknown)}")
     if features and colour_jitter:
         raise ValueError(
-            f"colour_jitter={colour_jitter} changes every picture every time, so nothing can be precomputed: set it to "
+            f"colour_jitter={colour_jitter} changes every image every time, so nothing can be precomputed: set it to "
             f"0, or leave out features={features}. (Flips go well with both.)"
         )
     if window_shards is not None and sizes_px:
@@ -255,11 +255,11 @@ def _rows_of(people: list[str]) -> dict[str, list[int]]:
     return rows
 
 
-def _held_out(people: list[str], num_pictures: int) -> list[str]:
-    """People enough for so many pictures, chosen by a hash of their names: growing the set moves few."""
+def _held_out(people: list[str], num_images: int) -> list[str]:
+    """People enough for so many images, chosen by a hash of their names: growing the set moves few."""
     rows, chosen, count = _rows_of(people), [], 0
     for person in sorted(rows, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest()):
-        if count >= num_pictures:
+        if count >= num_images:
             break
         chosen.append(person)
         count += len(rows[person])

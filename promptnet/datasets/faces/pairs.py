@@ -1,4 +1,4 @@
-"""Pairs of pictures from a prepared set: a reference and a target of one person, with a prompt.
+"""Pairs of images from a prepared set: a reference and a target of one person, with a prompt.
 
 Everything about a sample (which rows, mirrored or not, colours, prompt) is a function of (seed, sample number).
 """
@@ -18,7 +18,7 @@ from promptnet.datasets.avatars.pairs import Reference
 from promptnet.datasets.faces.augment import Augmentation, fitted, recoloured
 from promptnet.datasets.faces.features import FeatureCache
 from promptnet.datasets.faces.sampler import Order, Size
-from promptnet.datasets.faces.shards import ShardStore, open_picture
+from promptnet.datasets.faces.shards import ShardStore, open_row_image
 from promptnet.datasets.stream import sample_rng
 from promptnet.images.crop import to_pixels
 
@@ -106,9 +106,9 @@ class Caches:
     """Precomputed features; None where they are computed as they are needed.
 
     Attributes:
-        latents: of pictures at the targets' sizes.
+        latents: of images at the targets' sizes.
         reference_latents: of the squares that the encoder reads; without aspect buckets the same.
-        vision: the vision tower's states.
+        vision: the image encoder's states.
     """
 
     latents: FeatureCache | None = None
@@ -118,7 +118,7 @@ class Caches:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The size each row's picture is trained at: one for all, or those of aspect buckets."""
+    """The size each row's image is trained at: one for all, or those of aspect buckets."""
 
     square_px: int
     of_row: Mapping[int, Size] | None = None
@@ -143,10 +143,10 @@ class FacePairs(Dataset[dict[str, Any]]):
     where that is cached. `target_...` is left out where it would repeat the reference's.
 
     Args:
-        store: the pictures.
+        store: the images.
         order: which row comes when; None takes the rows of `fixed` in turn.
         partners: who may be whose reference.
-        reference: "same-picture" as published, or "same-identity".
+        reference: "same-image" as published, or "same-identity".
         sizes: of the square that the encoder reads, and of the targets.
         prompts: how they are made.
         augmentation: flips and colours.
@@ -220,26 +220,26 @@ class FacePairs(Dataset[dict[str, Any]]):
         if self.caches.vision is not None:
             parts["reference_vision"] = self.caches.vision.read(row, flipped)
         if len(parts) < 2:
-            parts["reference_pixels"] = to_pixels(self.picture(row, flipped, self.sizes.square, sample))
+            parts["reference_pixels"] = to_pixels(self.image(row, flipped, self.sizes.square, sample))
         return parts
 
     def _target_parts(self, row: int, flipped: bool, size: Size, sample: int) -> dict[str, torch.Tensor]:
         latents = self._latents_cache(size)
         if latents is not None:
             return {"target_moments": latents.read(row, flipped)}
-        return {"target_pixels": to_pixels(self.picture(row, flipped, size, sample))}
+        return {"target_pixels": to_pixels(self.image(row, flipped, size, sample))}
 
     def reference_pixels(self, row: int, flipped: bool) -> torch.Tensor:
-        """A row's picture as the encoder reads it, (3, S, S) in [-1, 1], in its own colours: what is cached."""
-        return to_pixels(self.picture(row, flipped, self.sizes.square, None))
+        """A row's image as the encoder reads it, (3, S, S) in [-1, 1], in its own colours: what is cached."""
+        return to_pixels(self.image(row, flipped, self.sizes.square, None))
 
     def target_pixels(self, row: int, flipped: bool) -> torch.Tensor:
-        """A row's picture at the size it is trained at, (3, H, W) in [-1, 1], in its own colours."""
-        return to_pixels(self.picture(row, flipped, self.sizes.of(row), None))
+        """A row's image at the size it is trained at, (3, H, W) in [-1, 1], in its own colours."""
+        return to_pixels(self.image(row, flipped, self.sizes.of(row), None))
 
-    def picture(self, row: int, flipped: bool, size: Size, sample: int | None) -> Image.Image:
-        """A row's picture, framed, mirrored and coloured."""
-        image, _ = fitted(open_picture(self.store.row(row, ["image"])["image"]), *size)
+    def image(self, row: int, flipped: bool, size: Size, sample: int | None) -> Image.Image:
+        """A row's image, framed, mirrored and coloured."""
+        image, _ = fitted(open_row_image(self.store.row(row, ["image"])["image"]), *size)
         if flipped:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if sample is None or self.order is None:

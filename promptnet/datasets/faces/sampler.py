@@ -193,7 +193,7 @@ class _BucketBatches(Sampler[list[int]]):
 
 
 def nearest_size(width_px: int, height_px: int, sizes: Sequence[Size]) -> Size:
-    """The size whose shape is closest to a picture's, by the ratio of the aspect ratios."""
+    """The size whose shape is closest to an image's, by the ratio of the aspect ratios."""
 
     def distance(size: Size) -> float:
         ratio = (size[0] * height_px) / (size[1] * width_px)

@@ -5,10 +5,10 @@ Arrow file that is mapped into memory. A set that fits on the disk is copied who
 `max_shards`, those used last, and fetches the others again when their turn comes. Loader processes and ranks of one
 machine share the copies.
 
-A copy is named after the shard's version, as its file system tells it, and after a hash of the pictures in it. What is
-computed from pictures is filed under that hash (promptnet.datasets.faces.features), which comes from the very bytes
+A copy is named after the shard's version, as its file system tells it, and after a hash of the images in it. What is
+computed from images is filed under that hash (promptnet.datasets.faces.features), which comes from the very bytes
 that are served. An empty file of the copy's name stays where the copy had to make room, so that a hash is learnt once.
-While it is copied, every picture is decoded once: its size is noted (columns `width_px`, `height_px`), and one that
+While it is copied, every image is decoded once: its size is noted (columns `width_px`, `height_px`), and one that
 cannot be
 read stops the run at its start and not after a day.
 """
@@ -71,9 +71,7 @@ def find_shards(source: str | os.PathLike[str]) -> list[Shard]:
     names = [name for name in system.glob(f"{root.rstrip('/')}/**/*.parquet") if not _hidden(name, root)]
     shards = [_read_footer(system, name) for name in sorted(names)]
     if not sum(shard.num_rows for shard in shards):
-        raise ValueError(
-            f"There are no pictures in parquet files under '{source}': make some with `promptnet prepare`."
-        )
+        raise ValueError(f"There are no images in parquet files under '{source}': make some with `promptnet prepare`.")
     return [shard for shard in shards if shard.num_rows]
 
 
@@ -88,17 +86,17 @@ def _read_footer(system: Any, name: str) -> Shard:
     return Shard(url, num_rows, hashlib.blake2b(f"{url} {system.ukey(name)}".encode(), digest_size=12).hexdigest())
 
 
-def picture_bytes(value: Any) -> bytes:
-    """A picture column's value: bytes, or the record of bytes and path that Hugging Face data sets keep."""
+def image_bytes(value: Any) -> bytes:
+    """An image column's value: bytes, or the record of bytes and path that Hugging Face data sets keep."""
     data = value["bytes"] if isinstance(value, dict) else value
     if not isinstance(data, bytes):
-        raise ValueError("The column 'image' does not hold pictures' bytes: make the set with `promptnet prepare`.")
+        raise ValueError("The column 'image' does not hold images' bytes: make the set with `promptnet prepare`.")
     return data
 
 
-def open_picture(value: Any) -> Image.Image:
-    """The picture of a row, decoded by the one guarded function."""
-    return open_image(BytesIO(picture_bytes(value)), min_size_px=1)
+def open_row_image(value: Any) -> Image.Image:
+    """The image of a row, decoded by the one guarded function."""
+    return open_image(BytesIO(image_bytes(value)), min_size_px=1)
 
 
 _STORES: WeakSet[ShardStore] = WeakSet()
@@ -186,7 +184,7 @@ class ShardStore:
         return values
 
     def content(self, shard: int) -> str:
-        """The hash of a shard's pictures, in their order."""
+        """The hash of a shard's images, in their order."""
         version = self.shards[shard].version
         if version not in self._contents:
             note = next(self.copies_dir.glob(f"{version}-*{_LEARNT}"), None)  # of another process
@@ -269,10 +267,10 @@ class ShardStore:
 
 
 def write_copy(url: str, path: Path) -> str:
-    """Copy one parquet file into an uncompressed Arrow file, flushed to the disk; the hash of its pictures.
+    """Copy one parquet file into an uncompressed Arrow file, flushed to the disk; the hash of its images.
 
     Raises:
-        ValueError: it has no pictures, or one that cannot be read; the message names the row.
+        ValueError: it has no images, or one that cannot be read; the message names the row.
     """
     import fsspec
 
@@ -287,10 +285,10 @@ def write_copy(url: str, path: Path) -> str:
             schema = schema.append(pa.field(name, pa.int32()))
         with open(path, "wb") as file, pa.ipc.new_file(file, schema) as writer, ThreadPoolExecutor() as pool:
             for number, batch in enumerate(parquet.iter_batches(_COPIED_ROWS, use_threads=False)):
-                pictures = [picture_bytes(value) for value in batch.column("image").to_pylist()]
-                for picture in pictures:
-                    digest.update(len(picture).to_bytes(8, "little") + picture)
-                named = [(f"row {number * _COPIED_ROWS + i} of {url}", data) for i, data in enumerate(pictures)]
+                images = [image_bytes(value) for value in batch.column("image").to_pylist()]
+                for image in images:
+                    digest.update(len(image).to_bytes(8, "little") + image)
+                named = [(f"row {number * _COPIED_ROWS + i} of {url}", data) for i, data in enumerate(images)]
                 sizes = list(pool.map(_size, named))
                 columns = [pa.array([size[axis] for size in sizes], pa.int32()) for axis in (0, 1)]
                 writer.write_batch(pa.record_batch([*batch.columns, *columns], schema=schema))
@@ -299,11 +297,11 @@ def write_copy(url: str, path: Path) -> str:
 
 
 def _size(named: tuple[str, bytes]) -> tuple[int, int]:
-    name, picture = named
+    name, image = named
     try:
-        return open_picture(picture).size
+        return open_row_image(image).size
     except ImageError as error:
-        raise ImageError(f"The picture in {name} cannot be used ({error}). Prepare the set again.") from error
+        raise ImageError(f"The image in {name} cannot be used ({error}). Prepare the set again.") from error
 
 
 def _sync(path: Path) -> None:

@@ -48,7 +48,7 @@ class Outcome:
         face_px: longer side of each row's box.
     """
 
-    num_pictures: int = 0
+    num_images: int = 0
     num_accepted: int = 0
     shards: list[Shard] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
@@ -82,7 +82,7 @@ def finish(parts: Sequence[Part], made: Path, out: Path) -> Outcome:
 def _add(
     part: Part, record: PartRecord, made: Path, new: Path, outcome: Outcome, seen: dict[str, tuple[str, str]]
 ) -> None:
-    outcome.num_pictures += record.num_pictures
+    outcome.num_images += record.num_images
     outcome.refusals += record.refusals
     if not record.num_rows:
         return
@@ -98,9 +98,9 @@ def _add(
 
 
 def _without_duplicates(facts: pa.Table, seen: dict[str, tuple[str, str]]) -> tuple[list[int], list[Refusal]]:
-    """Rows of pictures that nobody has seen before, and a refusal for each of the other pictures.
+    """Rows of images that nobody has seen before, and a refusal for each of the other images.
 
-    `seen` is pixel hash -> name and file hash of the first picture that has it. Files that are equal have equal pixels.
+    `seen` is pixel hash -> name and file hash of the first image that has it. Files that are equal have equal pixels.
     """
     kept, duplicates = [], []
     columns = (facts[name].to_pylist() for name in ("source", "source_hash", "pixel_hash"))
@@ -108,7 +108,7 @@ def _without_duplicates(facts: pa.Table, seen: dict[str, tuple[str, str]]) -> tu
         first, first_hash = seen.setdefault(pixel_hash, (source, file_hash))
         if first == source:
             kept.append(row)
-        elif not (duplicates and duplicates[-1].source == source):  # one picture may have several rows
+        elif not (duplicates and duplicates[-1].source == source):  # one image may have several rows
             same = "file" if file_hash == first_hash else "pixels"
             duplicates.append(Refusal(source, "duplicate", f"has the same {same} as '{first}'"))
     return kept, duplicates

@@ -1,4 +1,4 @@
-"""One picture from outside becomes rows of the data set, or is refused with a reason."""
+"""One image from outside becomes rows of the data set, or is refused with a reason."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _JPEG_QUALITY = 95
 
 
 def rows_of(raw: Raw, name: str, options: PrepareOptions, detect: Detect | None) -> list[Row]:
-    """The rows that one source picture gives, without its name: one, or with `faces="all"` one a face.
+    """The rows that one source image gives, without its name: one, or with `faces="all"` one a face.
 
     Args:
-        raw: the picture.
+        raw: the image.
         name: of it, for the rows.
         options: how.
         detect: finds faces, the largest first; None where `options` wants no detector.
@@ -42,7 +42,7 @@ def rows_of(raw: Raw, name: str, options: PrepareOptions, detect: Detect | None)
         best = max(row["sharpness"] for row in found)
         raise Refused("blurred", f"has a sharpness of {best:.1f}: at least {options.min_sharpness} is wanted")
     about = {
-        # Of several people in a picture, nobody knows which of them its name means.
+        # Of several people in an image, nobody knows which of them its name means.
         "identity": raw.identity if len(found) == 1 else None,
         "caption": raw.caption,
         "source": name,
@@ -53,7 +53,7 @@ def rows_of(raw: Raw, name: str, options: PrepareOptions, detect: Detect | None)
 
 
 def _whole(image: Image.Image, options: PrepareOptions) -> list[Row]:
-    """The middle of a picture, or with `keep_aspect` all of it."""
+    """The middle of an image, or with `keep_aspect` all of it."""
     if min(image.size) < options.smallest_face_px:
         side = f"{image.width}x{image.height} px"
         raise Refused("too small", f"is too small, {side}: at least {options.smallest_face_px} px a side are wanted")
@@ -72,7 +72,7 @@ def _faces(image: Image.Image, options: PrepareOptions, detect: Detect) -> list[
     shares = {face: inside_share(crop, image.size) for face, crop in crops.items()}
     inside = [face for face in faces if shares[face] >= options.min_inside]
     if not inside:
-        share = f"{max(shares.values()):.2f} of its square in the picture"
+        share = f"{max(shares.values()):.2f} of its square in the image"
         raise Refused("cut off", f"shows a face at the edge, {share}: at least {options.min_inside} are wanted")
     return [_face_row(image, face, crops[face], options) for face in inside]
 
@@ -119,6 +119,6 @@ def _row(outcome: Image.Image, options: PrepareOptions) -> Row:
 
 
 def _pixel_hash(image: Image.Image) -> str:
-    """Of the upright 8-bit RGB picture, so that two files of one picture are known as such."""
+    """Of the upright 8-bit RGB image, so that two files of one image are known as such."""
     size = f"{image.width}x{image.height} ".encode()
     return hashlib.sha256(size + image.tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What `promptnet prepare` can be told about pictures: checked once, the same in every process."""
+"""What `promptnet prepare` can be told about images: checked once, the same in every process."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ MAX_SIZE_PX = 4096
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """How pictures become rows.
+    """How images become rows.
 
     Args:
-        detector: "mtcnn" finds, aligns and crops faces; "none" takes the middle of pictures that are cropped already.
+        detector: "mtcnn" finds, aligns and crops faces; "none" takes the middle of images that are cropped already.
         faces: which of those that are large and sure enough: "largest", "all", or none unless there is "exactly-one".
         margin: space around a face on each side, as a share of the face.
         size_px: side of the outcome.
-        keep_aspect: without a detector, keep the whole picture, its shorter side `size_px`.
-        min_face_px: longer side of a face (without a detector: shorter side of a picture) at least, in the source; None
+        keep_aspect: without a detector, keep the whole image, its shorter side `size_px`.
+        min_face_px: longer side of a face (without a detector: shorter side of an image) at least, in the source; None
             takes a quarter of `size_px`.
         min_score: the detector's score at least.
-        min_inside: share of a face's square that lies in the picture at least; the rest is mirrored.
+        min_inside: share of a face's square that lies in the image at least; the rest is mirrored.
         min_sharpness: see `promptnet.images.crop`, of the outcome.
-        max_pixels: of a source picture.
+        max_pixels: of a source image.
         encoding: of the outcome; PNG loses nothing.
-        part_size: pictures that are prepared as one piece of work and end in one shard.
+        part_size: images that are prepared as one piece of work and end in one shard.
 
     Raises:
         ValueError: a value outside its range, or a combination that means nothing.

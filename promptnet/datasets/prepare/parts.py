@@ -39,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A picture that was left out: its name, the reason in a word or two, the problem in a sentence."""
+    """An image that was left out: its name, the reason in a word or two, the problem in a sentence."""
 
     source: str
     reason: str
@@ -57,7 +57,7 @@ class PartRecord:
         refusals: of the others.
     """
 
-    num_pictures: int
+    num_images: int
     num_rows: int
     num_bytes: int
     refusals: list[Refusal]
@@ -77,7 +77,7 @@ def make_part(
     detect: Detect | None,
     tick: Callable[[], None],
 ) -> None:
-    """Read, prepare and write the pictures of one part; `tick` is called after each.
+    """Read, prepare and write the images of one part; `tick` is called after each.
 
     Raises:
         OSError: the disk is full or the folder gone; then the part is not done.
@@ -104,7 +104,7 @@ def _rows(source: Source, entry: Entry, options: PrepareOptions, detect: Detect 
 
 
 def parquet(rows: Any) -> bytes:
-    """A shard's file. Pictures are compressed already; small row groups let readers skip.
+    """A shard's file. Images are compressed already; small row groups let readers skip.
 
     Args:
         rows: dictionaries, or an Arrow table.
@@ -131,4 +131,4 @@ def read_record(part: Part, folder: Path) -> PartRecord | None:
         return None
     rows = folder / part.file_name
     num_bytes = rows.stat().st_size if rows.is_file() else 0
-    return record if (num_bytes, len(part.entries)) == (record.num_bytes, record.num_pictures) else None
+    return record if (num_bytes, len(part.entries)) == (record.num_bytes, record.num_images) else None

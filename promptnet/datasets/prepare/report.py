@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHARD_FOLDER = "data"
 REPORT = "report.json"
 
-# Column -> its type as `datasets` names it. Pixels count from the upper left corner of the upright source picture.
+# Column -> its type as `datasets` names it. Pixels count from the upper left corner of the upright source image.
 FEATURES: dict[str, dict[str, Any]] = {
     "image": {"_type": "Image"},
     "identity": {"dtype": "string", "_type": "Value"},  # null: not known
@@ -31,14 +31,14 @@ FEATURES: dict[str, dict[str, Any]] = {
     "crop": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"},
     "score": {"dtype": "float32", "_type": "Value"},  # of the detector; null without one
     "sharpness": {"dtype": "float32", "_type": "Value"},
-    "source": {"dtype": "string", "_type": "Value"},  # name of the picture in its source
+    "source": {"dtype": "string", "_type": "Value"},  # name of the image in its source
     "source_hash": {"dtype": "string", "_type": "Value"},  # SHA-256 of its file
     "pixel_hash": {"dtype": "string", "_type": "Value"},  # SHA-256 of its pixels, upright
 }
 
 
 def schema() -> pa.Schema:
-    """The shards' columns, with what tells `datasets` that `image` holds pictures."""
+    """The shards' columns, with what tells `datasets` that `image` holds images."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float32()
@@ -77,7 +77,7 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 def load_prepared(folder: str | Path, **options: Any) -> Any:
     """A prepared data set as a Hugging Face `Dataset` (or with `streaming=True` an `IterableDataset`).
 
-    Without `streaming`, `datasets` copies the pictures into its cache: pass a `cache_dir` as private as the folder.
+    Without `streaming`, `datasets` copies the images into its cache: pass a `cache_dir` as private as the folder.
 
     Args:
         folder: what `promptnet prepare` wrote.

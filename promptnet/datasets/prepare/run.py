@@ -1,4 +1,4 @@
-"""From pictures anywhere to a data set for training: `prepare_pictures` is `promptnet prepare` but for the printing."""
+"""From images anywhere to a data set for training: `prepare_images` is `promptnet prepare` but for the printing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ configs:
   - split: train
     path: data/*.parquet
 ---
-Pictures prepared by `promptnet prepare`; what was left out, and why, is in report.json. Pictures of faces are biometric
+Images prepared by `promptnet prepare`; what was left out, and why, is in report.json. Images of faces are biometric
 data: keep this folder as private as the photographs themselves.
 """
 
@@ -51,7 +51,7 @@ class Prepared:
     was_finished: bool
 
 
-def prepare_pictures(
+def prepare_images(
     names: Sequence[str],
     out: str | Path,
     options: PrepareOptions | None = None,
@@ -62,16 +62,16 @@ def prepare_pictures(
 ) -> Prepared:
     """Prepare a data set, or go on with one that was cut off; the outcome is the same to the byte.
 
-    The folder is for its owner's eyes alone (mode 0700, files 0600). Bad pictures are named in the report and stop
+    The folder is for its owner's eyes alone (mode 0700, files 0600). Bad images are named in the report and stop
     nothing.
 
     Args:
         names: of the sources, see `open_sources`.
         out: the folder to make, or one that the same call has begun; its parent must exist.
-        options: how pictures become rows.
+        options: how images become rows.
         columns: what is called what in the sources.
         workers: processes.
-        progress: is told how many pictures of how many are done.
+        progress: is told how many images of how many are done.
 
     Raises:
         ValueError: an option or source that will not do; `out` holds something else; another process works on it.
@@ -204,12 +204,12 @@ def _work(out: Path, job: Job, parts: list[Part], workers: int, progress: Progre
     done = total - sum(len(part.entries) for part in open_parts)
     progress(done, total)
 
-    def on_pictures(more: int) -> None:
+    def on_images(more: int) -> None:
         nonlocal done
         done += more
         progress(done, total)
 
-    make_parts(job, open_parts, workers, on_pictures)
+    make_parts(job, open_parts, workers, on_images)
     return finish(parts, job.folder, out)
 
 
@@ -218,7 +218,7 @@ def _close(out: Path, plan: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
     reasons = Counter(refusal.reason for refusal in outcome.refusals)
     report = {
         "plan": plan,
-        "pictures": outcome.num_pictures,
+        "pictures": outcome.num_images,
         "accepted": outcome.num_accepted,
         "rows": sum(shard.num_rows for shard in outcome.shards),
         "identities": len(outcome.identities),

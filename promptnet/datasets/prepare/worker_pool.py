@@ -43,14 +43,14 @@ class Job:
         make_part(part, self.sources, self.options, self.folder, detect, tick)
 
 
-def make_parts(job: Job, parts: Sequence[Part], workers: int, on_pictures: Callable[[int], None]) -> None:
+def make_parts(job: Job, parts: Sequence[Part], workers: int, on_images: Callable[[int], None]) -> None:
     """Make parts, in this process or in `workers` others.
 
     Args:
         job: what they have in common.
         parts: those to make.
         workers: processes.
-        on_pictures: is told now and then how many more pictures were looked at.
+        on_pictures: is told now and then how many more images were looked at.
 
     Raises:
         OSError: the disk is full. Parts that were done stay.
@@ -59,13 +59,13 @@ def make_parts(job: Job, parts: Sequence[Part], workers: int, on_pictures: Calla
     if workers == 1 or len(parts) < 2:
         detect = job.detector() if parts else None
         for part in parts:
-            job.make(part, detect, lambda: on_pictures(1))
+            job.make(part, detect, lambda: on_images(1))
         return
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's dead threads
     counter, stop = context.Value("q", 0), context.Event()
     with ProcessPoolExecutor(min(workers, len(parts)), context, _start, (job, counter, stop)) as pool:
         try:
-            _wait_for(pool, parts, counter, on_pictures)
+            _wait_for(pool, parts, counter, on_images)
         except BrokenProcessPool as error:
             raise ValueError(
                 "a worker process died, perhaps for want of memory: repeat the command with fewer --workers; finished "
@@ -76,14 +76,12 @@ def make_parts(job: Job, parts: Sequence[Part], workers: int, on_pictures: Calla
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _wait_for(
-    pool: ProcessPoolExecutor, parts: Sequence[Part], counter: Any, on_pictures: Callable[[int], None]
-) -> None:
+def _wait_for(pool: ProcessPoolExecutor, parts: Sequence[Part], counter: Any, on_images: Callable[[int], None]) -> None:
     waiting = {pool.submit(_make, part) for part in parts}
     seen = 0
     while waiting:
         done, waiting = wait(waiting, _POLL_S, FIRST_EXCEPTION)
-        on_pictures(counter.value - seen)
+        on_images(counter.value - seen)
         seen = counter.value
         for future in done:
             future.result()

@@ -36,7 +36,7 @@ class Learning:
     guidance_scale: float = 3.0
     learning_rate: float = 0.1
     preserve: float = 0.05
-    start_share: float = 0.4
+    start_fraction: float = 0.4
     batch_size: int = 8
     seed: int = 0
     scheduler: str = DDIM
@@ -49,7 +49,9 @@ class Learning:
     def record(self) -> dict[str, Any]:
         """What decides a card; scheduler and teacher where they are others than DDIM and CLIP."""
         usual = {"scheduler": DDIM, "teacher": "clip"}
-        return {name: value for name, value in asdict(self).items() if usual.get(name) != value}
+        found = {name: value for name, value in asdict(self).items() if usual.get(name) != value}
+        # the key of before, as cards are found by a hash of this record
+        return {"start_share" if name == "start_fraction" else name: value for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,10 @@ def learn(task: CardTask) -> None:
         num_steps=how.num_steps,
         scheduler=how.scheduler,
         guidance_scale=how.guidance_scale,
-        start_share=how.start_share,
+        start_fraction=how.start_fraction,
         learning_rate=how.learning_rate,
         parts=loss_parts(task),
-        picture_every=0,
+        image_every=0,
         seed=how.seed,
     )
     data = SeedDataModule(task.num_seeds, min(how.batch_size, task.num_seeds), how.seed)
@@ -122,15 +124,15 @@ def teaching(how: Learning) -> dict[str, float]:
 
 def loss_parts(task: CardTask) -> list[Any]:
     """The parts of the loss: staying like the original, changing as the prompt does, and what the judge says."""
-    from promptnet.training.editing.judge_losses import JudgeKeeps, JudgeShows
+    from promptnet.training.editing.judge_losses import JudgeEditSuccess, JudgePreservation
     from promptnet.training.editing.losses import DirectionalClip, VisionPerceptual
 
     published, edit = [VisionPerceptual(task.how.preserve), DirectionalClip()], task.edit
     if task.how.teacher == "clip":
         return published
     judge = str(judge_folder(task.base, "validation"))
-    shows = JudgeShows({edit.field: edit.value}, judge, temperature=JUDGE_TEMPERATURE)
-    return [*published, shows, JudgeKeeps([edit.field], judge, weight=JUDGE_KEEPS)]
+    shows = JudgeEditSuccess({edit.field: edit.value}, judge, temperature=JUDGE_TEMPERATURE)
+    return [*published, shows, JudgePreservation([edit.field], judge, weight=JUDGE_KEEPS)]
 
 
 def seconds_path(card: Path) -> Path:

@@ -20,27 +20,27 @@ from promptnet.evaluation.edits.cards import (
     learning_seconds,
     teaching,
 )
-from promptnet.evaluation.edits.draw import EditStudioSpec
+from promptnet.evaluation.edits.draw import EditRendererSpec
 from promptnet.evaluation.edits.methods import (
     EIGHT,
     LEARNED,
     LEDITS,
+    METHODS,
     ORIGINAL,
-    ROWS,
-    Way,
-    check_rows,
+    EditMethod,
+    check_methods,
     fixed_weights,
-    make_ways,
+    make_edit_methods,
 )
 from promptnet.evaluation.edits.report import print_edit_results, save_edit_sheet
 from promptnet.evaluation.edits.results import summarise_edits
-from promptnet.evaluation.edits.score import EditMarker, EditScores, make_marker
+from promptnet.evaluation.edits.score import EditScorer, EditScores, make_scorer
 from promptnet.evaluation.edits.tasks import NEUTRAL, Edit, Group, Source, chosen_edits, make_groups
-from promptnet.evaluation.harness.image_cache import Gallery
+from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import OURS
-from promptnet.evaluation.harness.renderer import encoder_folder, picture_size, weight_hashes
-from promptnet.evaluation.harness.workers import Crew, default_workers
+from promptnet.evaluation.harness.renderer import encoder_folder, image_size, weight_hashes
+from promptnet.evaluation.harness.workers import WorkerPool, default_workers
 from promptnet.evaluation.subjects.compare import check_run
 from promptnet.evaluation.subjects.results import save_results
 from promptnet.inference.editing.card import MixingWeights
@@ -55,8 +55,8 @@ LEARNING_FACTOR = 3.5
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """How many pictures an edit is judged on, by where they come from, and learned on."""
+class Images:
+    """How many images an edit is judged on, by where they come from, and learned on."""
 
     seeds: int = 64
     renders: int = 32
@@ -73,8 +73,8 @@ def evaluate_edits(
     base: str | Path,
     *,
     edits: list[str] | None = None,
-    rows: list[str] | None = None,
-    pictures: Pictures | None = None,
+    methods: list[str] | None = None,
+    images: Images | None = None,
     how: Learning | None = None,
     correct_until: float = 1.0,
     split: Split = "test",
@@ -88,19 +88,19 @@ def evaluate_edits(
     """Learn edits, draw them in every way, let a judge read them, and print the comparison.
 
     With `out`, also writes results.json and sheet.png there, and keeps what was learned and drawn in the folders
-    `cards` and `pictures`: repeat the command to go on after an interruption.
+    `cards` and `images`: repeat the command to go on after an interruption.
 
     Args:
         base: folder of the base model; judges lie beside it.
         edits: names of `edits_tasks.EDITS`; None is all.
-        rows: names of `edits_ways.ROWS`; None is all.
-        pictures: how many of each kind; None is as `Pictures` has it.
+        methods: names of `edits_ways.METHODS`; None is all.
+        images: how many of each kind; None is as `Images` has it.
         how: edits are learned; None is as `Learning` has it.
-        correct_until: the share of the steps in which inverted pictures are held on to.
+        correct_until: the share of the steps in which inverted images are held on to.
         split: "test" for results, read by the test judge; "validation" for choices, read by the validation judge.
         out: an existing folder.
         cards: an existing folder that gets the cards learned on several seeds, by the edits' names.
-        seed: decides pictures and noise.
+        seed: decides images and noise.
         device: where to draw; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
         workers: processes; None decides by the device.
@@ -111,31 +111,31 @@ def evaluate_edits(
     Raises:
         ValueError: no such folder, base model, judge, split, edit or row; too many people.
     """
-    pictures, how = pictures or Pictures(), how or Learning()
+    images, how = images or Images(), how or Learning()
     check_run(split, how.num_steps)
     scheduler_class(how.scheduler)
-    chosen, names = chosen_edits(edits), check_rows(rows)
+    chosen, names = chosen_edits(edits), check_methods(methods)
     folder = None if out is None else check_folder(out)
     ready = None if cards is None else check_folder(cards)
     read_by = judge_folder(base, split, judge)
-    reader, size_px = load_judge(read_by, device), picture_size(base)
-    groups = pictures.groups(split, seed)
+    reader, size_px = load_judge(read_by, device), image_size(base)
+    groups = images.groups(split, seed)
     workers = default_workers(device or "cpu") if workers is None else workers
-    print(estimate(len(chosen), names, pictures, how, workers))
-    spec = EditStudioSpec(
+    print(estimate(len(chosen), names, images, how, workers))
+    spec = EditRendererSpec(
         Path(base), how.num_steps, device or "cpu", guidance_scale=how.guidance_scale, scheduler=how.scheduler
     )
-    hashes = hashes_of(base, with_encoder=bool(pictures.subjects))
+    hashes = hashes_of(base, with_encoder=bool(images.subjects))
     with kept_in(folder) as place:
-        tasks = card_tasks(spec, chosen, names, pictures.learned_on, how, place)
+        tasks = card_tasks(spec, chosen, names, images.learned_on, how, place)
         learned = all_cards(tasks, workers)
-        ways = make_ways(names, chosen, learned, correct_until)
-        gallery = Gallery(place / "pictures", hashes, how.num_steps, size_px)
-        with Crew(spec, workers) as crew:
-            table = Table(groups, ways, gallery, how.guidance_scale, how.scheduler)
-            table.draw(crew)
+        edit_methods = make_edit_methods(names, chosen, learned, correct_until)
+        image_cache = ImageCache(place / "pictures", hashes, how.num_steps, size_px)
+        with WorkerPool(spec, workers) as pool:
+            table = Table(groups, edit_methods, image_cache, how.guidance_scale, how.scheduler)
+            table.draw(pool)
         scores = table.scores(reader, size_px, device)
-        settings: dict[str, Any] = {"split": split, "seed": seed, "pictures": asdict(pictures), "how": asdict(how)}
+        settings: dict[str, Any] = {"split": split, "seed": seed, "pictures": asdict(images), "how": asdict(how)}
         settings["taught_by"] = teaching(how)
         settings |= {"correct_until": correct_until, "weights": weights_record(learned), "base": hashes}
         settings["judge"] = {"name": read_by.resolve().name, "hash": weight_hashes(read_by, [])["base"]}
@@ -151,24 +151,24 @@ def evaluate_edits(
     return results
 
 
-def estimate(num_edits: int, rows: Sequence[str], pictures: Pictures, how: Learning, workers: int) -> str:
-    """What it will take on CPUs, in U-Net items: two a picture and step with guidance, one on the way up to noise."""
+def estimate(num_edits: int, methods: Sequence[str], images: Images, how: Learning, workers: int) -> str:
+    """What it will take on CPUs, in U-Net items: two an image and step with guidance, one on the way up to noise."""
     steps = how.num_steps
-    learned_on = sum({EIGHT: pictures.learned_on}.get(row, 1) for row in learned_rows(rows))
+    learned_on = sum({EIGHT: images.learned_on}.get(method, 1) for method in learned_methods(methods))
     learning = num_edits * learned_on * 2 * steps * how.iterations * LEARNING_FACTOR
-    ways = num_edits * len([row for row in rows if row != LEDITS])
-    seeds = pictures.seeds * 2 * steps * (ways + 1)
-    renders = pictures.renders * steps * (2 * ways + 3)
-    peer = 2 * (pictures.seeds + pictures.renders) * 4 * steps * (LEDITS in rows)
-    items = int(learning + seeds + renders + peer)
+    edit_methods = num_edits * len([method for method in methods if method != LEDITS])
+    seeds = images.seeds * 2 * steps * (edit_methods + 1)
+    renders = images.renders * steps * (2 * edit_methods + 3)
+    baseline = 2 * (images.seeds + images.renders) * 4 * steps * (LEDITS in methods)
+    items = int(learning + seeds + renders + baseline)
     minutes = items * ITEM_MS / 1000 / 60 / workers
     said = f"{items} U-Net items, {learning / items:.0%} of them learning: {minutes:.0f} minutes in {workers} processes"
-    return f"{said} at {ITEM_MS:g} ms an item{', subjects apart' if pictures.subjects else ''}"
+    return f"{said} at {ITEM_MS:g} ms an item{', subjects apart' if images.subjects else ''}"
 
 
-def learned_rows(rows: Sequence[str]) -> list[str]:
+def learned_methods(methods: Sequence[str]) -> list[str]:
     """The rows whose cards are learned: the one on several seeds always, as the others are made of it."""
-    return list(dict.fromkeys([EIGHT, *(row for row in rows if row in LEARNED)]))
+    return list(dict.fromkeys([EIGHT, *(method for method in methods if method in LEARNED)]))
 
 
 def hashes_of(base: str | Path, *, with_encoder: bool) -> dict[str, str]:
@@ -181,18 +181,18 @@ def hashes_of(base: str | Path, *, with_encoder: bool) -> dict[str, str]:
 
 def seconds_record(tasks: Mapping[tuple[str, str], CardTask]) -> dict[str, float]:
     """How long cards took to learn, by row and edit, where that is known."""
-    found = {f"{row}/{edit}": learning_seconds(task) for (row, edit), task in tasks.items()}
+    found = {f"{method}/{edit}": learning_seconds(task) for (method, edit), task in tasks.items()}
     return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
 def weights_record(cards: Mapping[tuple[str, str], MixingWeights]) -> dict[str, list[float]]:
     """The weights as results.json holds them, by row and edit."""
-    return {f"{row}/{edit}": [round(w, 4) for w in card.weights.tolist()] for (row, edit), card in cards.items()}
+    return {f"{method}/{edit}": [round(w, 4) for w in card.weights.tolist()] for (method, edit), card in cards.items()}
 
 
 @contextlib.contextmanager
 def kept_in(folder: Path | None) -> Iterator[Path]:
-    """Where cards and pictures are kept: in the output folder, or nowhere for long."""
+    """Where cards and images are kept: in the output folder, or nowhere for long."""
     if folder is not None:
         yield folder
         return
@@ -201,27 +201,27 @@ def kept_in(folder: Path | None) -> Iterator[Path]:
 
 
 def card_tasks(
-    spec: EditStudioSpec, edits: Sequence[Edit], rows: Sequence[str], learned_on: int, how: Learning, folder: Path
+    spec: EditRendererSpec, edits: Sequence[Edit], methods: Sequence[str], learned_on: int, how: Learning, folder: Path
 ) -> dict[tuple[str, str], CardTask]:
     """Row and edit to the card that is to be learned."""
     place = folder / "cards"
     place.mkdir(exist_ok=True)
     hashes, tasks = hashes_behind(spec.base, how), {}
     for edit in edits:
-        for row in learned_rows(rows):
-            num_seeds = learned_on if row == EIGHT else 1
+        for method in learned_methods(methods):
+            num_seeds = learned_on if method == EIGHT else 1
             path = card_path(place, hashes, edit, num_seeds, how)
-            tasks[row, edit.name] = CardTask(spec.base, spec.device, edit, num_seeds, how, path)
+            tasks[method, edit.name] = CardTask(spec.base, spec.device, edit, num_seeds, how, path)
     return tasks
 
 
 def all_cards(tasks: Mapping[tuple[str, str], CardTask], workers: int) -> dict[tuple[str, str], MixingWeights]:
     """Row and edit to its card. The rows that learn nothing have the others' card with other weights."""
     cards = dict(zip(tasks, learn_cards(list(tasks.values()), workers), strict=True))
-    for row in ROWS:
-        if row not in (*LEARNED, LEDITS):
+    for method in METHODS:
+        if method not in (*LEARNED, LEDITS):
             cards |= {
-                (row, edit): replace(card, weights=fixed_weights(row, card.num_steps))
+                (method, edit): replace(card, weights=fixed_weights(method, card.num_steps))
                 for (learned, edit), card in list(cards.items())
                 if learned == EIGHT
             }
@@ -230,72 +230,76 @@ def all_cards(tasks: Mapping[tuple[str, str], CardTask], workers: int) -> dict[t
 
 @dataclass(frozen=True)
 class Table:
-    """All pictures, and how each is drawn.
+    """All images, and how each is drawn.
 
     Args:
-        groups: source to its pictures.
-        ways: every row for every edit.
-        gallery: where pictures are kept.
+        groups: source to its images.
+        edit_methods: every row for every edit.
+        image cache: where images are kept.
         guidance_scale: of unedited drawings.
         scheduler: likewise.
     """
 
     groups: Mapping[Source, Sequence[Group]]
-    ways: Sequence[Way]
-    gallery: Gallery
+    edit_methods: Sequence[EditMethod]
+    image_cache: ImageCache
     guidance_scale: float
     scheduler: str = DDIM
-    original: Way = field(init=False)
+    original: EditMethod = field(init=False)
 
     def __post_init__(self) -> None:
         how: dict[str, Any] = {"guidance_scale": self.guidance_scale, "scheduler": self.scheduler}
-        object.__setattr__(self, "original", Way(ORIGINAL, "original", **how))
+        object.__setattr__(self, "original", EditMethod(ORIGINAL, "original", **how))
 
-    def ways_of(self, source: Source) -> list[Way]:
+    def edit_methods_of(self, source: Source) -> list[EditMethod]:
         """Subjects are edited by the card that was learned without them, and no other way."""
-        return [way for way in self.ways if source != "subjects" or way.name == EIGHT]
+        return [edit_method for edit_method in self.edit_methods if source != "subjects" or edit_method.name == EIGHT]
 
-    def draw(self, crew: Crew) -> None:
-        """Draw what the gallery does not hold yet."""
+    def draw(self, pool: WorkerPool) -> None:
+        """Draw what the image cache does not hold yet."""
         for source, groups in self.groups.items():
-            drawn = [as_kept(source, way) for way in (self.original, *self.ways_of(source))]
-            crew.draw(groups, drawn, self.gallery, f"drawing {source}", counting="groups")
+            generated = [as_kept(source, edit_method) for edit_method in (self.original, *self.edit_methods_of(source))]
+            pool.draw(groups, generated, self.image_cache, f"drawing {source}", counting="groups")
 
-    def pictures(self, source: Source, way: Way) -> list[Image.Image]:
-        """All pictures of one source, one way."""
-        kept = as_kept(source, way)
-        return [picture for group in self.groups[source] for picture in self.gallery.get(group, kept)]
+    def images(self, source: Source, edit_method: EditMethod) -> list[Image.Image]:
+        """All images of one source, one way."""
+        kept = as_kept(source, edit_method)
+        return [image for group in self.groups[source] for image in self.image_cache.get(group, kept)]
 
     def scores(self, judge: Judge, size_px: int, device: str | None) -> dict[str, dict[str, dict[str, EditScores]]]:
         """Source to row to edit."""
         found: dict[str, dict[str, dict[str, EditScores]]] = {}
         for source, groups in self.groups.items():
-            unedited = self.pictures(source, self.original)
-            marker: EditMarker = make_marker(source, groups, unedited, judge, size_px, device)
-            rows = found.setdefault(source, {ORIGINAL: {"": marker.mark(None, unedited)}})
-            for way in self.ways_of(source):
-                assert way.edit is not None
-                marked = marker.mark(way.edit, self.pictures(source, way))
-                rows.setdefault(way.name, {})[way.edit.name] = marked
+            unedited = self.images(source, self.original)
+            scorer: EditScorer = make_scorer(source, groups, unedited, judge, size_px, device)
+            methods = found.setdefault(source, {ORIGINAL: {"": scorer.mark(None, unedited)}})
+            for edit_method in self.edit_methods_of(source):
+                assert edit_method.edit is not None
+                scored = scorer.mark(edit_method.edit, self.images(source, edit_method))
+                methods.setdefault(edit_method.name, {})[edit_method.edit.name] = scored
         return found
 
     def lines(self, scores: Mapping[str, Any]) -> list[tuple[str, dict[str, Image.Image | None]]]:
-        """For the contact sheet: of every source and edit the first picture that the edit is asked of."""
+        """For the contact sheet: of every source and edit the first image that the edit is asked of."""
         lines = []
         for source, groups in self.groups.items():
-            edits = {way.edit.name: way.edit for way in self.ways_of(source) if way.edit is not None}
-            portraits = [portrait for group in groups for portrait in group.portraits()]
+            edits = {
+                edit_method.edit.name: edit_method.edit
+                for edit_method in self.edit_methods_of(source)
+                if edit_method.edit is not None
+            }
+            avatars = [avatar for group in groups for avatar in group.avatars()]
             for name, edit in edits.items():
-                ways = [way for way in self.ways_of(source) if way.edit == edit]
-                place = int(scores[source][ways[0].name][name].asked.argmax())
-                tiles = {way.name: self.pictures(source, way)[place] for way in ways}
-                tiles["unedited"] = self.pictures(source, self.original)[place]
+                edit_methods = [edit_method for edit_method in self.edit_methods_of(source) if edit_method.edit == edit]
+                place = int(scores[source][edit_methods[0].name][name].asked.argmax())
+                tiles = {edit_method.name: self.images(source, edit_method)[place] for edit_method in edit_methods}
+                tiles["unedited"] = self.images(source, self.original)[place]
                 if source == "renders":
-                    tiles["truth"] = edit.applied(portraits[place]).render(self.gallery.size_px)
+                    tiles["truth"] = edit.applied(avatars[place]).render(self.image_cache.size_px)
                 lines.append((f"{source}: {NEUTRAL} -> {edit.name}", tiles))
         return lines
 
 
-def as_kept(source: Source, way: Way) -> Way:
-    """A way as the gallery is to know it: pictures of subjects depend on the encoder too."""
-    return replace(way, source="subject", encoder=OURS) if source == "subjects" else way
+def as_kept(source: Source, edit_method: EditMethod) -> EditMethod:
+    """A way as the image cache is to know it: images of subjects depend on the encoder too."""
+    return replace(edit_method, source="subject", encoder=OURS) if source == "subjects" else edit_method

@@ -11,14 +11,14 @@ from PIL import Image
 @torch.no_grad()
 def edited_by_ledits(
     pipe: Any,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     neutral: str,
     styled: str,
     num_steps: int,
     generator: torch.Generator,
     source_guidance_scale: float,
 ) -> list[Image.Image]:
-    """Pictures edited by diffusers' pipeline with its own settings, the number of steps and the guidance apart.
+    """Images edited by diffusers' pipeline with its own settings, the number of steps and the guidance apart.
 
     Its scheduler is SDE-DPM-Solver++, as it recommends: its DDIM takes every model for one that predicts noise.
     """
@@ -28,7 +28,7 @@ def edited_by_ledits(
         pipe.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2, timestep_spacing="leading"
     )
     parts: dict[str, Any] = {"vae": pipe.vae, "text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer}
-    peer: Any = LEditsPPPipelineStableDiffusion(
+    baseline: Any = LEditsPPPipelineStableDiffusion(
         **parts,
         unet=copy.deepcopy(pipe.unet),  # it changes the attention's processors
         scheduler=scheduler,
@@ -36,10 +36,10 @@ def edited_by_ledits(
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )
-    peer.set_progress_bar_config(disable=True)
-    size_px = pictures[0].size[0]
-    peer.invert(
-        list(pictures),
+    baseline.set_progress_bar_config(disable=True)
+    size_px = images[0].size[0]
+    baseline.invert(
+        list(images),
         source_prompt=neutral,
         source_guidance_scale=source_guidance_scale,
         num_inversion_steps=num_steps,
@@ -47,4 +47,4 @@ def edited_by_ledits(
         height=size_px,
         width=size_px,
     )
-    return peer(editing_prompt=[styled], generator=generator).images
+    return baseline(editing_prompt=[styled], generator=generator).images

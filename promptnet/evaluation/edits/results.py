@@ -9,12 +9,12 @@ import numpy as np
 from promptnet.evaluation.edits.methods import EIGHT, ORIGINAL
 from promptnet.evaluation.edits.score import METRICS, EditScores, averaged, difference
 from promptnet.evaluation.edits.tasks import EDITS
-from promptnet.evaluation.subjects.results import Claim
+from promptnet.evaluation.subjects.results import Check
 from promptnet.metrics.bootstrap import Interval, of_statistic
 from promptnet.metrics.bootstrap import difference as paired
 
 Scores = Mapping[str, Mapping[str, Mapping[str, EditScores]]]
-"""Source to row to edit. The unedited pictures are the row "original" with the one edit ""."""
+"""Source to row to edit. The unedited images are the row "original" with the one edit ""."""
 
 IDENTITY_LOSS = 0.05
 
@@ -22,15 +22,15 @@ IDENTITY_LOSS = 0.05
 def summarise_edits(scores: Scores, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Intervals of every row and edit, the fields, the claims."""
     return {
-        "sources": {source: _source_record(rows) for source, rows in scores.items()},
-        "claims": {name: claim.record() for name, claim in claims(scores).items()},
+        "sources": {source: _source_record(methods) for source, methods in scores.items()},
+        "claims": {name: check.record() for name, check in checks(scores).items()},
         "settings": dict(settings),
     }
 
 
-def _source_record(rows: Mapping[str, Mapping[str, EditScores]]) -> dict[str, Any]:
+def _source_record(methods: Mapping[str, Mapping[str, EditScores]]) -> dict[str, Any]:
     return {
-        row: {
+        method: {
             "mean": {name: averaged(list(edits.values()), name).record() for name in metrics_of(edits)},
             "stays": {field: stays.record() for field, stays in stays_rates(edits).items()},
             "edits": {
@@ -42,7 +42,7 @@ def _source_record(rows: Mapping[str, Mapping[str, EditScores]]) -> dict[str, An
                 for edit, one in edits.items()
             },
         }
-        for row, edits in rows.items()
+        for method, edits in methods.items()
     }
 
 
@@ -63,7 +63,7 @@ def stays_rates(edits: Mapping[str, EditScores]) -> dict[str, Interval]:
 
 
 def as_wanted(scores: Sequence[EditScores], field: str) -> Interval:
-    """How often the judge reads the field as wanted, averaged over edits, pictures resampled for all together."""
+    """How often the judge reads the field as wanted, averaged over edits, images resampled for all together."""
     return of_statistic(
         lambda places: np.mean([one.mean(one.fields[field], places) for one in scores], axis=0), len(scores[0].asked)
     )
@@ -74,7 +74,7 @@ def _all(one: EditScores) -> Any:
 
 
 @dataclass(frozen=True)
-class BestClaim(Claim):
+class BestCheck(Check):
     """With rivals, and whether the intervals of the two rows are apart."""
 
     apart: Mapping[str, bool]
@@ -84,47 +84,49 @@ class BestClaim(Claim):
         return {**super().record(), "apart": dict(self.apart)}
 
 
-def claims(scores: Scores) -> dict[str, Claim]:
+def checks(scores: Scores) -> dict[str, Check]:
     """The claims whose rows were drawn."""
-    found: dict[str, Claim] = {}
+    found: dict[str, Check] = {}
     for source in ("seeds", "renders"):
-        rows = scores.get(source, {})
-        if rivals := rivals_of(rows):
-            found[f"best-on-{source}"] = _best(source, rows, rivals)
+        methods = scores.get(source, {})
+        if rivals := rivals_of(methods):
+            found[f"best-on-{source}"] = _best(source, methods, rivals)
     subjects = scores.get("subjects", {})
     if EIGHT in subjects and ORIGINAL in subjects:
         found["identity-stays"] = _identity(subjects)
     return found
 
 
-def rivals_of(rows: Mapping[str, Mapping[str, EditScores]]) -> dict[str, list[str]]:
+def rivals_of(methods: Mapping[str, Mapping[str, EditScores]]) -> dict[str, list[str]]:
     """The rows that ours is to be compared with, and the edits that both have."""
-    ours = rows.get(EIGHT, {})
-    shared = {row: [name for name in edits if name in ours] for row, edits in rows.items()}
-    return {row: names for row, names in shared.items() if names and row not in (EIGHT, ORIGINAL)}
+    ours = methods.get(EIGHT, {})
+    shared = {method: [name for name in edits if name in ours] for method, edits in methods.items()}
+    return {method: names for method, names in shared.items() if names and method not in (EIGHT, ORIGINAL)}
 
 
-def _best(source: str, rows: Mapping[str, Mapping[str, EditScores]], rivals: Mapping[str, Sequence[str]]) -> BestClaim:
+def _best(
+    source: str, methods: Mapping[str, Mapping[str, EditScores]], rivals: Mapping[str, Sequence[str]]
+) -> BestCheck:
     """Against each other row on the edits that both have."""
     behind, beaten, apart = {}, [], {}
-    for row, shared in rivals.items():
-        ours, theirs = ([rows[name][edit] for edit in shared] for name in (EIGHT, row))
-        behind[f"{EIGHT} minus {row}"] = difference(ours, theirs, "both")
-        apart[row] = averaged(ours, "both").above(averaged(theirs, "both"))
+    for method, shared in rivals.items():
+        ours, theirs = ([methods[name][edit] for edit in shared] for name in (EIGHT, method))
+        behind[f"{EIGHT} minus {method}"] = difference(ours, theirs, "both")
+        apart[method] = averaged(ours, "both").above(averaged(theirs, "both"))
         for edit, one, other in zip(shared, ours, theirs, strict=True):
             if other.metric("both", _all(other))[0] > one.metric("both", _all(one))[0]:
-                beaten.append(f"{edit} ({row})")
+                beaten.append(f"{edit} ({method})")
     where = f"; not on {', '.join(beaten)}" if beaten else ""
-    near = [row for row, is_apart in apart.items() if not is_apart]
+    near = [method for method, is_apart in apart.items() if not is_apart]
     near = f"; intervals not apart from {', '.join(near)}" if near else ""
     statement = f"{EIGHT} has the best harmonic mean of change and preservation on {source}, on average{where}{near}"
-    return BestClaim(statement, all(figure.mean > 0 for figure in behind.values()), behind, apart)
+    return BestCheck(statement, all(figure.mean > 0 for figure in behind.values()), behind, apart)
 
 
-def _identity(rows: Mapping[str, Mapping[str, EditScores]]) -> Claim:
-    """Over all pictures of subjects, asked or not: nobody is to become another."""
-    before = rows[ORIGINAL][""].values["identity"]
-    edited = {name: one.values["identity"] for name, one in rows[EIGHT].items()}
+def _identity(methods: Mapping[str, Mapping[str, EditScores]]) -> Check:
+    """Over all images of subjects, asked or not: nobody is to become another."""
+    before = methods[ORIGINAL][""].values["identity"]
+    edited = {name: one.values["identity"] for name, one in methods[EIGHT].items()}
     change = paired(np.mean(list(edited.values()), axis=0), before)
     changes = {name: paired(values, before) for name, values in edited.items()}
     worst = max(changes, key=lambda name: abs(changes[name].mean))
@@ -133,4 +135,4 @@ def _identity(rows: Mapping[str, Mapping[str, EditScores]]) -> Claim:
         f"worst {worst}, {changes[worst].mean:+.3f}; on average {change.mean:+.3f}, at the low end {change.low:+.3f}"
     )
     figures = {"edited minus unedited": change, f"the same of {worst}": changes[worst]}
-    return Claim(statement, abs(changes[worst].mean) <= IDENTITY_LOSS, figures)
+    return Check(statement, abs(changes[worst].mean) <= IDENTITY_LOSS, figures)

@@ -1,9 +1,9 @@
 """What a judge sees of edits: whether the asked attribute appears, whether the others stay, how far the truth is.
 
-An edit is asked of the pictures that lack the attribute; the others are left out. Of those pictures,
+An edit is asked of the images that lack the attribute; the others are left out. Of those images,
 
     change  = share in which the judge reads the asked value
-    kept    = share of the other fields that it reads as in the unedited picture (in a render: as they are)
+    kept    = share of the other fields that it reads as in the unedited image (in a render: as they are)
     both    = harmonic mean of the two
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS
 from promptnet.evaluation.edits.tasks import Edit, Group, Source
 from promptnet.metrics.bootstrap import Interval, of_statistic
-from promptnet.metrics.judge import Array, Judge, feature_distance, pixel_l1, read_pictures
+from promptnet.metrics.judge import Array, Judge, feature_distance, pixel_l1, read_images
 from promptnet.metrics.scores import Record
 
 Places = npt.NDArray[np.int64]
@@ -27,10 +27,10 @@ METRICS = ("change", "kept", "both", "distance", "pixel_l1", "identity")
 
 @dataclass(frozen=True)
 class EditScores:
-    """One row and edit on pictures of one source: an array (P,) a metric, over all pictures."""
+    """One row and edit on images of one source: an array (P,) a metric, over all images."""
 
     asked: npt.NDArray[np.bool_]
-    """Pictures of which the edit is asked."""
+    """Images of which the edit is asked."""
     values: Mapping[str, Array]
     fields: Mapping[str, Array]
     """Field to whether it is as wanted: the asked value, or as before."""
@@ -41,25 +41,25 @@ class EditScores:
         return (values[places] * asked).sum(1) / np.maximum(asked.sum(1), 1)
 
     def metric(self, name: str, places: Places) -> Array:
-        """A metric of resampled pictures, (R, P) -> (R,)."""
+        """A metric of resampled images, (R, P) -> (R,)."""
         if name != "both":
             return self.mean(self.values[name], places)
         change, kept = (self.mean(self.values[part], places) for part in ("change", "kept"))
         return 2 * change * kept / np.maximum(change + kept, 1e-12)
 
     def interval(self, name: str) -> Interval:
-        """The metric over these pictures."""
+        """The metric over these images."""
         return of_statistic(lambda places: self.metric(name, places), len(self.asked))
 
 
 @dataclass(frozen=True)
-class EditMarker:
-    """Reads all rows of one source by what it read in the unedited pictures.
+class EditScorer:
+    """Reads all rows of one source by what it read in the unedited images.
 
     Args:
-        source: where the pictures come from.
+        source: where the images come from.
         groups: of that source.
-        before: what each unedited picture shows, (P,).
+        before: what each unedited image shows, (P,).
         judge: who reads.
         size_px: of the true answers.
         device: where the judge computes.
@@ -72,70 +72,72 @@ class EditMarker:
     size_px: int
     device: str | None = None
 
-    def mark(self, edit: Edit | None, pictures: Sequence[Image.Image]) -> EditScores:
-        """Scores of one row for one edit, or of the unedited pictures; pictures (P,) in the order of the groups."""
-        reading = read_pictures(self.judge, pictures, self.device)
+    def mark(self, edit: Edit | None, images: Sequence[Image.Image]) -> EditScores:
+        """Scores of one row for one edit, or of the unedited images; images (P,) in the order of the groups."""
+        prediction = read_images(self.judge, images, self.device)
         changed = () if edit is None else (edit.field,)
         hits = {
-            field: np.array([read[field] == was[field] for read, was in zip(reading.records, self.before, strict=True)])
+            field: np.array(
+                [read[field] == was[field] for read, was in zip(prediction.records, self.before, strict=True)]
+            )
             for field in FIELDS
             if field not in changed
         }
         values: dict[str, Array] = {"kept": np.stack(list(hits.values())).mean(0)}
-        asked = np.ones(len(pictures), dtype=bool)
+        asked = np.ones(len(images), dtype=bool)
         if edit is not None:
             asked = np.array([was[edit.field] != edit.value for was in self.before])
-            hits[edit.field] = np.array([read[edit.field] == edit.value for read in reading.records])
+            hits[edit.field] = np.array([read[edit.field] == edit.value for read in prediction.records])
             values["change"] = hits[edit.field].astype(float)
         if self.source == "subjects":
-            values["identity"] = self._identity(reading.records)
+            values["identity"] = self._identity(prediction.records)
         if self.source == "renders" and edit is not None:
             truths = self.truths(edit)
-            true_reading = read_pictures(self.judge, truths, self.device)
-            values["distance"] = feature_distance(reading.features, true_reading.features)
-            values["pixel_l1"] = pixel_l1(pictures, truths)
+            true_prediction = read_images(self.judge, truths, self.device)
+            values["distance"] = feature_distance(prediction.features, true_prediction.features)
+            values["pixel_l1"] = pixel_l1(images, truths)
         return EditScores(asked, values, {field: found.astype(float) for field, found in hits.items()})
 
     def truths(self, edit: Edit) -> list[Image.Image]:
         """The same people with only that attribute changed."""
-        portraits = [portrait for group in self.groups for portrait in group.portraits()]
-        return [edit.applied(portrait).render(self.size_px) for portrait in portraits]
+        avatars = [avatar for group in self.groups for avatar in group.avatars()]
+        return [edit.applied(avatar).render(self.size_px) for avatar in avatars]
 
     def _identity(self, records: Sequence[Record]) -> Array:
         """Share of the identity's fields that are the subject's, (P,)."""
-        portraits = [portrait.record() for group in self.groups for portrait in group.portraits()]
+        avatars = [avatar.record() for group in self.groups for avatar in group.avatars()]
         return np.array(
             [
                 np.mean([read[field] == who[field] for field in IDENTITY_FIELDS])
-                for read, who in zip(records, portraits, strict=True)
+                for read, who in zip(records, avatars, strict=True)
             ],
             dtype=np.float64,
         )
 
 
-def make_marker(
+def make_scorer(
     source: Source,
     groups: Sequence[Group],
     unedited: Sequence[Image.Image],
     judge: Judge,
     size_px: int,
     device: str | None = None,
-) -> EditMarker:
-    """A marker of one source: renders are what they are, other pictures what the judge reads in them unedited."""
+) -> EditScorer:
+    """A marker of one source: renders are what they are, other images what the judge reads in them unedited."""
     if source == "renders":
-        before: Sequence[Record] = [portrait.record() for group in groups for portrait in group.portraits()]
+        before: Sequence[Record] = [avatar.record() for group in groups for avatar in group.avatars()]
     else:
-        before = read_pictures(judge, unedited, device).records
-    return EditMarker(source, groups, before, judge, size_px, device)
+        before = read_images(judge, unedited, device).records
+    return EditScorer(source, groups, before, judge, size_px, device)
 
 
 def averaged(scores: Sequence[EditScores], metric: str) -> Interval:
-    """The mean of a metric over edits, pictures resampled for all edits together."""
+    """The mean of a metric over edits, images resampled for all edits together."""
     return of_statistic(mean_metric(scores, metric), len(scores[0].asked))
 
 
 def difference(ours: Sequence[EditScores], theirs: Sequence[EditScores], metric: str) -> Interval:
-    """Of two rows' means over the same edits and pictures."""
+    """Of two rows' means over the same edits and images."""
     first, second = mean_metric(ours, metric), mean_metric(theirs, metric)
     return of_statistic(lambda places: first(places) - second(places), len(ours[0].asked))
 

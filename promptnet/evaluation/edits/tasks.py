@@ -1,6 +1,6 @@
-"""What the evaluation of edits asks: which edits, of which pictures.
+"""What the evaluation of edits asks: which edits, of which images.
 
-Pictures come from seeds (the base model draws them from the neutral prompt), are real renders of held-out people, or
+Images come from seeds (the base model draws them from the neutral prompt), are real renders of held-out people, or
 show subjects made of such renders. They come in groups that are drawn in one batch.
 """
 
@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from promptnet.datasets.avatars.render import Attributes, Portrait, Split, identities, sample_attributes
+from promptnet.datasets.avatars.render import Attributes, AvatarRecord, Split, identities, sample_attributes
 
 Source = Literal["seeds", "renders", "subjects"]
 
@@ -26,10 +26,10 @@ class Edit:
     field: str
     value: str
 
-    def applied(self, portrait: Portrait) -> Portrait:
+    def applied(self, avatar: AvatarRecord) -> AvatarRecord:
         """The same person with only that attribute changed: the true answer."""
-        changed = Attributes(**{**portrait.attributes.record(), self.field: self.value})
-        return Portrait(portrait.identity, changed)
+        changed = Attributes(**{**avatar.attributes.record(), self.field: self.value})
+        return AvatarRecord(avatar.identity, changed)
 
 
 EDITS: dict[str, Edit] = {
@@ -61,49 +61,49 @@ def chosen_edits(names: list[str] | None) -> list[Edit]:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One picture to edit."""
+class EvalPrompt:
+    """One image to edit."""
 
     seed: int
     """Of its noise."""
-    portrait: Portrait | None = None
-    """What a real render, or a subject's reference picture, shows."""
+    avatar: AvatarRecord | None = None
+    """What a real render, or a subject's reference image, shows."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures that are drawn in one batch."""
+    """Images that are drawn in one batch."""
 
     index: int
     source: Source
-    asks: tuple[Ask, ...]
+    eval_prompts: tuple[EvalPrompt, ...]
 
-    def portraits(self) -> list[Portrait]:
+    def avatars(self) -> list[AvatarRecord]:
         """Of renders and subjects."""
-        return [ask.portrait for ask in self.asks if ask.portrait is not None]
+        return [eval_prompt.avatar for eval_prompt in self.eval_prompts if eval_prompt.avatar is not None]
 
 
 def make_groups(source: Source, split: Split, count: int, seed: int = 0, size: int = 8) -> list[Group]:
-    """`count` pictures in groups; fewer are a prefix of more.
+    """`count` images in groups; fewer are a prefix of more.
 
     Args:
-        source: where pictures come from.
+        source: where images come from.
         split: of the people in them.
         count: how many.
         seed: decides people, attributes and noise.
         size: of a group.
 
     Raises:
-        ValueError: more people than the split has, or fewer pictures than none.
+        ValueError: more people than the split has, or fewer images than none.
     """
     people = list(identities(split))
     if not 0 <= count <= (len(people) if source != "seeds" else 10_000):
         raise ValueError(f"{source}={count}: the {split} split has 0 to {len(people)}")
     random.Random(f"edited people {seed}").shuffle(people)
-    asks = []
+    eval_prompts = []
     for index in range(count):
         rng = random.Random(f"edited {source} {seed} {split} {index}")
-        portrait = None if source == "seeds" else Portrait(people[index], sample_attributes(rng))
-        asks.append(Ask(rng.getrandbits(63), portrait))
+        avatar = None if source == "seeds" else AvatarRecord(people[index], sample_attributes(rng))
+        eval_prompts.append(EvalPrompt(rng.getrandbits(63), avatar))
     starts = range(0, count, size)
-    return [Group(place, source, tuple(asks[start : start + size])) for place, start in enumerate(starts)]
+    return [Group(place, source, tuple(eval_prompts[start : start + size])) for place, start in enumerate(starts)]

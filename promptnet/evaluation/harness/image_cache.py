@@ -1,7 +1,7 @@
-"""Pictures drawn so far, one strip a person and row, so that a run that was interrupted goes on where it stopped.
+"""Images drawn so far, one strip a person and row, so that a run that was interrupted goes on where it stopped.
 
-A strip's name is a hash of all that decides its pictures (weights, steps, the row's knobs, the person's tasks): rows
-with the same settings share it, and a changed setting never finds an old picture.
+A strip's name is a hash of all that decides its images (weights, steps, the row's parameters, the person's tasks): rows
+with the same settings share it, and a changed setting never finds an old image.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from promptnet.io.files import write_whole
 
 
 class Unit(Protocol):
-    """What is drawn together and kept as one strip: a person with asks, a group of pictures to edit."""
+    """What is drawn together and kept as one strip: a person with asks, a group of images to edit."""
 
     @property
     def index(self) -> int:
@@ -25,12 +25,12 @@ class Unit(Protocol):
         ...
 
     @property
-    def asks(self) -> Sequence[Any]:
-        """What is asked, a picture each."""
+    def eval_prompts(self) -> Sequence[Any]:
+        """What is asked, an image each."""
         ...
 
 
-class Drawing(Protocol):
+class Method(Protocol):
     """How it is drawn: a row of a comparison."""
 
     @property
@@ -40,7 +40,7 @@ class Drawing(Protocol):
 
     @property
     def source(self) -> str:
-        """Where pictures come from: "subject" where an encoder of its own is needed."""
+        """Where images come from: "subject" where an encoder of its own is needed."""
         ...
 
     @property
@@ -49,24 +49,24 @@ class Drawing(Protocol):
         ...
 
     @property
-    def knobs(self) -> Mapping[str, Any]:
-        """Of the drawing: "width" and "height", where pictures have another size than the gallery's."""
+    def config(self) -> Mapping[str, Any]:
+        """Of the drawing: "width" and "height", where images have another size than the image cache's."""
         ...
 
     def record(self) -> dict[str, Any]:
-        """All that decides the pictures."""
+        """All that decides the images."""
         ...
 
 
 @dataclass(frozen=True)
-class Gallery:
+class ImageCache:
     """A folder of strips.
 
     Args:
         folder: where; made if its parent exists.
         weights: hashes of the base model, as "base", and of the encoders.
         steps: denoising steps.
-        size_px: side of a picture, where a row's knobs do not say `width` and `height`.
+        size_px: side of an image, where a row's parameters do not say `width` and `height`.
     """
 
     folder: Path
@@ -77,41 +77,43 @@ class Gallery:
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
 
-    def path(self, person: Unit, row: Drawing) -> Path:
+    def path(self, person: Unit, method: Method) -> Path:
         """Where the strip of this person and row lies, or will."""
-        weights = [self.weights["base"], self.weights[row.encoder] if row.source == "subject" else None]
-        content: list[Any] = [weights, self.steps, self.size_px, row.record(), repr(person)]
+        weights = [self.weights["base"], self.weights[method.encoder] if method.source == "subject" else None]
+        content: list[Any] = [weights, self.steps, self.size_px, method.record(), repr(person)]
         name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
         return self.folder / f"{name}.png"
 
-    def has(self, person: Unit, row: Drawing) -> bool:
+    def has(self, person: Unit, method: Method) -> bool:
         """Whether it is drawn."""
-        return self.path(person, row).is_file()
+        return self.path(person, method).is_file()
 
-    def size(self, row: Drawing) -> tuple[int, int]:
-        """Width and height of a row's pictures, in pixels."""
-        return int(row.knobs.get("width", self.size_px)), int(row.knobs.get("height", self.size_px))
+    def size(self, method: Method) -> tuple[int, int]:
+        """Width and height of a row's images, in pixels."""
+        return int(method.config.get("width", self.size_px)), int(method.config.get("height", self.size_px))
 
-    def put(self, person: Unit, row: Drawing, pictures: Sequence[Image.Image]) -> None:
-        """Keep a person's pictures.
+    def put(self, person: Unit, method: Method, images: Sequence[Image.Image]) -> None:
+        """Keep a person's images.
 
         Raises:
-            ValueError: not one picture of the row's size for every ask.
+            ValueError: not one image of the row's size for every ask.
         """
-        size = width, height = self.size(row)
-        if len(pictures) != len(person.asks) or any(picture.size != size for picture in pictures):
-            sizes = sorted({picture.size for picture in pictures})
+        size = width, height = self.size(method)
+        if len(images) != len(person.eval_prompts) or any(image.size != size for image in images):
+            sizes = sorted({image.size for image in images})
             raise ValueError(
-                f"row {row.name!r} drew {len(pictures)} pictures of {sizes}, not {len(person.asks)} of {size}"
+                f"row {method.name!r} drew {len(images)} images of {sizes}, not {len(person.eval_prompts)} of {size}"
             )
-        strip = Image.new("RGB", (width * len(pictures), height))
-        for place, picture in enumerate(pictures):
-            strip.paste(picture.convert("RGB"), (place * width, 0))
-        write_whole(self.path(person, row), strip.save)
+        strip = Image.new("RGB", (width * len(images), height))
+        for place, image in enumerate(images):
+            strip.paste(image.convert("RGB"), (place * width, 0))
+        write_whole(self.path(person, method), strip.save)
 
-    def get(self, person: Unit, row: Drawing) -> list[Image.Image]:
-        """A person's pictures, ask by ask."""
-        with Image.open(self.path(person, row)) as strip:
+    def get(self, person: Unit, method: Method) -> list[Image.Image]:
+        """A person's images, ask by ask."""
+        with Image.open(self.path(person, method)) as strip:
             whole = strip.convert("RGB")
-        width, height = self.size(row)
-        return [whole.crop((place * width, 0, (place + 1) * width, height)) for place in range(len(person.asks))]
+        width, height = self.size(method)
+        return [
+            whole.crop((place * width, 0, (place + 1) * width, height)) for place in range(len(person.eval_prompts))
+        ]

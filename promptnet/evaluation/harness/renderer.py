@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from promptnet.evaluation.harness.methods import OURS, PUBLISHED, Encoder, Row
+from promptnet.evaluation.harness.methods import OURS, PUBLISHED, Encoder, Method
 from promptnet.evaluation.harness.tasks import CLASS_PHRASE, PLACEHOLDER, Person
 
 if TYPE_CHECKING:
@@ -19,20 +19,20 @@ EDIT_CARDS = "edits"
 """The folder of edit cards in a base model's, which changes nothing about the base model."""
 
 
-class Draw(Protocol):
+class Generate(Protocol):
     """Draws one person's asks the way a row says."""
 
-    def __call__(self, person: Any, row: Any, /) -> list[Image.Image]:
-        """One picture an ask."""
+    def __call__(self, person: Any, method: Any, /) -> list[Image.Image]:
+        """One image an ask."""
         ...
 
 
-class Studio:
+class Renderer:
     """Draws with a base model.
 
     Args:
         base: folder of the base model, diffusers layout.
-        steps: denoising steps a picture.
+        steps: denoising steps an image.
         device: where; None is the CPU.
         keep: how many subjects stay in memory.
         threads: for a process of its own: what torch may use there, and no loading bars. None leaves both as they are.
@@ -43,45 +43,51 @@ class Studio:
     ):
         self.base, self.steps, self.device = Path(base), steps, device or "cpu"
         self.keep, self.threads = keep, threads
-        self.size_px = picture_size(base)
+        self.size_px = image_size(base)
         self._pipes: dict[Encoder, PromptNetPipeline] = {}
         self._subjects: OrderedDict[str, Subject] = OrderedDict()
 
-    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
-        """Draw one person's asks; the same person and row give the same pictures."""
-        if row.source == "truth":
+    def __call__(self, person: Person, method: Method) -> list[Image.Image]:
+        """Draw one person's asks; the same person and row give the same images."""
+        if method.source == "truth":
             return person.true_images(self.size_px)
-        if row.source == "prompt":
-            prompts = [ask.prompt.replace(PLACEHOLDER, CLASS_PHRASE) for ask in person.asks]
-            return self._sampled(person, OURS, prompts, row.knobs)
-        subject = self.subject(person, row)
-        return self._sampled(person, row.encoder, [ask.prompt for ask in person.asks], row.knobs, subject=subject)
+        if method.source == "prompt":
+            prompts = [eval_prompt.prompt.replace(PLACEHOLDER, CLASS_PHRASE) for eval_prompt in person.eval_prompts]
+            return self._sampled(person, OURS, prompts, method.config)
+        subject = self.subject(person, method)
+        return self._sampled(
+            person,
+            method.encoder,
+            [eval_prompt.prompt for eval_prompt in person.eval_prompts],
+            method.config,
+            subject=subject,
+        )
 
-    def subject(self, person: Person, row: Row) -> "Subject":
+    def subject(self, person: Person, method: Method) -> "Subject":
         """The person as a row's encoder and tuning have it, made once and kept while there is room."""
-        key = json.dumps([row.encoder, row.tuned, dict(row.customize), repr(person)], sort_keys=True)
+        key = json.dumps([method.encoder, method.tuned, dict(method.customize), repr(person)], sort_keys=True)
         if key not in self._subjects:
-            self._subjects[key] = self._new_subject(person, row)
+            self._subjects[key] = self._new_subject(person, method)
         self._subjects.move_to_end(key)
         while len(self._subjects) > self.keep:
             self._subjects.popitem(last=False)
         return self._subjects[key]
 
-    def _new_subject(self, person: Person, row: Row) -> "Subject":
-        pipe, reference = self._pipe(row.encoder), person.reference_image(self.size_px)
-        if not row.tuned:
+    def _new_subject(self, person: Person, method: Method) -> "Subject":
+        pipe, reference = self._pipe(method.encoder), person.reference_image(self.size_px)
+        if not method.tuned:
             return pipe.encode(reference, class_word=CLASS_PHRASE)
         quiet = {"generator": generator(person.seed), "progress_bar": False}
-        return pipe.customize(reference, class_word=CLASS_PHRASE, **quiet, **row.customize)
+        return pipe.customize(reference, class_word=CLASS_PHRASE, **quiet, **method.customize)
 
     def _sampled(
-        self, person: Person, encoder: Encoder, prompts: list[str], knobs: Mapping[str, Any], **subject: Any
+        self, person: Person, encoder: Encoder, prompts: list[str], config: Mapping[str, Any], **subject: Any
     ) -> list[Image.Image]:
-        # A generator a picture: its noise does not depend on its neighbours, and every row starts from the same noise.
-        generators = [generator(ask.seed) for ask in person.asks]
+        # A generator an image: its noise does not depend on its neighbours, and every row starts from the same noise.
+        generators = [generator(eval_prompt.seed) for eval_prompt in person.eval_prompts]
         run = {"num_inference_steps": self.steps, "generator": generators, "output_type": "pil", "return_dict": False}
-        (pictures,) = self._pipe(encoder)(prompts, **run, **knobs, **subject)
-        return pictures
+        (images,) = self._pipe(encoder)(prompts, **run, **config, **subject)
+        return images
 
     def _pipe(self, encoder: Encoder) -> "PromptNetPipeline":
         if encoder not in self._pipes:
@@ -128,8 +134,8 @@ def encoder_folder(base: str | Path, encoder: Encoder) -> Path:
     raise ValueError(f"the base model at '{folder}' has no encoder {encoder!r}: leave its rows out, or train it")
 
 
-def picture_size(base: str | Path) -> int:
-    """The side of the pictures the base model was trained on, in pixels.
+def image_size(base: str | Path) -> int:
+    """The side of the images the base model was trained on, in pixels.
 
     Raises:
         ValueError: `base` is not the folder of a base model.
@@ -142,10 +148,12 @@ def picture_size(base: str | Path) -> int:
     return unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
-def weight_hashes(base: str | Path, rows: Iterable[Row]) -> dict[str, str]:
+def weight_hashes(base: str | Path, methods: Iterable[Method]) -> dict[str, str]:
     """Hashes of what these rows draw with: the base model under "base", and each encoder under its name."""
     folder = Path(base)
-    encoders = {row.encoder: encoder_folder(folder, row.encoder) for row in rows if row.source == "subject"}
+    encoders = {
+        method.encoder: encoder_folder(folder, method.encoder) for method in methods if method.source == "subject"
+    }
     apart = {folder / OURS, folder / PUBLISHED, folder / EDIT_CARDS, *encoders.values()}
     whole = [path for path in folder.rglob("*") if not apart & set(path.parents)]
     hashes = {name: _hash_files(place, place.rglob("*")) for name, place in encoders.items()}

@@ -1,4 +1,4 @@
-"""The knobs of every row, in `settings.yaml`: chosen on validation people by `promptnet evaluate tune`."""
+"""The parameters of every row, in `settings.yaml`: chosen on validation people by `promptnet evaluate tune`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -6,8 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from promptnet.evaluation.harness.methods import OURS, PUBLISHED, ROWS, Row, make_row
-from promptnet.inference.tuning.config import TuningDefaults
+from promptnet.evaluation.harness.methods import METHODS, OURS, PUBLISHED, Method, make_method
+from promptnet.inference.tuning.config import TuningConfig
 from promptnet.io.files import write_text
 
 
@@ -18,38 +18,38 @@ class Settings:
     Attributes:
         chosen: how: the command, people, prompts, steps, and what each choice scored.
         customize: encoder to the arguments of per-user tuning.
-        rows: row to its knobs.
+        methods: row to its parameters.
     """
 
     chosen: Mapping[str, Any] = field(default_factory=dict)
     customize: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def row(self, name: str) -> Row:
-        """One row with its knobs.
+    def method(self, name: str) -> Method:
+        """One row with its parameters.
 
         Raises:
-            ValueError: no such row, or its knobs are not right for it.
+            ValueError: no such row, or its parameters are not right for it.
         """
-        return make_row(name, self.rows.get(name, {}), self.customize)
+        return make_method(name, self.methods.get(name, {}), self.customize)
 
-    def all_rows(self, names: Iterable[str] | None = None) -> list[Row]:
-        """The named rows (all of them by default), in the order of `ROWS`.
+    def all_methods(self, names: Iterable[str] | None = None) -> list[Method]:
+        """The named rows (all of them by default), in the order of `METHODS`.
 
         Raises:
             ValueError: a name that is not a row, or none at all.
         """
-        wanted = list(ROWS) if names is None else list(names)
+        wanted = list(METHODS) if names is None else list(names)
         if not wanted:
-            raise ValueError(f"rows is empty: choose from {', '.join(ROWS)}")
-        return [self.row(name) for name in sorted(set(wanted), key=_place)]
+            raise ValueError(f"methods is empty: choose from {', '.join(METHODS)}")
+        return [self.method(name) for name in sorted(set(wanted), key=_place)]
 
 
 def load_settings(path: str | Path | None = None) -> Settings:
     """Read settings, the ones shipped with the package by default, and check every row of them.
 
     Raises:
-        ValueError: not a settings file, an unknown row or encoder, or a knob that its row has not.
+        ValueError: not a settings file, an unknown row or encoder, or a parameter that its row has not.
     """
     import yaml
 
@@ -72,27 +72,29 @@ def save_settings(settings: Settings, path: str | Path) -> None:
 
 
 def _checked(content: Any, source: str) -> Settings:
-    if not isinstance(content, dict) or set(content) != {"chosen", "customize", "rows"}:
-        raise ValueError(f"{source} is not a settings file: it has to hold chosen, customize and rows")
+    if isinstance(content, dict) and "rows" in content:  # the word of before
+        content = {"methods" if name == "rows" else name: value for name, value in content.items()}
+    if not isinstance(content, dict) or set(content) != {"chosen", "customize", "methods"}:
+        raise ValueError(f"{source} is not a settings file: it has to hold chosen, customize and methods")
     _check_sections(content, source)
     unknown = set(content["customize"]) - {OURS, PUBLISHED}
     if unknown:
         raise ValueError(f"{source} customises {sorted(unknown)[0]!r}: encoders are {OURS} and {PUBLISHED}")
     for encoder, arguments in content["customize"].items():
         try:
-            TuningDefaults().replaced(arguments)
+            TuningConfig().replaced(arguments)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: customize: {encoder}: {error}") from error
     settings = Settings(**content)
-    for name in settings.rows:
-        settings.row(name)
+    for name in settings.methods:
+        settings.method(name)
     return settings
 
 
 def _check_sections(content: dict[str, Any], source: str) -> None:
-    """Every section maps names to something, `customize` and `rows` to names with values again."""
-    places = {section: content[section] for section in ("chosen", "customize", "rows")}
-    for section in ("customize", "rows"):
+    """Every section maps names to something, `customize` and `methods` to names with values again."""
+    places = {section: content[section] for section in ("chosen", "customize", "methods")}
+    for section in ("customize", "methods"):
         entries = content[section] if isinstance(content[section], dict) else {}
         places |= {f"{section}: {name}": entry for name, entry in entries.items()}
     for place, value in places.items():
@@ -101,5 +103,5 @@ def _check_sections(content: dict[str, Any], source: str) -> None:
 
 
 def _place(name: str) -> int:
-    # An unknown name sorts last and is then refused by `make_row`, which lists the names there are.
-    return list(ROWS).index(name) if name in ROWS else len(ROWS)
+    # An unknown name sorts last and is then refused by `make_method`, which lists the names there are.
+    return list(METHODS).index(name) if name in METHODS else len(METHODS)

@@ -1,4 +1,4 @@
-"""What is asked of every row: people no training saw, one reference picture each, and prompts for other attributes.
+"""What is asked of every row: people no training saw, one reference image each, and prompts for other attributes.
 
 A task list is a function of (split, people, prompts, seed); fewer people or prompts are a prefix of more.
 """
@@ -27,17 +27,17 @@ CLASS_PHRASE = "a person"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One picture to draw."""
+class EvalPrompt:
+    """One image to draw."""
 
     prompt: str
     """What is asked for; holds `S*` where the subject goes, unless it describes the person in words."""
     attributes: Attributes
-    """Of the true answer: the asked values, and the reference picture's where nothing was asked."""
+    """Of the true answer: the asked values, and the reference image's where nothing was asked."""
     fields: tuple[str, ...]
     """The attribute fields that the prompt asks for."""
     seed: int
-    """Of all noise in this picture, the same in every row."""
+    """Of all noise in this image, the same in every row."""
 
     def asked(self) -> dict[str, str]:
         """The asked fields with their asked values."""
@@ -46,26 +46,26 @@ class Ask:
 
 @dataclass(frozen=True)
 class Person:
-    """One held-out person, with the attributes of the reference picture and everything to be drawn."""
+    """One held-out person, with the attributes of the reference image and everything to be drawn."""
 
     index: int
     identity: Identity
     reference: Attributes
-    asks: tuple[Ask, ...]
+    eval_prompts: tuple[EvalPrompt, ...]
     seed: int
     """Of the noise in per-user tuning."""
 
     def reference_image(self, size_px: int) -> Image.Image:
-        """The only picture of the person that a row is shown."""
+        """The only image of the person that a row is shown."""
         return render(self.identity, self.reference, size_px)
 
     def true_images(self, size_px: int) -> list[Image.Image]:
         """The true answers, ask by ask."""
-        return [render(self.identity, ask.attributes, size_px) for ask in self.asks]
+        return [render(self.identity, eval_prompt.attributes, size_px) for eval_prompt in self.eval_prompts]
 
 
 def make_people(split: Split, people: int, prompts: int, seed: int = 0) -> list[Person]:
-    """The tasks of the comparison: every asked value differs from the reference picture's, so copying it scores 0.
+    """The tasks of the comparison: every asked value differs from the reference image's, so copying it scores 0.
 
     Args:
         split: "validation" for choices, "test" for results.
@@ -87,8 +87,10 @@ def make_described_people(split: Split, people: int, prompts: int, seed: int = 0
     for index, who in enumerate(_chosen(split, people, prompts, seed)):
         rng = random.Random(f"described {seed} {split} {index}")
         attributes = [sample_attributes(rng) for _ in range(prompts)]
-        asks = [Ask(caption(who, each), each, ATTRIBUTE_FIELDS, rng.getrandbits(63)) for each in attributes]
-        described.append(Person(index, who, attributes[0], tuple(asks), seed))
+        eval_prompts = [
+            EvalPrompt(caption(who, each), each, ATTRIBUTE_FIELDS, rng.getrandbits(63)) for each in attributes
+        ]
+        described.append(Person(index, who, attributes[0], tuple(eval_prompts), seed))
     return described
 
 
@@ -119,10 +121,10 @@ def _chosen(split: Split, people: int, prompts: int, seed: int) -> list[Identity
 def _person(split: Split, index: int, who: Identity, prompts: int, seed: int) -> Person:
     rng = random.Random(f"person {seed} {split} {index}")
     reference, noise = sample_attributes(rng), rng.getrandbits(63)
-    return Person(index, who, reference, tuple(_ask(rng, reference) for _ in range(prompts)), noise)
+    return Person(index, who, reference, tuple(_eval_prompt(rng, reference) for _ in range(prompts)), noise)
 
 
-def _ask(rng: random.Random, reference: Attributes) -> Ask:
+def _eval_prompt(rng: random.Random, reference: Attributes) -> EvalPrompt:
     """Two to four fields, each with a value that is not the reference's."""
     chosen = rng.sample(ATTRIBUTE_FIELDS, rng.randint(2, 4))
     fields = tuple(field for field in ATTRIBUTE_FIELDS if field in chosen)
@@ -130,7 +132,9 @@ def _ask(rng: random.Random, reference: Attributes) -> Ask:
     for field in fields:
         wanted[field] = _other_value(rng, field, reference)
     attributes = Attributes(**wanted)
-    return Ask(caption(None, attributes, subject=PLACEHOLDER, fields=fields), attributes, fields, rng.getrandbits(63))
+    return EvalPrompt(
+        caption(None, attributes, subject=PLACEHOLDER, fields=fields), attributes, fields, rng.getrandbits(63)
+    )
 
 
 def _other_value(rng: random.Random, field: str, reference: Attributes) -> str:

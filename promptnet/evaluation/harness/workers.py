@@ -13,16 +13,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-from promptnet.evaluation.harness.image_cache import Drawing, Gallery, Unit
-from promptnet.evaluation.harness.renderer import Draw, Studio, picture_size, settle_process
+from promptnet.evaluation.harness.image_cache import ImageCache, Method, Unit
+from promptnet.evaluation.harness.renderer import Generate, Renderer, image_size, settle_process
 from promptnet.io.progress import counting_bar
 
 Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
-class StudioSpec:
-    """What a process needs to build its own studio."""
+class RendererSpec:
+    """What a process needs to build its own renderer."""
 
     base: Path
     steps: int
@@ -34,12 +34,12 @@ class StudioSpec:
 
     @property
     def size_px(self) -> int:
-        """Side of the pictures."""
-        return picture_size(self.base)
+        """Side of the images."""
+        return image_size(self.base)
 
-    def build(self) -> Draw:
-        """The studio."""
-        return Studio(self.base, steps=self.steps, device=self.device, keep=self.keep, threads=self.threads)
+    def build(self) -> Generate:
+        """The renderer."""
+        return Renderer(self.base, steps=self.steps, device=self.device, keep=self.keep, threads=self.threads)
 
 
 def default_workers(device: str) -> int:
@@ -49,21 +49,21 @@ def default_workers(device: str) -> int:
     return min(4, torch.get_num_threads()) if device == "cpu" else 1
 
 
-class Crew:
+class WorkerPool:
     """Studios in this process or in several, for as long as the `with` block lasts.
 
     Args:
-        spec: of each studio.
+        spec: of each renderer.
         workers: processes; 1 draws in this one, None decides by the device.
-        build: makes the studio when drawing in this process.
+        build: makes the renderer when drawing in this process.
     """
 
-    def __init__(self, spec: StudioSpec, workers: int | None = None, build: Callable[[], Draw] | None = None):
+    def __init__(self, spec: RendererSpec, workers: int | None = None, build: Callable[[], Generate] | None = None):
         self.spec, self.build = spec, build or spec.build
         self.workers = (1 if build else default_workers(spec.device)) if workers is None else workers
         self._open = ExitStack()
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "WorkerPool":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -72,42 +72,44 @@ class Crew:
     def draw(
         self,
         people: Sequence[Unit],
-        rows: Sequence[Drawing],
-        gallery: Gallery,
+        methods: Sequence[Method],
+        image_cache: ImageCache,
         about: str = "",
         counting: str = "people",
     ) -> None:
-        """Draw what the gallery does not hold yet, with a progress bar.
+        """Draw what the image cache does not hold yet, with a progress bar.
 
         Args:
             people: whom, or what else is drawn together.
-            rows: how.
-            gallery: where the pictures are kept.
+            methods: how.
+            image cache: where the images are kept.
             about: what the progress bar says.
             counting: what it counts.
         """
-        waiting = [person for person in people if any(not gallery.has(person, row) for row in rows)]
-        done = (self._here if self.workers == 1 else self._in_processes)(waiting, rows, gallery)
+        waiting = [person for person in people if any(not image_cache.has(person, method) for method in methods)]
+        done = (self._here if self.workers == 1 else self._in_processes)(waiting, methods, image_cache)
         already = len(people) - len(waiting)
-        about = about or f"drawing {len(rows)} rows"
+        about = about or f"drawing {len(methods)} rows"
         for _ in with_progress(done, total=len(people), already=already, about=about, counting=counting):
             pass
 
-    def _here(self, people: Sequence[Unit], rows: Sequence[Drawing], gallery: Gallery) -> Iterator[None]:
+    def _here(self, people: Sequence[Unit], methods: Sequence[Method], image_cache: ImageCache) -> Iterator[None]:
         for person in people:
-            yield draw_missing(self._studio, person, rows, gallery)
+            yield generate_missing(self._renderer, person, methods, image_cache)
 
-    def _in_processes(self, people: Sequence[Unit], rows: Sequence[Drawing], gallery: Gallery) -> Iterator[None]:
+    def _in_processes(
+        self, people: Sequence[Unit], methods: Sequence[Method], image_cache: ImageCache
+    ) -> Iterator[None]:
         if not people:
             return
         tasks = [
-            self._processes[person.index % self.workers].submit(_draw_in_process, person, rows, gallery)
+            self._processes[person.index % self.workers].submit(_generate_in_process, person, methods, image_cache)
             for person in people
         ]
         yield from _as_done(tasks)
 
     @cached_property
-    def _studio(self) -> Draw:
+    def _renderer(self) -> Generate:
         return self.build()
 
     @cached_property
@@ -143,24 +145,24 @@ def _as_done(tasks: Sequence[Future[None]]) -> Iterator[None]:
             task.cancel()
 
 
-def draw_missing(draw: Draw, person: Unit, rows: Iterable[Drawing], gallery: Gallery) -> None:
+def generate_missing(draw: Generate, person: Unit, methods: Iterable[Method], image_cache: ImageCache) -> None:
     """Draw one person's missing rows."""
-    for row in rows:
-        if not gallery.has(person, row):
-            gallery.put(person, row, draw(person, row))
+    for method in methods:
+        if not image_cache.has(person, method):
+            image_cache.put(person, method, draw(person, method))
 
 
-_process_studio: Draw | None = None
+_process_renderer: Generate | None = None
 
 
-def _start_process(spec: StudioSpec) -> None:
-    global _process_studio
-    _process_studio = spec.build()
+def _start_process(spec: RendererSpec) -> None:
+    global _process_renderer
+    _process_renderer = spec.build()
 
 
-def _draw_in_process(person: Unit, rows: Sequence[Drawing], gallery: Gallery) -> None:
-    assert _process_studio is not None
-    draw_missing(_process_studio, person, rows, gallery)
+def _generate_in_process(person: Unit, methods: Sequence[Method], image_cache: ImageCache) -> None:
+    assert _process_renderer is not None
+    generate_missing(_process_renderer, person, methods, image_cache)
 
 
 def with_progress(

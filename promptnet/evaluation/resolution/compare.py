@@ -8,17 +8,17 @@ from typing import Any
 
 from PIL import Image
 
-from promptnet.evaluation.harness.image_cache import Gallery
+from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.harness.methods import Row
+from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.settings import load_settings
 from promptnet.evaluation.harness.tasks import Person, make_described_people
-from promptnet.evaluation.harness.workers import Crew, StudioSpec
-from promptnet.evaluation.resolution.methods import SIZES, TRAINED, Shape, Size, make_rows, row_at
+from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
+from promptnet.evaluation.resolution.methods import SIZES, TRAINED, Shape, Size, make_methods, method_at
 from promptnet.evaluation.resolution.report import print_sizes, save_size_sheet
-from promptnet.evaluation.resolution.score import FEWEST, Marks, SizeMarker, real_pictures
+from promptnet.evaluation.resolution.score import FEWEST, SizeScorer, SizeScores, real_images
 from promptnet.evaluation.resolution.subjects import compare_identity
-from promptnet.evaluation.subjects.compare import check_run, studio_gallery
+from promptnet.evaluation.subjects.compare import check_run, renderer_cache
 from promptnet.io.files import check_folder, write_text
 from promptnet.metrics.bootstrap import Interval
 from promptnet.metrics.head_count import HeadFinder
@@ -37,7 +37,7 @@ def evaluate_resolution(
     people: int = 96,
     steps: int = 20,
     sizes: Sequence[str] | None = None,
-    rows: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
     subjects: int = 0,
     guidance_scale: float | None = None,
     out: str | Path | None = None,
@@ -48,15 +48,15 @@ def evaluate_resolution(
 ) -> Results:
     """Draw full captions of validation people at other sizes, in every way, and print the comparison.
 
-    With `out`, also writes results.json and a sheet a size there, and keeps the pictures in a folder `pictures`:
+    With `out`, also writes results.json and a sheet a size there, and keeps the images in a folder `images`:
     repeat the command to go on after an interruption.
 
     Args:
         base: folder of the base model; the validation judge lies beside it.
         people: validation people, one caption each.
         steps: denoising steps.
-        sizes: WIDTHxHEIGHT, or WIDTHxHEIGHT:PICTURES for fewer; None is `SIZES`. Below 8 pictures, for the eye alone.
-        rows: of `LADDER`, or settings ("published:...", YAML files); None is the ladder.
+        sizes: WIDTHxHEIGHT, or WIDTHxHEIGHT:PICTURES for fewer; None is `SIZES`. Below 8 images, for the eye alone.
+        methods: of `LADDER`, or settings ("published:...", YAML files); None is the ladder.
         subjects: how many customised people are also drawn at the trained size and at twice that.
         guidance_scale: of the captions; None is that of the row `prompt-only`.
         out: an existing folder.
@@ -66,7 +66,7 @@ def evaluate_resolution(
         workers: processes that draw; None decides by the device.
 
     Returns:
-        What results.json holds: `{"sizes": {size: {"pictures", "rows": {row: {measure: {"mean", "low", "high"}}},
+        What results.json holds: `{"sizes": {size: {"images", "rows": {row: {measure: {"mean", "low", "high"}}},
         "auto_gains", "settings"}}, "subjects", "claims", "settings"}`.
 
     Raises:
@@ -75,24 +75,24 @@ def evaluate_resolution(
     check_run("validation", steps)
     wanted = [Size.parse(text) for text in (SIZES if sizes is None else sizes)]
     folder = None if out is None else check_folder(out)
-    knobs = {**load_settings().row("prompt-only").knobs}
+    config = {**load_settings().method("prompt-only").config}
     if guidance_scale is not None:
-        knobs["guidance_scale"] = guidance_scale
+        config["guidance_scale"] = guidance_scale
     shape, asked = Shape.of(base), make_described_people("validation", people, 1, seed)
-    by_size = {size: make_rows(rows, size, shape, steps, knobs) for size in wanted}
-    own = row_at(TRAINED, "off", Size(shape.trained_px, shape.trained_px), knobs)
+    by_size = {size: make_methods(methods, size, shape, steps, config) for size in wanted}
+    own = method_at(TRAINED, "off", Size(shape.trained_px, shape.trained_px), config)
     reader = load_judge(judge_folder(base, "validation", judge), device)
-    spec = StudioSpec(Path(base), steps, device or "cpu")
-    with studio_gallery(spec, [own], folder) as gallery, Crew(spec, workers) as crew:
-        crew.draw(asked, [own], gallery, "drawing at the trained size")
-        run = Run(asked, own, gallery, crew, reader, HeadFinder.of(reader), folder, device)
+    spec = RendererSpec(Path(base), steps, device or "cpu")
+    with renderer_cache(spec, [own], folder) as image_cache, WorkerPool(spec, workers) as pool:
+        pool.draw(asked, [own], image_cache, "drawing at the trained size")
+        run = Run(asked, own, image_cache, pool, reader, HeadFinder.of(reader), folder, device)
         measured = {size.name: run.measure(size, of_size) for size, of_size in by_size.items()}
-        weights = dict(gallery.weights)
+        weights = dict(image_cache.weights)
     results: Results = {"sizes": {name: found for name, found in measured.items() if found}}
     if subjects:
         results["subjects"] = compare_identity(spec, subjects, seed=seed, out=folder, judge=reader, workers=workers)
-    settings = {"people": people, "steps": steps, "seed": seed, "judge": "validation", "weights": weights, **knobs}
-    results |= {"claims": claims(results), "settings": settings}
+    settings = {"people": people, "steps": steps, "seed": seed, "judge": "validation", "weights": weights, **config}
+    results |= {"claims": checks(results), "settings": settings}
     if folder is not None:
         write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     print_sizes(results)
@@ -104,75 +104,75 @@ class Run:
     """What all sizes share."""
 
     people: Sequence[Person]
-    own: Row
-    gallery: Gallery
-    crew: Crew
+    own: Method
+    image_cache: ImageCache
+    pool: WorkerPool
     judge: Any
     heads: HeadFinder
     folder: Path | None
     device: str | None
 
-    def measure(self, size: Size, rows: Sequence[Row]) -> dict[str, Any] | None:
-        """Draw one size in every row and mark it; None where there are too few pictures to measure."""
+    def measure(self, size: Size, methods: Sequence[Method]) -> dict[str, Any] | None:
+        """Draw one size in every row and mark it; None where there are too few images to measure."""
         people = self.people[: size.count]
-        self.crew.draw(people, rows, self.gallery, f"drawing {size.name}")
-        drawn = {row.name: self._pictures(people, row) for row in rows}
-        own = self._pictures(people, self.own)
-        real = real_pictures(people, (size.width, size.height))
+        self.pool.draw(people, methods, self.image_cache, f"drawing {size.name}")
+        generated = {method.name: self._images(people, method) for method in methods}
+        own = self._images(people, self.own)
+        real = real_images(people, (size.width, size.height))
         if self.folder is not None:
-            columns = {"real": real, TRAINED: own, **drawn}
-            prompts = [person.asks[0].prompt for person in people]
+            columns = {"real": real, TRAINED: own, **generated}
+            prompts = [person.eval_prompts[0].prompt for person in people]
             save_size_sheet(self.folder / f"sheet-{size.name}.png", columns, prompts)
         if len(people) < FEWEST:
             return None
-        marker = SizeMarker.of(people, (size.width, size.height), own, self.judge, self.heads, self.device)
-        marks = {name: marker.mark(pictures) for name, pictures in {"real": real, TRAINED: own, **drawn}.items()}
+        scorer = SizeScorer.of(people, (size.width, size.height), own, self.judge, self.heads, self.device)
+        scores = {name: scorer.mark(images) for name, images in {"real": real, TRAINED: own, **generated}.items()}
         return {
             "pictures": len(people),
-            "rows": {name: marker.record(found) for name, found in marks.items()},
-            "auto_gains": auto_gains(marker, {name: marks[name] for name in drawn}),
-            "settings": {row.name: json.loads(json.dumps(row.knobs["resolution"])) for row in rows},
+            "rows": {name: scorer.record(found) for name, found in scores.items()},
+            "auto_gains": auto_gains(scorer, {name: scores[name] for name in generated}),
+            "settings": {method.name: json.loads(json.dumps(method.config["resolution"])) for method in methods},
         }
 
-    def _pictures(self, people: Sequence[Person], row: Row) -> list[Image.Image]:
-        return [picture for person in people for picture in self.gallery.get(person, row)]
+    def _images(self, people: Sequence[Person], method: Method) -> list[Image.Image]:
+        return [image for person in people for image in self.image_cache.get(person, method)]
 
 
-def auto_gains(marker: SizeMarker, marks: Mapping[str, Marks]) -> dict[str, dict[str, dict[str, float]]]:
+def auto_gains(scorer: SizeScorer, scores: Mapping[str, SizeScores]) -> dict[str, dict[str, dict[str, float]]]:
     """By how much `auto` is better than each other row, by measure, prompts paired."""
-    if "auto" not in marks:
+    if "auto" not in scores:
         return {}
-    gains: Callable[[str], dict[str, Interval]] = lambda name: marker.gains(marks["auto"], marks[name])  # noqa: E731
+    gains: Callable[[str], dict[str, Interval]] = lambda name: scorer.gains(scores["auto"], scores[name])  # noqa: E731
     return {
-        name: {measure: figure.record() for measure, figure in gains(name).items()} for name in marks if name != "auto"
+        name: {measure: figure.record() for measure, figure in gains(name).items()} for name in scores if name != "auto"
     }
 
 
-def claims(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What these pictures say of `auto` and of subjects."""
+def checks(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What these images say of `auto` and of subjects."""
     found = []
     for name, size in results["sizes"].items():
         gains = size["auto_gains"]
         if not gains:
             continue
         losses = {
-            f"{measure}, auto against {row}": figure
-            for row, figures in gains.items()
+            f"{measure}, auto against {method}": figure
+            for method, figures in gains.items()
             for measure, figure in figures.items()
             if figure["high"] < 0
         }
-        found.append(_claim(f"{name}: no row is better than auto beyond the interval", not losses, losses))
+        found.append(_check_of(f"{name}: no row is better than auto beyond the interval", not losses, losses))
         if name in MUST_WIN and "direct" in gains:
             won = {measure: gains["direct"][measure] for measure in ("kid_r", "kid_b", "attributes")}
             holds = all(figure["low"] > 0 for figure in won.values())
-            found.append(_claim(f"{name}: auto is better than direct inference beyond the interval", holds, won))
+            found.append(_check_of(f"{name}: auto is better than direct inference beyond the interval", holds, won))
     if "subjects" in results:
         subjects = results["subjects"]
         says = f"a subject's identity at {subjects['size']} is within {IDENTITY_LOSS} of that at the trained size"
         figures = {name: figure for name, figure in subjects.items() if name.endswith("minus trained")}
-        found.append(_claim(says, figures["auto minus trained"]["mean"] >= -IDENTITY_LOSS, figures))
+        found.append(_check_of(says, figures["auto minus trained"]["mean"] >= -IDENTITY_LOSS, figures))
     return found
 
 
-def _claim(says: str, holds: bool, figures: Mapping[str, Any]) -> dict[str, Any]:
+def _check_of(says: str, holds: bool, figures: Mapping[str, Any]) -> dict[str, Any]:
     return {"says": says, "holds": holds, "figures": dict(figures)}

@@ -1,4 +1,4 @@
-"""Ways of drawing at another size, as rows that the evaluation's studio draws."""
+"""Ways of drawing at another size, as rows that the evaluation's renderer draws."""
 
 import dataclasses
 import json
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptnet.evaluation.harness.methods import PROMPT_KNOBS, Row
-from promptnet.evaluation.harness.renderer import picture_size
+from promptnet.evaluation.harness.methods import PROMPT_PARAMETERS, Method
+from promptnet.evaluation.harness.renderer import image_size
 from promptnet.inference.resolution.auto import automatic_settings, in_proportion, is_far, redilation
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
 
 LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "adapted", "auto")
 """The plain network; Attn-SF alone; ScaleCrafter's re-dilation alone, with dispersed kernels, with damped guidance
 (each added to re-dilation alone); what `auto` makes of all at the size asked, as `adapt_resolution` does in any
-pipeline; and what it does in `PromptNetPipeline`, which may draw at another size and resize the picture."""
+pipeline; and what it does in `PromptNetPipeline`, which may draw at another size and resize the image."""
 
 SIZES = ("32x32", "96x96", "128x128", "160x96", "192x192:16", "256x256:4")
 TRAINED = "trained"
-"""The row of the model's own pictures at the trained size."""
+"""The row of the model's own images at the trained size."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size to draw, and how many pictures of it; None is as many as there are people."""
+    """A size to draw, and how many images of it; None is as many as there are people."""
 
     width: int
     height: int
@@ -43,7 +43,7 @@ class Size:
             raise ValueError(f"size {text!r} is not WIDTHxHEIGHT in pixels, or WIDTHxHEIGHT:PICTURES")
         width, height, count = (int(part) if part else None for part in found.groups())
         if count == 0:
-            raise ValueError(f"size {text!r} asks for no pictures")
+            raise ValueError(f"size {text!r} asks for no images")
         return cls(width or 0, height or 0, count)
 
     @property
@@ -71,12 +71,14 @@ class Shape:
         Raises:
             ValueError: `base` is not the folder of a base model.
         """
-        trained_px = picture_size(base)
+        trained_px = image_size(base)
         unet = json.loads((Path(base) / "unet" / "config.json").read_text("utf-8"))
         return cls(len(unet["block_out_channels"]), trained_px, unet["sample_size"])
 
 
-def make_rows(names: Sequence[str] | None, size: Size, shape: Shape, steps: int, knobs: Mapping[str, Any]) -> list[Row]:
+def make_methods(
+    names: Sequence[str] | None, size: Size, shape: Shape, steps: int, config: Mapping[str, Any]
+) -> list[Method]:
     """The rows of one size; a name that is not in `LADDER` is settings: "published:..." or a YAML file.
 
     Raises:
@@ -85,18 +87,18 @@ def make_rows(names: Sequence[str] | None, size: Size, shape: Shape, steps: int,
     chosen = LADDER if names is None else tuple(dict.fromkeys(names))
     if not chosen:
         raise ValueError(f"rows is empty: choose from {', '.join(LADDER)}, or give settings")
-    return [row_at(name, resolution_of(name, size, shape, steps), size, knobs) for name in chosen]
+    return [method_at(name, resolution_of(name, size, shape, steps), size, config) for name in chosen]
 
 
-def row_at(name: str, resolution: str | dict[str, Any], size: Size, knobs: Mapping[str, Any]) -> Row:
+def method_at(name: str, resolution: str | dict[str, Any], size: Size, config: Mapping[str, Any]) -> Method:
     """A row of plain prompts at a size."""
-    drawing: dict[str, Any] = {**PROMPT_KNOBS, **knobs}
+    drawing: dict[str, Any] = {**PROMPT_PARAMETERS, **config}
     drawing |= {"width": size.width, "height": size.height, "resolution": resolution}
-    return Row(name, "prompt", knobs=drawing)
+    return Method(name, "prompt", config=drawing)
 
 
 def resolution_of(name: str, size: Size, shape: Shape, steps: int) -> str | dict[str, Any]:
-    """What a row gives the pipeline: "off", or settings as a mapping, which also says which pictures are the same."""
+    """What a row gives the pipeline: "off", or settings as a mapping, which also says which images are the same."""
     if name in ("direct", TRAINED):
         return "off"
     settings = ladder_settings(size, shape, steps)[name] if name in LADDER else load_settings(name)
@@ -109,7 +111,7 @@ def ladder_settings(size: Size, shape: Shape, steps: int) -> dict[str, Resolutio
     """The settings of the ladder's rows at one size.
 
     Re-dilation's factors are those of `adapted` where it has some, without those that it has for dispersed kernels
-    alone; a picture smaller than trained gets the ratio of the sides in its deepest blocks.
+    alone; an image smaller than trained gets the ratio of the sides in its deepest blocks.
     """
     adapted, auto = (_automatic(size, shape, steps, multiple_px) for multiple_px in (None, shape.multiple_px))
     ratios = (size.height / shape.trained_px, size.width / shape.trained_px)

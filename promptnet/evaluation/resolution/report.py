@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from promptnet.evaluation.resolution.score import DISTANCES, SHARES
+from promptnet.evaluation.resolution.score import DISTANCES, FRACTIONS
 from promptnet.io.files import write_whole
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def print_sizes(results: Mapping[str, Any], console: "Console | None" = None) ->
     console = console or (Console() if sys.stdout.isatty() else Console(width=160))
     for name, size in results["sizes"].items():
         console.print(size_table(name, size, results["settings"]["steps"]))
-    for claim in results["claims"]:
-        color, answer = ("green", "yes") if claim["holds"] else ("red", "no ")
-        console.print(f"[{color}]{answer}[/] {claim['says']}")
-        for name, figure in claim["figures"].items():
+    for check in results["claims"]:
+        color, answer = ("green", "yes") if check["holds"] else ("red", "no ")
+        console.print(f"[{color}]{answer}[/] {check['says']}")
+        for name, figure in check["figures"].items():
             console.print(f"      {name}: {_figure(figure)}", highlight=False)
 
 
@@ -37,15 +37,15 @@ def size_table(name: str, size: Mapping[str, Any], steps: int) -> "Table":
     """The rows of one size."""
     from rich.table import Table
 
-    title = f"{name}, {size['pictures']} pictures, {steps} steps"
-    caption = "r: real renders at that size, b: own pictures at the trained size; 95 % bootstrap intervals over prompts"
+    title = f"{name}, {size['pictures']} images, {steps} steps"
+    caption = "r: real renders at that size, b: own images at the trained size; 95 % bootstrap intervals over prompts"
     table = Table(title=title, caption=caption)
     table.add_column("row", overflow="fold")
-    for measure in (*DISTANCES, *SHARES, "heads"):
+    for measure in (*DISTANCES, *FRACTIONS, "heads"):
         table.add_column(HEADINGS.get(measure, measure), justify="right")
-    for row, record in size["rows"].items():
-        figures = (_figure(record[measure]) for measure in (*DISTANCES, *SHARES))
-        table.add_row(row, *figures, f"{record['heads']:.2f}")
+    for method, record in size["rows"].items():
+        figures = (_figure(record[measure]) for measure in (*DISTANCES, *FRACTIONS))
+        table.add_row(method, *figures, f"{record['heads']:.2f}")
     return table
 
 
@@ -56,17 +56,17 @@ def _figure(figure: Mapping[str, float]) -> str:
 def save_size_sheet(
     path: Path, columns: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str], *, max_lines: int = 16
 ) -> None:
-    """Write a contact sheet: a line a prompt, a column a row, each picture as it was drawn.
+    """Write a contact sheet: a line a prompt, a column a row, each image as it was drawn.
 
-    Pictures of less than 96 px are enlarged by a whole number, without smoothing.
+    Images of less than 96 px are enlarged by a whole number, without smoothing.
 
     Args:
         path: of the PNG.
-        columns: heading to its pictures, prompt by prompt.
+        columns: heading to its images, prompt by prompt.
         prompts: what was asked.
         max_lines: prompts shown.
     """
-    tiles = {name: [_enlarged(picture) for picture in pictures[:max_lines]] for name, pictures in columns.items()}
+    tiles = {name: [_enlarged(image) for image in images[:max_lines]] for name, images in columns.items()}
     widths = {name: max(tile.width for tile in column) for name, column in tiles.items()}
     height = max(tile.height for column in tiles.values() for tile in column) + TEXT_PX + GAP_PX
     lines = len(prompts[:max_lines])
@@ -83,6 +83,6 @@ def save_size_sheet(
     write_whole(path, sheet.save)
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
-    times = max(1, -(-SMALLEST_TILE_PX // picture.height))
-    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+def _enlarged(image: Image.Image) -> Image.Image:
+    times = max(1, -(-SMALLEST_TILE_PX // image.height))
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)

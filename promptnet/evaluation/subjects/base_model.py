@@ -1,4 +1,4 @@
-"""The base model alone: what a judge reads in pictures drawn from full captions of people no training saw.
+"""The base model alone: what a judge reads in images drawn from full captions of people no training saw.
 
 What is lost here no encoder and no sampler can win back, so this is the first place to look.
 """
@@ -13,14 +13,14 @@ from PIL import Image
 
 from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS, Split
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.harness.methods import Row
+from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.settings import load_settings
 from promptnet.evaluation.harness.tasks import Person, attribute_chances, identity_chances, make_described_people
-from promptnet.evaluation.harness.workers import Crew, StudioSpec
-from promptnet.evaluation.subjects.compare import check_run, studio_gallery
+from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
+from promptnet.evaluation.subjects.compare import check_run, renderer_cache
 from promptnet.io.files import check_folder, write_text
 from promptnet.metrics.bootstrap import interval
-from promptnet.metrics.judge import Judge, load_judge, read_pictures
+from promptnet.metrics.judge import Judge, load_judge, read_images
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +49,7 @@ def evaluate_base(
 ) -> dict[str, Any]:
     """Draw full captions of unseen people with the base model and print the judge's accuracy, field by field.
 
-    With `out`, also writes base.json there and keeps the pictures in a folder `pictures`.
+    With `out`, also writes base.json there and keeps the images in a folder `images`.
 
     Args:
         base: folder of the base model; judges lie beside it.
@@ -71,20 +71,20 @@ def evaluate_base(
         ValueError: no such folder, base model, judge or split; too many people.
     """
     check_run(split, steps)
-    knobs = {**load_settings().row("prompt-only").knobs}
+    config = {**load_settings().method("prompt-only").config}
     if guidance_scale is not None:
-        knobs["guidance_scale"] = guidance_scale
-    row = Row("full captions", "prompt", knobs=knobs)
+        config["guidance_scale"] = guidance_scale
+    method = Method("full captions", "prompt", config=config)
     described = make_described_people(split, people, prompts, seed)
     folder = None if out is None else check_folder(out)
     reader = load_judge(judge_folder(base, split, judge), device)
-    spec = StudioSpec(Path(base), steps, device or "cpu")
-    with studio_gallery(spec, [row], folder) as gallery, Crew(spec, workers) as crew:
-        crew.draw(described, [row], gallery, "drawing full captions")
-        drawn = [gallery.get(person, row) for person in described]
-        real = [person.true_images(gallery.size_px) for person in described]
-    settings = {"people": people, "prompts": prompts, "steps": steps, "split": split, "seed": seed, **knobs}
-    results = {"fields": field_records(described, drawn, real, reader, split, device), "settings": settings}
+    spec = RendererSpec(Path(base), steps, device or "cpu")
+    with renderer_cache(spec, [method], folder) as image_cache, WorkerPool(spec, workers) as pool:
+        pool.draw(described, [method], image_cache, "drawing full captions")
+        generated = [image_cache.get(person, method) for person in described]
+        real = [person.true_images(image_cache.size_px) for person in described]
+    settings = {"people": people, "prompts": prompts, "steps": steps, "split": split, "seed": seed, **config}
+    results = {"fields": field_records(described, generated, real, reader, split, device), "settings": settings}
     if folder is not None:
         write_text(folder / "base.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     _print(base_table(results))
@@ -93,14 +93,14 @@ def evaluate_base(
 
 def field_records(
     people: Sequence[Person],
-    drawn: Sequence[Sequence[Image.Image]],
+    generated: Sequence[Sequence[Image.Image]],
     real: Sequence[Sequence[Image.Image]],
     judge: Judge,
     split: Split,
     device: str | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """Field by field: accuracy on drawn pictures with its interval, on real renders, and of the majority answer."""
-    hits, real_hits = read_hits(people, drawn, judge, device), read_hits(people, real, judge, device)
+    """Field by field: accuracy on drawn images with its interval, on real renders, and of the majority answer."""
+    hits, real_hits = read_hits(people, generated, judge, device), read_hits(people, real, judge, device)
     records: dict[str, dict[str, float | None]] = {}
     for field in FIELDS:
         chances = identity_chances(split) if field in IDENTITY_FIELDS else attribute_chances()
@@ -111,14 +111,17 @@ def field_records(
 
 
 def read_hits(
-    people: Sequence[Person], pictures: Sequence[Sequence[Image.Image]], judge: Judge, device: str | None = None
+    people: Sequence[Person], images: Sequence[Sequence[Image.Image]], judge: Judge, device: str | None = None
 ) -> dict[str, np.ndarray]:
-    """Field to the share of each person's pictures in which it is read right, (P,)."""
-    flat = [picture for of_person in pictures for picture in of_person]
-    records = iter(read_pictures(judge, flat, device).records)
+    """Field to the share of each person's images in which it is read right, (P,)."""
+    flat = [image for of_person in images for image in of_person]
+    records = iter(read_images(judge, flat, device).records)
     hits: dict[str, list[float]] = {field: [] for field in FIELDS}
     for person in people:
-        read = [(next(records), {**person.identity.record(), **ask.attributes.record()}) for ask in person.asks]
+        read = [
+            (next(records), {**person.identity.record(), **eval_prompt.attributes.record()})
+            for eval_prompt in person.eval_prompts
+        ]
         for field in FIELDS:
             hits[field].append(float(np.mean([record[field] == truth[field] for record, truth in read])))
     return {field: np.asarray(values) for field, values in hits.items()}

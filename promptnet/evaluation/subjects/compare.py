@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from promptnet.datasets.avatars.render import SPLITS, Split
-from promptnet.evaluation.harness.image_cache import Gallery
+from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.harness.methods import Row
-from promptnet.evaluation.harness.renderer import picture_size, weight_hashes
+from promptnet.evaluation.harness.methods import Method
+from promptnet.evaluation.harness.renderer import image_size, weight_hashes
 from promptnet.evaluation.harness.settings import load_settings
 from promptnet.evaluation.harness.tasks import Person, make_people
-from promptnet.evaluation.harness.workers import Crew, StudioSpec
+from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.subjects.curves import curve_points, curve_records
 from promptnet.evaluation.subjects.plots import check_matplotlib, save_plot
 from promptnet.evaluation.subjects.report import print_results, save_sheet
 from promptnet.evaluation.subjects.results import Results, save_results, summarise
-from promptnet.evaluation.subjects.score import Marker, RowScores, make_marker
+from promptnet.evaluation.subjects.score import MethodScores, Scorer, make_scorer
 from promptnet.io.files import check_folder
 from promptnet.metrics.judge import Judge, load_judge
 
@@ -31,7 +31,7 @@ def evaluate_avatars(
     prompts: int = 4,
     steps: int = 20,
     split: Split = "test",
-    rows: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -43,21 +43,21 @@ def evaluate_avatars(
     """Compare ways of drawing people never seen in training, and print the comparison.
 
     All rows draw the same people, prompts and noise. With `out`, also writes results.json, sheet.png and plot.png
-    there, and keeps the pictures in a folder `pictures`: repeat the command to go on after an interruption.
+    there, and keeps the images in a folder `images`: repeat the command to go on after an interruption.
 
     Args:
         base: folder of the base model; judges and the second encoder lie beside it.
         people: held-out people.
-        prompts: pictures a person and row.
+        prompts: images a person and row.
         steps: denoising steps.
         split: "test" for results, read by the test judge; "validation" for choices, read by the validation judge;
             "train" for how much worse people are drawn whom training did not see, read by the validation judge too.
-        rows: names of `rows.ROWS`; None is all of them.
+        methods: names of `methods.METHODS`; None is all of them.
         out: an existing folder.
         seed: decides people, prompts and noise.
         device: where to draw; None is the CPU.
         curves: also draw the trade-off curves of identity against attributes.
-        settings: file of the rows' knobs; None is the one shipped.
+        settings: file of the rows' parameters; None is the one shipped.
         judge: folder of the judge; None is the one beside the base model.
         workers: processes that draw; None decides by the device.
 
@@ -69,15 +69,15 @@ def evaluate_avatars(
         ModuleNotFoundError: with `out`, and matplotlib is not installed.
     """
     check_run(split, steps, SPLITS)
-    chosen = load_settings(settings).all_rows(rows)
+    chosen = load_settings(settings).all_methods(methods)
     folder = None if out is None else check_folder(out)
     if folder is not None:
         check_matplotlib()
     asked = make_people(split, people, prompts, seed)
-    spec = StudioSpec(Path(base), steps, device or "cpu")
+    spec = RendererSpec(Path(base), steps, device or "cpu")
     reader = load_judge(judge_folder(base, split, judge), device)
-    with studio_gallery(spec, chosen, folder) as gallery, Crew(spec, workers) as crew:
-        comparison = compare(asked, chosen, gallery, crew, reader, split=split, curves=curves)
+    with renderer_cache(spec, chosen, folder) as image_cache, WorkerPool(spec, workers) as pool:
+        comparison = compare(asked, chosen, image_cache, pool, reader, split=split, curves=curves)
         results = comparison.results(
             {"split": split, "people": people, "prompts": prompts, "steps": steps, "seed": seed}
         )
@@ -105,14 +105,14 @@ def check_run(split: str, steps: int, splits: Sequence[str] = SPLITS[1:]) -> Non
 
 
 @contextlib.contextmanager
-def studio_gallery(spec: StudioSpec, rows: Sequence[Row], folder: Path | None) -> Iterator[Gallery]:
-    """Where pictures are kept: in the output folder, or nowhere for long."""
-    size_px, weights = picture_size(spec.base), weight_hashes(spec.base, rows)
+def renderer_cache(spec: RendererSpec, methods: Sequence[Method], folder: Path | None) -> Iterator[ImageCache]:
+    """Where images are kept: in the output folder, or nowhere for long."""
+    size_px, weights = image_size(spec.base), weight_hashes(spec.base, methods)
     if folder is not None:
-        yield Gallery(folder / "pictures", weights, spec.steps, size_px)
+        yield ImageCache(folder / "pictures", weights, spec.steps, size_px)
         return
     with tempfile.TemporaryDirectory() as passing:
-        yield Gallery(Path(passing), weights, spec.steps, size_px)
+        yield ImageCache(Path(passing), weights, spec.steps, size_px)
 
 
 @dataclass(frozen=True)
@@ -120,23 +120,27 @@ class Comparison:
     """Everything drawn and scored."""
 
     people: Sequence[Person]
-    rows: Sequence[Row]
-    gallery: Gallery
-    marker: Marker
-    scores: dict[str, RowScores]
+    methods: Sequence[Method]
+    image_cache: ImageCache
+    scorer: Scorer
+    scores: dict[str, MethodScores]
     curves: dict[str, Any]
 
     def results(self, settings: dict[str, Any]) -> Results:
         """Summarised, with what the rows drew with."""
-        knobs = {row.name: row.record() for row in self.rows}
-        return summarise(self.scores, {**settings, "weights": dict(self.gallery.weights), "rows": knobs}, self.curves)
+        config = {method.name: method.record() for method in self.methods}
+        return summarise(
+            self.scores, {**settings, "weights": dict(self.image_cache.weights), "rows": config}, self.curves
+        )
 
     def save(self, results: Results, folder: Path) -> None:
         """Write results.json, sheet.png and plot.png."""
-        size_px = self.gallery.size_px
+        size_px = self.image_cache.size_px
         references = [person.reference_image(size_px) for person in self.people]
-        drawn = [row for row in self.rows if row.source != "truth"]
-        columns = {row.name: [self.gallery.get(person, row) for person in self.people] for row in drawn}
+        generated = [method for method in self.methods if method.source != "truth"]
+        columns = {
+            method.name: [self.image_cache.get(person, method) for person in self.people] for method in generated
+        }
         truths = [person.true_images(size_px) for person in self.people]
         save_results(results, folder / "results.json")
         save_sheet(folder / "sheet.png", self.people, references, columns, truths)
@@ -145,19 +149,19 @@ class Comparison:
 
 def compare(
     people: Sequence[Person],
-    rows: Sequence[Row],
-    gallery: Gallery,
-    crew: Crew,
+    methods: Sequence[Method],
+    image_cache: ImageCache,
+    pool: WorkerPool,
     judge: Judge,
     *,
     split: Split,
     curves: bool = False,
 ) -> Comparison:
     """Draw all rows (and points of curves) for all people and let the judge read them."""
-    points = curve_points(rows) if curves else []
-    everything = [*rows, *(point.row for point in points)]
-    crew.draw(people, everything, gallery)
-    marker = make_marker(people, judge, split, gallery.size_px, crew.spec.device)
-    scores = {row.name: marker.mark([gallery.get(person, row) for person in people]) for row in everything}
-    named = {row.name: scores[row.name] for row in rows}
-    return Comparison(people, rows, gallery, marker, named, curve_records(points, scores))
+    points = curve_points(methods) if curves else []
+    everything = [*methods, *(point.method for point in points)]
+    pool.draw(people, everything, image_cache)
+    scorer = make_scorer(people, judge, split, image_cache.size_px, pool.spec.device)
+    scores = {method.name: scorer.mark([image_cache.get(person, method) for person in people]) for method in everything}
+    named = {method.name: scores[method.name] for method in methods}
+    return Comparison(people, methods, image_cache, scorer, named, curve_records(points, scores))

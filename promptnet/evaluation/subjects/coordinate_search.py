@@ -1,4 +1,4 @@
-"""Coordinate search: one knob at a time over a grid, round after round until nothing gets better."""
+"""Coordinate search: one parameter at a time over a grid, round after round until nothing gets better."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,13 +12,14 @@ def coordinate_search(
 ) -> tuple[Point, float]:
     """Maximise a score over a grid.
 
-    A knob moves only when that is strictly better: of equal settings the earlier one stays. No point is scored twice.
+    A parameter moves only when that is strictly better: of equal settings the earlier one stays. No point is scored
+    twice.
 
     Args:
         score_all: scores of several points (asked together, so that they can be drawn together).
-        start: where to begin; knobs outside the grid keep their values.
-        grid: knob to the values tried, in the order in which knobs are searched.
-        rounds: over all knobs at most.
+        start: where to begin; parameters outside the grid keep their values.
+        grid: parameter to the values tried, in the order in which parameters are searched.
+        rounds: over all parameters at most.
 
     Returns:
         The best point and its score.
@@ -39,8 +40,8 @@ def coordinate_search(
     [best_score] = score([best])
     for _ in range(rounds):
         before = best
-        for knob, values in grid.items():
-            points = [{**best, knob: value} for value in values]
+        for parameter, values in grid.items():
+            points = [{**best, parameter: value} for value in values]
             for point, value in zip(points, score(points), strict=True):
                 if value > best_score:
                     best, best_score = point, value

@@ -1,4 +1,4 @@
-"""Identity against attributes: every row with its intervals, and the trade-off curves of the knobs."""
+"""Identity against attributes: every row with its intervals, and the trade-off curves of the parameters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +32,9 @@ def save_plot(results: Results, path: Path) -> None:
     figure = Figure(figsize=(15, 6), layout="constrained")
     everything, near = figure.subplots(1, 2)
     for axes in (everything, near):
-        _draw_rows(axes, results["rows"])
+        _plot_methods(axes, results["rows"])
         for curve in results["curves"].values():
-            _draw_curve(axes, curve)
+            _plot_curve(axes, curve)
         axes.set(xlabel="attributes (0 guessing, 1 all right)", ylabel="identity (0 guessing, 1 all right)")
         axes.grid(alpha=0.3)
     everything.set_title("all rows")
@@ -55,22 +55,22 @@ def _limits(results: Results) -> dict[str, tuple[float, float]]:
     return limits
 
 
-def _draw_rows(axes: Any, rows: dict[str, Any]) -> None:
+def _plot_methods(axes: Any, methods: dict[str, Any]) -> None:
     from matplotlib import colormaps
 
     colors = colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
-    for index, (name, row) in enumerate(rows.items()):
-        x, y = row["attributes"], row["identity"]
-        marker = {"best": "*", "ceiling": "^"}.get(name, "s" if name.startswith("published") else "o")
+    for index, (name, method) in enumerate(methods.items()):
+        x, y = method["attributes"], method["identity"]
+        scorer = {"best": "*", "ceiling": "^"}.get(name, "s" if name.startswith("published") else "o")
         arms = {"xerr": _arms(x), "yerr": _arms(y), "elinewidth": 0.8, "capsize": 2}
-        axes.errorbar(x["mean"], y["mean"], **arms, fmt=marker, ms=8, color=colors[index % len(colors)], label=name)
+        axes.errorbar(x["mean"], y["mean"], **arms, fmt=scorer, ms=8, color=colors[index % len(colors)], label=name)
 
 
 def _arms(figure: dict[str, float]) -> Sequence[Sequence[float]]:
     return [[figure["mean"] - figure["low"]], [figure["high"] - figure["mean"]]]
 
 
-def _draw_curve(axes: Any, curve: dict[str, Any]) -> None:
+def _plot_curve(axes: Any, curve: dict[str, Any]) -> None:
     points = curve["points"]
     x = [point["attributes"]["mean"] for point in points]
     y = [point["identity"]["mean"] for point in points]

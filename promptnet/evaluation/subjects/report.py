@@ -23,9 +23,9 @@ HEADINGS = {"harmonic": "harmonic mean", "distance": "distance to truth", "pixel
 def print_results(results: Results, console: "Console | None" = None) -> None:
     """The rows, their fields and the claims as tables."""
     console = console or wide_console()
-    console.print(rows_table(results))
+    console.print(methods_table(results))
     console.print(fields_table(results))
-    print_claims(results["claims"], console)
+    print_checks(results["claims"], console)
 
 
 def wide_console() -> "Console":
@@ -35,17 +35,17 @@ def wide_console() -> "Console":
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
-def print_claims(claims: Mapping[str, Any], console: "Console") -> None:
+def print_checks(checks: Mapping[str, Any], console: "Console") -> None:
     """Every claim with whether it holds, and its figures."""
-    for claim in claims.values():
+    for check in checks.values():
         console.print(
-            f"[{'green' if claim['holds'] else 'red'}]{'yes' if claim['holds'] else 'no ':3}[/] {claim['statement']}"
+            f"[{'green' if check['holds'] else 'red'}]{'yes' if check['holds'] else 'no ':3}[/] {check['statement']}"
         )
-        for name, figure in claim["figures"].items():
+        for name, figure in check["figures"].items():
             console.print(f"      {name}: {figure_text(figure)}", highlight=False)
 
 
-def rows_table(results: Results) -> "Table":
+def methods_table(results: Results) -> "Table":
     """Every row with its metrics and intervals."""
     from rich.table import Table
 
@@ -55,8 +55,8 @@ def rows_table(results: Results) -> "Table":
     table.add_column("row", overflow="fold")
     for metric in METRICS:
         table.add_column(HEADINGS.get(metric, metric), justify="right")
-    for name, row in results["rows"].items():
-        table.add_row(name, *(figure_text(row[metric]) for metric in METRICS))
+    for name, method in results["rows"].items():
+        table.add_row(name, *(figure_text(method[metric]) for metric in METRICS))
     return table
 
 
@@ -64,13 +64,13 @@ def fields_table(results: Results) -> "Table":
     """The judge's raw accuracy, field by field."""
     from rich.table import Table
 
-    fields = list(dict.fromkeys(field for row in results["fields"].values() for field in row))
-    table = Table(title="share of pictures in which the judge reads the field right")
+    fields = list(dict.fromkeys(field for method in results["fields"].values() for field in method))
+    table = Table(title="share of images in which the judge reads the field right")
     table.add_column("row", overflow="fold")
     for field in fields:
         table.add_column(field, justify="right", overflow="fold")
-    for name, row in results["fields"].items():
-        table.add_row(name, *(f"{row[field]:.2f}" if field in row else "" for field in fields))
+    for name, method in results["fields"].items():
+        table.add_row(name, *(f"{method[field]:.2f}" if field in method else "" for field in fields))
     return table
 
 
@@ -91,34 +91,38 @@ def save_sheet(
     *,
     max_lines: int = 24,
 ) -> None:
-    """Write the contact sheet: a line an ask with its prompt: the reference, every row's picture, and the truth.
+    """Write the contact sheet: a line an ask with its prompt: the reference, every row's image, and the truth.
 
     Args:
         path: of the PNG.
         people: whose asks are the lines, one prompt each in turn.
-        references: (P,) the reference pictures.
-        columns: row name to its pictures, [person][ask].
+        references: (P,) the reference images.
+        columns: row name to its images, [person][ask].
         truths: the real re-renderings, [person][ask].
         max_lines: people shown.
     """
     lines = []
     for index, person in enumerate(people[:max_lines]):
-        ask = index % len(person.asks)
-        tiles = [references[index], *(pictures[index][ask] for pictures in columns.values()), truths[index][ask]]
-        lines.append((person.asks[ask].prompt, tiles))
+        eval_prompt = index % len(person.eval_prompts)
+        tiles = [
+            references[index],
+            *(images[index][eval_prompt] for images in columns.values()),
+            truths[index][eval_prompt],
+        ]
+        lines.append((person.eval_prompts[eval_prompt].prompt, tiles))
     write_whole(path, contact_sheet(["reference", *columns, "truth"], lines).save)
 
 
 def contact_sheet(headings: Sequence[str], lines: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
-    """Lines of pictures, each under its text, in columns under their headings."""
+    """Lines of images, each under its text, in columns under their headings."""
     pitch, height = TILE_PX + GAP_PX, TILE_PX + TEXT_PX + GAP_PX
     top = 2 * TEXT_PX + GAP_PX
     sheet = Image.new("RGB", (pitch * len(headings) + GAP_PX, top + height * len(lines)), "white")
     pen = ImageDraw.Draw(sheet)
     for column, heading in enumerate(headings):
         pen.multiline_text((GAP_PX + column * pitch, 2), _folded(heading), fill="black", font=_font())
-    for row, (prompt, tiles) in enumerate(lines):
-        y = top + row * height
+    for method, (prompt, tiles) in enumerate(lines):
+        y = top + method * height
         pen.text((GAP_PX, y), prompt, fill="black", font=_font())
         for column, tile in enumerate(tiles):
             place = (GAP_PX + column * pitch, y + TEXT_PX)

@@ -1,4 +1,4 @@
-"""Choosing every row's knobs on validation people, read by the validation judge: what `settings.yaml` says.
+"""Choosing every row's parameters on validation people, read by the validation judge: what `settings.yaml` says.
 
 The order: per-user tuning for each encoder (drawn with plain guidance), then each row on its own, from the same grid
 and with the same effort, then `best`, which starts from the best of our rows and may leave any part out.
@@ -10,15 +10,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from promptnet.evaluation.harness.image_cache import Gallery
+from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.harness.methods import OURS, PUBLISHED, ROWS, SUBJECT_KNOBS, Encoder, Row, make_row, our_rows
+from promptnet.evaluation.harness.methods import (
+    METHODS,
+    OURS,
+    PUBLISHED,
+    SUBJECT_PARAMETERS,
+    Encoder,
+    Method,
+    make_method,
+    our_methods,
+)
 from promptnet.evaluation.harness.settings import Settings, load_settings, save_settings
 from promptnet.evaluation.harness.tasks import Person, make_people
-from promptnet.evaluation.harness.workers import Crew, StudioSpec
-from promptnet.evaluation.subjects.compare import check_run, studio_gallery
+from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
+from promptnet.evaluation.subjects.compare import check_run, renderer_cache
 from promptnet.evaluation.subjects.coordinate_search import Point, coordinate_search
-from promptnet.evaluation.subjects.score import Marker, make_marker
+from promptnet.evaluation.subjects.score import Scorer, make_scorer
 from promptnet.io.files import check_folder, write_text
 from promptnet.metrics.judge import load_judge
 
@@ -32,7 +41,7 @@ GRID: dict[str, tuple[float | int, ...]] = {
     "fusion_until": (0.5, 1.0),
     "guidance_rescale": (0.0, 0.5),
 }
-"""Knob to the values tried, in the order in which they are searched. `best` may also leave fusion or class term out."""
+"""Parameter to the values tried, in the order of the search. `best` may also leave fusion or class term out."""
 
 CUSTOMIZE_GRID: dict[str, tuple[Any, ...]] = {
     "learning_rate": (5e-4, 1e-3, 2.5e-3, 5e-3),
@@ -58,7 +67,7 @@ def tune_settings(
     people: int = 32,
     prompts: int = 2,
     steps: int = 20,
-    rows: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
     customize: bool = True,
     rounds: int = 2,
     out: str | Path | None = None,
@@ -68,19 +77,19 @@ def tune_settings(
     judge: str | Path | None = None,
     workers: int | None = None,
 ) -> Settings:
-    """Choose the knobs of the rows by their harmonic mean on validation people.
+    """Choose the parameters of the rows by their harmonic mean on validation people.
 
-    With `out`, also writes settings.yaml and tried.json there after every choice, and keeps the pictures in a folder
-    `pictures`: repeat the command to go on after an interruption.
+    With `out`, also writes settings.yaml and tried.json there after every choice, and keeps the images in a folder
+    `images`: repeat the command to go on after an interruption.
 
     Args:
         base: folder of the base model; judges and the second encoder lie beside it.
         people: validation people.
-        prompts: pictures a person and setting.
+        prompts: images a person and setting.
         steps: denoising steps.
-        rows: whose knobs to choose; None is all rows. The others keep what `settings` says.
+        methods: whose parameters to choose; None is all rows. The others keep what `settings` says.
         customize: also choose how subjects are tuned, for the encoders of these rows.
-        rounds: over all knobs of a row, at most.
+        rounds: over all parameters of a row, at most.
         out: an existing folder.
         settings: where to start; None is the file shipped.
         seed: decides people, prompts and noise.
@@ -96,14 +105,14 @@ def tune_settings(
     """
     check_run("validation", steps)
     start = load_settings(settings)
-    names = [row.name for row in start.all_rows(rows) if ROWS[row.name].chooses]
+    names = [method.name for method in start.all_methods(methods) if METHODS[method.name].chooses]
     folder = None if out is None else check_folder(out)
     asked = make_people("validation", people, prompts, seed)
     reader = load_judge(judge_folder(base, "validation", judge), device)
-    spec = StudioSpec(Path(base), steps, device or "cpu", keep=6 * people)
+    spec = RendererSpec(Path(base), steps, device or "cpu", keep=6 * people)
     how = {"people": people, "prompts": prompts, "steps": steps, "seed": seed, "rounds": rounds, "scores": {}}
-    with studio_gallery(spec, start.all_rows(names), folder) as gallery, Crew(spec, workers) as crew:
-        trials = Trials(asked, gallery, crew, make_marker(asked, reader, "validation", gallery.size_px, device))
+    with renderer_cache(spec, start.all_methods(names), folder) as image_cache, WorkerPool(spec, workers) as pool:
+        trials = Trials(asked, image_cache, pool, make_scorer(asked, reader, "validation", image_cache.size_px, device))
         return Chooser(trials, replace(start, chosen=how), folder, rounds).choose_all(names, customize)
 
 
@@ -112,15 +121,15 @@ class Trials:
     """Draws settings for the same people and scores them."""
 
     people: Sequence[Person]
-    gallery: Gallery
-    crew: Crew
-    marker: Marker
+    image_cache: ImageCache
+    pool: WorkerPool
+    scorer: Scorer
 
-    def score(self, rows: Sequence[Row], about: str) -> list[float]:
+    def score(self, methods: Sequence[Method], about: str) -> list[float]:
         """Each row's harmonic mean, averaged over people."""
-        self.crew.draw(self.people, rows, self.gallery, about)
-        drawn = ([self.gallery.get(person, row) for person in self.people] for row in rows)
-        return [float(self.marker.mark(pictures).people["harmonic"].mean()) for pictures in drawn]
+        self.pool.draw(self.people, methods, self.image_cache, about)
+        generated = ([self.image_cache.get(person, method) for person in self.people] for method in methods)
+        return [float(self.scorer.mark(images).people["harmonic"].mean()) for images in generated]
 
 
 class Chooser:
@@ -130,7 +139,7 @@ class Chooser:
         trials: how settings are scored.
         settings: to start from.
         folder: for settings.yaml and tried.json, written after every choice; None writes nothing.
-        rounds: over all knobs of a row, at most.
+        rounds: over all parameters of a row, at most.
     """
 
     def __init__(self, trials: Trials, settings: Settings, folder: Path | None = None, rounds: int = 2):
@@ -140,11 +149,11 @@ class Chooser:
     def choose_all(self, names: Sequence[str], customize: bool = True) -> Settings:
         """Choose per-user tuning for the encoders that these rows use, then the rows, `best` last."""
         for encoder in TUNED_PLAIN if customize else ():
-            if any(ROWS[name].tuned and ROWS[name].encoder == encoder for name in names):
+            if any(METHODS[name].tuned and METHODS[name].encoder == encoder for name in names):
                 self.choose_customize(encoder)
         for name in names:
             if name != "best":
-                self.choose_row(name)
+                self.choose_method(name)
         if "best" in names:
             self.choose_best()
         return self.settings
@@ -153,51 +162,57 @@ class Chooser:
         """Choose how an encoder's subjects are tuned, drawn with plain guidance."""
         name = TUNED_PLAIN[encoder]
 
-        def rows_of(points: Sequence[Point]) -> list[Row]:
-            return [replace(self.settings.row(name), customize=point) for point in points]
+        def methods_of(points: Sequence[Point]) -> list[Method]:
+            return [replace(self.settings.method(name), customize=point) for point in points]
 
         start = {**CUSTOMIZE_START, **self.settings.customize.get(encoder, {})}
         # One round: a trial tunes every person anew, which is the slow part.
-        best, score = self._search(f"customize {encoder}", rows_of, start, CUSTOMIZE_GRID, rounds=1)
+        best, score = self._search(f"customize {encoder}", methods_of, start, CUSTOMIZE_GRID, rounds=1)
         self._keep(f"customize {encoder}", score, customize={**self.settings.customize, encoder: best})
 
-    def choose_row(self, name: str) -> None:
-        """Choose one row's knobs."""
-        spec = ROWS[name]
-        start = {knob: GRID[knob][0] for knob in spec.positive} | dict(self.settings.rows.get(name, {}))
-        grid = {knob: values for knob, values in GRID.items() if knob in spec.chooses}
-        self._choose_knobs(name, start, grid)
+    def choose_method(self, name: str) -> None:
+        """Choose one row's parameters."""
+        spec = METHODS[name]
+        start = {parameter: GRID[parameter][0] for parameter in spec.positive} | dict(
+            self.settings.methods.get(name, {})
+        )
+        grid = {parameter: values for parameter, values in GRID.items() if parameter in spec.chooses}
+        self._choose_config(name, start, grid)
 
     def choose_best(self) -> None:
-        """Choose `best`: from the best of our rows on, with every knob free and every part free to leave out."""
-        scores = {name: self.settings.chosen["scores"].get(name) for name in our_rows()}
+        """Choose `best`: from the best of our rows on, with every parameter free and every part free to leave out."""
+        scores = {name: self.settings.chosen["scores"].get(name) for name in our_methods()}
         known = {name: score for name, score in scores.items() if score is not None}
         if not known:
-            raise ValueError(f"best starts from the best of {', '.join(our_rows())}: choose one of them with it")
+            raise ValueError(f"best starts from the best of {', '.join(our_methods())}: choose one of them with it")
         winner = max(known, key=lambda name: known[name])
-        free = {knob: value for knob, value in SUBJECT_KNOBS.items() if knob in ROWS["best"].chooses}
-        start = {"tuned": ROWS[winner].tuned, **free, **self.settings.rows[winner]}
+        free = {
+            parameter: value for parameter, value in SUBJECT_PARAMETERS.items() if parameter in METHODS["best"].chooses
+        }
+        start = {"tuned": METHODS[winner].tuned, **free, **self.settings.methods[winner]}
         optional = ("fusion_steps", "class_scale")
-        grid = {knob: ((0, *values) if knob in optional else values) for knob, values in GRID.items()}
-        self._choose_knobs("best", start, {knob: grid[knob] for knob in grid if knob in ROWS["best"].chooses})
+        grid = {parameter: ((0, *values) if parameter in optional else values) for parameter, values in GRID.items()}
+        self._choose_config(
+            "best", start, {parameter: grid[parameter] for parameter in grid if parameter in METHODS["best"].chooses}
+        )
 
-    def _choose_knobs(self, name: str, start: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
-        def rows_of(points: Sequence[Point]) -> list[Row]:
-            return [make_row(name, point, self.settings.customize) for point in points]
+    def _choose_config(self, name: str, start: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
+        def methods_of(points: Sequence[Point]) -> list[Method]:
+            return [make_method(name, point, self.settings.customize) for point in points]
 
-        best, score = self._search(name, rows_of, start, grid)
-        self._keep(name, score, rows={**self.settings.rows, name: best})
+        best, score = self._search(name, methods_of, start, grid)
+        self._keep(name, score, methods={**self.settings.methods, name: best})
 
     def _search(
         self,
         about: str,
-        rows_of: Callable[[Sequence[Point]], list[Row]],
+        methods_of: Callable[[Sequence[Point]], list[Method]],
         start: Mapping[str, Any],
         grid: Mapping[str, Sequence[Any]],
         rounds: int | None = None,
     ) -> tuple[Point, float]:
         def score_all(points: Sequence[Point]) -> list[float]:
-            scores = self.trials.score(rows_of(points), about)
+            scores = self.trials.score(methods_of(points), about)
             for point, score in zip(points, scores, strict=True):
                 self.tried.append({"for": about, **point, "harmonic": round(score, 4)})
             return scores

@@ -2,7 +2,7 @@
 
 At step i the U-Net is conditioned on c_i = w_i c0 + (1 - w_i) c1, where c0 is a neutral prompt ("a photo of a person")
 and c1 the same with a style ("a photo of a person, smiling"). Weight 1 everywhere draws the original. A few dozen
-numbers, learned once (promptnet.training.editing.stage), carry over to other seeds, pictures and subjects.
+numbers, learned once (promptnet.training.editing.stage), carry over to other seeds, images and subjects.
 
 For a prompt that is not c0 itself, a subject's for instance, and for several edits at once, what is mixed in is the
 difference: c_i = c + sum_j (1 - w_ij) (c1_j - c0_j).
@@ -24,7 +24,7 @@ from promptnet.inference.subject.subject import base_name
 from promptnet.io.artifacts import FileKind, Tensors, Texts
 
 MAX_STEPS = 10_000
-# What an edit depends on: the network it was learned in, and the towers whose states it mixes.
+# What an edit depends on: the network it was learned in, and the encoders whose states it mixes.
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
@@ -186,8 +186,8 @@ def _resampled(weights: Tensor, num_steps: int) -> Tensor:
     new_edges = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
     upper = torch.minimum(new_edges[1:, None], edges[None, 1:])
     lower = torch.maximum(new_edges[:-1, None], edges[None, :-1])
-    shares = (upper - lower).clamp_min(0) * num_steps  # (num_steps, N), rows sum to 1
-    return (shares @ weights.detach().cpu().double()).to(weights)
+    fractions = (upper - lower).clamp_min(0) * num_steps  # (num_steps, N), rows sum to 1
+    return (fractions @ weights.detach().cpu().double()).to(weights)
 
 
 def _check_values(card: MixingWeights) -> None:

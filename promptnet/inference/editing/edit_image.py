@@ -1,4 +1,4 @@
-"""Edits of real pictures: a picture file, or the picture that a subject keeps."""
+"""Edits of real images: an image file, or the image that a subject keeps."""
 
 import re
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from promptnet.inference.editing.inversion import (
     check_until,
     invert,
 )
-from promptnet.inference.editing.rule import check_row_lengths, joined_weights, mixing_rule
+from promptnet.inference.editing.rule import check_request_lengths, joined_weights, mixing_rule
 from promptnet.inference.references import decode_latents, encode_pixels
 from promptnet.inference.sampling.arguments import check_output_type
 from promptnet.inference.sampling.conditions import Networks, networks_of
-from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.loop import Rule, sample
-from promptnet.inference.sampling.requests import Row, make_rows, moved
+from promptnet.inference.sampling.requests import Request, make_requests, moved
 from promptnet.inference.sampling.rules import build_rules
 from promptnet.inference.sampling.schedule import plan, prediction_type
 from promptnet.inference.subject.subject import Subject
 
 
 @torch.no_grad()
-def edit_picture(
+def edit_image(
     pipe: Any,
-    picture: Source | Subject,
+    image: Source | Subject,
     cards: MixingWeights | Sequence[MixingWeights],
     *,
     prompt: str | None = None,
@@ -46,26 +46,26 @@ def edit_picture(
     crop: bool = False,
     output_type: str = "pil",
 ) -> Any:
-    """Edit a real picture; with weights of 1 it comes back as the VAE has it.
+    """Edit a real image; with weights of 1 it comes back as the VAE has it.
 
     Args:
         pipe: a PromptNetPipeline with the cards' base model and scheduler.
-        picture: a file or `PIL.Image`, or a subject, whose first reference picture is edited.
+        image: a file or `PIL.Image`, or a subject, whose first reference image is edited.
         cards: one edit or several; `.scaled(strength)` dials them.
-        prompt: what the picture shows; None is the first edit's neutral prompt, for a subject with `S*` in place of
+        prompt: what the image shows; None is the first edit's neutral prompt, for a subject with `S*` in place of
             the class word.
-        correct_until: the share of the steps, from the noisiest on, that hold on to the picture; None is all of them,
+        correct_until: the share of the steps, from the noisiest on, that hold on to the image; None is all of them,
             or as published the published share.
-        as_published: correct the picture as the published code does, one noise level late.
-        mask: a picture of the same size, white where the edit may act; None is everywhere.
-        crop: take the central square of a picture, and of its mask, of another size than the base model draws.
+        as_published: correct the image as the published code does, one noise level late.
+        mask: an image of the same size, white where the edit may act; None is everywhere.
+        crop: take the central square of an image, and of its mask, of another size than the base model draws.
         output_type: "pil", "np", "pt" or "latent".
 
     Returns:
-        A list with one picture, or an array or tensor with one row, as `PromptNetPipeline` gives them.
+        A list with one image, or an array or tensor with one row, as `PromptNetPipeline` gives them.
 
     Raises:
-        ValueError: a card, the picture or the mask does not fit, or the prompt is too long or needs `S*`.
+        ValueError: a card, the image or the mask does not fit, or the prompt is too long or needs `S*`.
     """
     check_output_type(output_type)
     if correct_until is None:
@@ -76,17 +76,17 @@ def edit_picture(
     for card in cards:
         card.check(pipe)
     check_invertible(pipe.scheduler)
-    subject = picture if isinstance(picture, Subject) else None
+    subject = image if isinstance(image, Subject) else None
     if subject is not None:
         subject.check(pipe)
     text = prompt if prompt is not None else default_prompt(cards[0], subject)
-    rows = make_rows(text, subject)
-    check_row_lengths(rows, networks_of(pipe))
-    opened = picture if isinstance(picture, Subject) else open_image(picture)
-    latents = picture_latents(pipe, opened, crop=crop)
+    rows = make_requests(text, subject)
+    check_request_lengths(rows, networks_of(pipe))
+    opened = image if isinstance(image, Subject) else open_image(image)
+    latents = image_latents(pipe, opened, crop=crop)
     where = None if mask is None else mask_of(pipe, mask, opened, crop=crop)
     how: dict[str, Any] = {"num_steps": num_steps, "guidance_scale": cards[0].guidance_scale}
-    inverted = invert_pictures(pipe, latents, rows, as_published=as_published, **how)
+    inverted = invert_images(pipe, latents, rows, as_published=as_published, **how)
     edited = redrawn(pipe, inverted, cards, correct_until=correct_until, mask=where)
     if output_type == "latent":
         return edited
@@ -94,8 +94,8 @@ def edit_picture(
 
 
 @dataclass(frozen=True, eq=False)
-class InvertedPictures:
-    """Pictures as noise and corrections, with the rules of their unedited drawing."""
+class InvertedImages:
+    """Images as noise and corrections, with the rules of their unedited drawing."""
 
     inversion: Inversion
     rules: Sequence[Rule]
@@ -103,47 +103,47 @@ class InvertedPictures:
 
 
 @torch.no_grad()
-def invert_pictures(
+def invert_images(
     pipe: Any,
     latents: Tensor,
-    rows: Sequence[Row],
+    rows: Sequence[Request],
     *,
     num_steps: int,
     guidance_scale: float,
     as_published: bool = False,
-) -> InvertedPictures:
-    """Invert pictures once, to be edited as often as wanted.
+) -> InvertedImages:
+    """Invert images once, to be edited as often as wanted.
 
     Args:
         pipe: a PromptNetPipeline with the edits' scheduler.
-        latents: (B, C, h, w), scaled VAE latents of the pictures.
-        rows: B, what the pictures show.
+        latents: (B, C, h, w), scaled VAE latents of the images.
+        rows: B, what the images show.
         num_steps: of the drawing.
         guidance_scale: of the drawing.
         as_published: correct one noise level late; see `inversion.invert`.
 
     Raises:
-        ValueError: the scheduler cannot replay pictures.
+        ValueError: the scheduler cannot replay images.
     """
     networks = networks_of(pipe)
     rows, kind = moved(rows, networks.device), prediction_type(pipe.scheduler)
     upward, drawing = (
-        picture_guidance(rows, pipe.sampling_defaults, networks, kind, scale) for scale in (1.0, guidance_scale)
+        image_guidance(rows, pipe.sampling_defaults, networks, kind, scale) for scale in (1.0, guidance_scale)
     )
     how: dict[str, Any] = {"num_steps": num_steps, "inversion_rules": upward, "as_published": as_published}
-    return InvertedPictures(invert(pipe.unet, pipe.scheduler, latents, drawing, **how), drawing, networks)
+    return InvertedImages(invert(pipe.unet, pipe.scheduler, latents, drawing, **how), drawing, networks)
 
 
 @torch.no_grad()
 def redrawn(
     pipe: Any,
-    inverted: InvertedPictures,
+    inverted: InvertedImages,
     cards: Sequence[MixingWeights],
     *,
     correct_until: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Latents (B, C, h, w) of inverted pictures drawn again with edits; `mask` is as `KeptOutside` wants it."""
+    """Latents (B, C, h, w) of inverted images drawn again with edits; `mask` is as `KeptOutside` wants it."""
     inversion = inverted.inversion
     rules = [*inverted.rules, mixing_rule(cards, inverted.networks)]
     rules.append(inversion.rule(until=correct_until))
@@ -154,7 +154,7 @@ def redrawn(
 
 
 def default_prompt(card: MixingWeights, subject: Subject | None) -> str:
-    """The neutral prompt, with `S*` in place of the class word where the picture is a subject's.
+    """The neutral prompt, with `S*` in place of the class word where the image is a subject's.
 
     Raises:
         MixingError: the neutral prompt does not mention the subject's class word.
@@ -166,26 +166,26 @@ def default_prompt(card: MixingWeights, subject: Subject | None) -> str:
     if not count:
         raise MixingError(
             f"The edit's neutral prompt {card.neutral!r} does not mention the subject's class word {word!r}: "
-            "give prompt=..., what the picture shows, with S* in it."
+            "give prompt=..., what the image shows, with S* in it."
         )
     return text
 
 
-def picture_latents(pipe: Any, picture: Source | Subject, *, crop: bool = False) -> Tensor:
-    """Scaled latents (1, C, h, w) of a picture, or of a subject's first reference picture.
+def image_latents(pipe: Any, image: Source | Subject, *, crop: bool = False) -> Tensor:
+    """Scaled latents (1, C, h, w) of an image, or of a subject's first reference image.
 
     Raises:
-        ValueError: the picture cannot be used, or has another size than the base model draws and is not to be cropped.
+        ValueError: the image cannot be used, or has another size than the base model draws and is not to be cropped.
     """
     device = pipe._execution_device
-    if isinstance(picture, Subject):
-        return picture.reference_latents[:1].to(device, pipe.unet.dtype)
-    image = framed(pipe, open_image(picture), "picture", crop=crop)
+    if isinstance(image, Subject):
+        return image.reference_latents[:1].to(device, pipe.unet.dtype)
+    image = framed(pipe, open_image(image), "image", crop=crop)
     return encode_pixels(pipe.vae, to_pixels(image)[None].to(device)).to(pipe.unet.dtype)
 
 
 def framed(pipe: Any, image: Image.Image, noun: str, *, crop: bool) -> Image.Image:
-    """A picture as the base model draws them.
+    """An image as the base model draws them.
 
     Raises:
         ValueError: it has another size, and is not to be cropped.
@@ -201,38 +201,38 @@ def framed(pipe: Any, image: Image.Image, noun: str, *, crop: bool) -> Image.Ima
     return image
 
 
-def mask_of(pipe: Any, mask: Source, picture: Image.Image | Subject, *, crop: bool = False) -> Tensor:
-    """A mask picture as shares (1, 1, h, w) in [0, 1] on the latents' grid, cropped as its picture is.
+def mask_of(pipe: Any, mask: Source, image: Image.Image | Subject, *, crop: bool = False) -> Tensor:
+    """A mask image as shares (1, 1, h, w) in [0, 1] on the latents' grid, cropped as its image is.
 
     Raises:
-        ValueError: it cannot be used, or has another size than the picture.
+        ValueError: it cannot be used, or has another size than the image.
     """
-    image, (height_px, width_px) = open_image(mask), pipe.trained_size_px
-    size_px = (width_px, height_px) if isinstance(picture, Subject) else picture.size
-    if image.size != size_px:
+    opened, (height_px, width_px) = open_image(mask), pipe.trained_size_px
+    size_px = (width_px, height_px) if isinstance(image, Subject) else image.size
+    if opened.size != size_px:
         raise ValueError(
-            f"The mask has {image.width}x{image.height} pixels, but the picture {size_px[0]}x{size_px[1]}: give a mask "
-            "of the picture's own size."
+            f"The mask has {opened.width}x{opened.height} pixels, but the image {size_px[0]}x{size_px[1]}: give a mask "
+            "of the image's own size."
         )
-    grey = framed(pipe, image, "mask", crop=crop).convert("L").convert("RGB")
-    shares = to_pixels(grey)[None, :1] / 2 + 0.5
+    grey = framed(pipe, opened, "mask", crop=crop).convert("L").convert("RGB")
+    fractions = to_pixels(grey)[None, :1] / 2 + 0.5
     grid = [side_px // pipe.vae_scale_factor for side_px in (height_px, width_px)]
-    return F.interpolate(shares, size=grid, mode="area").to(pipe._execution_device, pipe.unet.dtype)
+    return F.interpolate(fractions, size=grid, mode="area").to(pipe._execution_device, pipe.unet.dtype)
 
 
-def picture_guidance(
-    rows: Sequence[Row], defaults: SamplingDefaults, networks: Networks, prediction: str, scale: float
+def image_guidance(
+    rows: Sequence[Request], defaults: SamplingConfig, networks: Networks, prediction: str, scale: float
 ) -> list[Rule]:
     """Guidance without fusion, which re-noises, and without rescaling, which no edit was learned with.
 
     Args:
-        rows: what the pictures show; subjects on the networks' device.
-        defaults: whose knobs rows with a subject are drawn with.
+        rows: what the images show; subjects on the networks' device.
+        defaults: whose parameters rows with a subject are drawn with.
         networks: what makes conditions.
         prediction: what the U-Net predicts.
         scale: of the guidance; at 1 there is none, for rows with a subject neither.
     """
-    knobs = replace(defaults, guidance_scale=scale, fusion_steps=0, guidance_rescale=0.0)
+    config = replace(defaults, guidance_scale=scale, fusion_steps=0, guidance_rescale=0.0)
     if scale == 1:
-        knobs = replace(knobs, subject_scale=1.0, class_scale=0.0)
-    return build_rules(rows, knobs, networks, prediction=prediction)
+        config = replace(config, subject_scale=1.0, class_scale=0.0)
+    return build_rules(rows, config, networks, prediction=prediction)

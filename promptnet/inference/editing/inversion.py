@@ -1,8 +1,8 @@
-"""Real pictures into the loop and back: inversion with a correction at each step (Wu et al., arXiv 2212.08698, 3.3).
+"""Real images into the loop and back: inversion with a correction at each step (Wu et al., arXiv 2212.08698, 3.3).
 
-DDIM inversion (Song et al., arXiv 2010.02502) leads a picture's latents up to noise, level by level. Drawing from that
+DDIM inversion (Song et al., arXiv 2010.02502) leads an image's latents up to noise, level by level. Drawing from that
 noise comes back only roughly; the difference at each step, w_k, is kept as a correction. Drawing again with the same
-corrections gives the picture's latents back to rounding, and with an edit in it, the edited picture.
+corrections gives the image's latents back to rounding, and with an edit in it, the edited image.
 """
 
 import inspect
@@ -67,12 +67,12 @@ def _rescaled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """A picture as noise and corrections.
+    """An image as noise and corrections.
 
     Args:
         start: (B, C, h, w), where the drawing starts, in the scheduler's scale.
         corrections: (K, B, C, h, w), w_k, one for each call of the scheduler.
-        levels: (K, B, C, h, w), the picture's own latents after each call, the picture itself last.
+        levels: (K, B, C, h, w), the image's own latents after each call, the image itself last.
     """
 
     start: Tensor
@@ -80,11 +80,11 @@ class Inversion:
     levels: Tensor
 
     def rule(self, *, until: float = 1.0) -> "Corrections":
-        """The rule that replays the picture.
+        """The rule that replays the image.
 
         Args:
             until: the share of the steps, from the noisiest on, that are corrected. Less than 1 loosens the grip on
-                the picture (`PUBLISHED_UNTIL`), so that weights of 1 do not give it back.
+                the image (`PUBLISHED_UNTIL`), so that weights of 1 do not give it back.
 
         Raises:
             ValueError: `until` is not between 0 and 1.
@@ -93,7 +93,7 @@ class Inversion:
         return Corrections(self.corrections, until)
 
     def of_rows(self, rows: Tensor) -> "Inversion":
-        """Some of the pictures, by their places (R,)."""
+        """Some of the images, by their places (R,)."""
         return Inversion(self.start[rows], self.corrections[:, rows], self.levels[:, rows])
 
 
@@ -104,11 +104,11 @@ def check_until(until: float) -> None:
         ValueError: it is not between 0 and 1.
     """
     if not 0 <= until <= 1:
-        raise ValueError(f"until={until} must be between 0 and 1: the share of the steps that hold on to the picture.")
+        raise ValueError(f"until={until} must be between 0 and 1: the share of the steps that hold on to the image.")
 
 
 def joined(parts: Sequence[Inversion]) -> Inversion:
-    """Pictures that were inverted one after the other, as one batch."""
+    """Images that were inverted one after the other, as one batch."""
     return Inversion(
         torch.cat([part.start for part in parts]),
         torch.cat([part.corrections for part in parts], dim=1),
@@ -126,7 +126,7 @@ class Corrections(Rule):
     def after(self, x: Tensor, step: Step) -> Tensor:
         if len(self.corrections) != step.num_steps:
             raise ValueError(
-                f"The picture was inverted in {len(self.corrections)} scheduler calls, but the drawing has "
+                f"The image was inverted in {len(self.corrections)} scheduler calls, but the drawing has "
                 f"{step.num_steps}: invert it again, with as many steps."
             )
         if step.index >= round(self.until * step.num_steps):
@@ -136,11 +136,11 @@ class Corrections(Rule):
 
 @dataclass(frozen=True, eq=False)
 class KeptOutside(Rule):
-    """After each step, the inverted picture's own latents outside a mask; put it behind `Corrections`.
+    """After each step, the inverted image's own latents outside a mask; put it behind `Corrections`.
 
     Args:
         levels: of the inversion.
-        mask: (h, w) or broadcastable to (B, C, h, w), 1 where the edit may act, 0 where the picture stays.
+        mask: (h, w) or broadcastable to (B, C, h, w), 1 where the edit may act, 0 where the image stays.
     """
 
     levels: Tensor
@@ -176,12 +176,12 @@ def invert(
     num_iterations: int = 1,
     as_published: bool = False,
 ) -> Inversion:
-    """Find start and corrections for a picture.
+    """Find start and corrections for an image.
 
     Args:
         unet: a diffusers U-Net.
         scheduler: DDIM (without noise of its own), PNDM, DPM-Solver++ or Euler; its timesteps are set here.
-        latents: (B, C, h, w), scaled VAE latents of the picture.
+        latents: (B, C, h, w), scaled VAE latents of the image.
         rules: those of the unedited drawing.
         num_steps: of the drawing.
         inversion_rules: those of the way up to noise; default `rules`. Plain conditioning, without guidance, goes up
@@ -189,7 +189,7 @@ def invert(
         num_iterations: of the fixed point at each step up; 1 is DDIM inversion as published.
         as_published: corrections as the published code stores them, one noise level late: each leads back to the level
             that its step came from. PLMS's first two calls belong to one step, and share the second's. Drawn again
-            with weights of 1, the picture does not come back. (There, each level is the picture with noise of its own;
+            with weights of 1, the image does not come back. (There, each level is the image with noise of its own;
             here it is that of the way up.)
 
     Raises:
@@ -222,7 +222,7 @@ def check_invertible(scheduler: Any) -> None:
     if name not in INVERTIBLE_SCHEDULERS or noisy:
         what = f"{name} with algorithm_type={scheduler.config['algorithm_type']!r}" if noisy else name
         raise ValueError(
-            f"{what} cannot replay a picture: use one of {', '.join(INVERTIBLE_SCHEDULERS)}, for instance "
+            f"{what} cannot replay an image: use one of {', '.join(INVERTIBLE_SCHEDULERS)}, for instance "
             "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)."
         )
     if scheduler.config.get(_RESCALING) and float(scheduler.alphas_cumprod[-1]) > _NO_SIGNAL:
@@ -240,7 +240,7 @@ def climb(
     A step leads from level a to b by y_b = A y_a + B output(y_a). Backwards y_a is a fixed point, started at y_b.
 
     Returns:
-        len(steps) + 1 tensors (B, C, h, w), the noisiest first, the picture's latents last.
+        len(steps) + 1 tensors (B, C, h, w), the noisiest first, the image's latents last.
     """
     kind = prediction_type(scheduler)
     x, found = latents, [latents]  # x in the variance-preserving scale

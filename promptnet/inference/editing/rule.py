@@ -11,10 +11,10 @@ from promptnet.inference.editing.card import MixingError, MixingWeights
 from promptnet.inference.editing.schedule_settings import differing_settings
 from promptnet.inference.sampling.conditions import Networks
 from promptnet.inference.sampling.loop import Rule, Term, UNetInputs
-from promptnet.inference.sampling.requests import Row
+from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
 from promptnet.models.text import PLACEHOLDER
-from promptnet.models.text_encoders import TextTowers
+from promptnet.models.text_encoders import TextEncoders
 
 
 def mix(neutral: Tensor, styled: Tensor, weight: float | Tensor) -> Tensor:
@@ -63,14 +63,14 @@ class Directions:
 
 
 def text_directions(cards: Sequence[MixingWeights], networks: Networks) -> Directions:
-    """The directions of edits in the text towers' states, and in SDXL's pooled ones.
+    """The directions of edits in the text encoders' states, and in SDXL's pooled ones.
 
     Raises:
-        ValueError: a prompt is longer than a tower.
+        ValueError: a prompt is longer than a encoder.
     """
     prompts = [card.neutral for card in cards] + [card.styled for card in cards]
-    check_lengths(networks.towers, prompts)
-    encoded = networks.towers.encode(prompts, device=networks.device)
+    check_lengths(networks.text_encoders, prompts)
+    encoded = networks.text_encoders.encode(prompts, device=networks.device)
     neutral, styled = encoded.hidden_states.to(networks.dtype).chunk(2)  # (J, T, D)
     if encoded.pooled is None:
         return Directions(styled - neutral)
@@ -78,45 +78,45 @@ def text_directions(cards: Sequence[MixingWeights], networks: Networks) -> Direc
     return Directions(styled - neutral, pooled_styled - pooled_neutral)
 
 
-def check_lengths(towers: TextTowers, prompts: Sequence[str]) -> None:
+def check_lengths(text_encoders: TextEncoders, prompts: Sequence[str]) -> None:
     """Refuse prompts that would be cut off, and the edit with them.
 
     Raises:
-        MixingError: a prompt is longer than a tower.
+        MixingError: a prompt is longer than a encoder.
     """
-    for tower in towers.towers:
+    for text_encoder in text_encoders.text_encoders:
         for prompt in prompts:
-            num_tokens = len(tower.tokenizer(prompt).input_ids)
-            if num_tokens > tower.max_length:
-                raise MixingError(_too_long(prompt, num_tokens, tower.max_length))
+            num_tokens = len(text_encoder.tokenizer(prompt).input_ids)
+            if num_tokens > text_encoder.max_length:
+                raise MixingError(_too_long(prompt, num_tokens, text_encoder.max_length))
 
 
-def check_row_lengths(rows: Sequence[Row], networks: Networks) -> None:
+def check_request_lengths(rows: Sequence[Request], networks: Networks) -> None:
     """The same of rows to draw with an edit, where a placeholder takes as many tokens as it has pseudo-words.
 
     Raises:
-        MixingError: a prompt is longer than a tower.
+        MixingError: a prompt is longer than a encoder.
     """
     for row in rows:
         check_lengths(
-            networks.towers, [row.negative_prompt or "", row.reference_prompt if row.subjects else row.prompt]
+            networks.text_encoders, [row.negative_prompt or "", row.reference_prompt if row.subjects else row.prompt]
         )
         for subject in row.subjects.values():
             num_words: int = networks.promptnet.num_pseudo_words(*subject.reference_latents.shape[2:])
-            _check_length_with_words(networks.towers, row.prompt, num_words)
+            _check_length_with_words(networks.text_encoders, row.prompt, num_words)
 
 
-def _check_length_with_words(towers: TextTowers, prompt: str, num_words: int) -> None:
+def _check_length_with_words(text_encoders: TextEncoders, prompt: str, num_words: int) -> None:
     pieces = PLACEHOLDER.split(prompt)
-    for tower in towers.towers:
-        texts = tower.tokenizer(pieces, add_special_tokens=False).input_ids
+    for text_encoder in text_encoders.text_encoders:
+        texts = text_encoder.tokenizer(pieces, add_special_tokens=False).input_ids
         num_tokens = 2 + sum(map(len, texts)) + num_words * (len(pieces) - 1)  # 2: start and end
-        if num_tokens > tower.max_length:
-            raise MixingError(_too_long(prompt, num_tokens, tower.max_length))
+        if num_tokens > text_encoder.max_length:
+            raise MixingError(_too_long(prompt, num_tokens, text_encoder.max_length))
 
 
 def _too_long(prompt: str, num_tokens: int, longest: int) -> str:
-    return f"The prompt {prompt!r} has {num_tokens} tokens, but the text tower reads {longest}: shorten it."
+    return f"The prompt {prompt!r} has {num_tokens} tokens, but the text encoder reads {longest}: shorten it."
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ def _shifted(term: Term, states: Tensor, pooled: Tensor | None) -> Term:
         if found.encoder_hidden_states.shape[1:] != states.shape:
             raise MixingError(
                 f"Conditions have shape {tuple(found.encoder_hidden_states.shape[1:])}, but the edits "
-                f"{tuple(states.shape)}: encode both with this base model's text tower, padded to its length."
+                f"{tuple(states.shape)}: encode both with this base model's text encoder, padded to its length."
             )
         extra = found.extra
         if pooled is not None:
@@ -180,13 +180,13 @@ def mixing_rule(cards: Sequence[MixingWeights], networks: Networks) -> Mixing:
     """The rule of these edits; `networks` are those that encode the prompts.
 
     Raises:
-        ValueError: the edits do not belong together, or a prompt is longer than the tower.
+        ValueError: the edits do not belong together, or a prompt is longer than the encoder.
     """
     return Mixing(joined_weights(cards).to(networks.device), text_directions(cards, networks))
 
 
-def learned_knobs(cards: Sequence[MixingWeights]) -> dict[str, Any]:
-    """Knobs of the drawing that the first edit was learned in, plain guidance of DDIM; none without an edit."""
+def learned_config(cards: Sequence[MixingWeights]) -> dict[str, Any]:
+    """Parameters of the drawing that the first edit was learned in, plain guidance of DDIM; none without an edit."""
     if not cards:
         return {}
     own = {"num_inference_steps": cards[0].num_steps, "guidance_scale": cards[0].guidance_scale}

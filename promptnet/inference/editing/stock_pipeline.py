@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptnet.inference.editing.card import MixingWeights
 from promptnet.inference.editing.rule import Directions, check_lengths, joined_weights, weight_place
-from promptnet.models.text_encoders import towers_of
+from promptnet.models.text_encoders import text_encoders_of
 
 PLMS = "PNDMScheduler"  # makes two calls for the first of several steps
 
@@ -84,12 +84,12 @@ def stock_arguments(
         cards: one edit or several.
         prompt: what to draw; None is the first edit's neutral prompt.
         negative_prompt: what to move away from.
-        num_images: pictures.
+        num_images: images.
         guidance_scale: None is the first edit's.
 
     Raises:
         MixingError: an edit was learned in another base model or with another scheduler, edits do not belong together,
-            or a prompt is longer than a tower.
+            or a prompt is longer than a encoder.
     """
     cards = [cards] if isinstance(cards, MixingWeights) else list(cards)
     weights = joined_weights(cards)
@@ -97,7 +97,7 @@ def stock_arguments(
         card.check(pipe)
     texts = [prompt if prompt is not None else cards[0].neutral]
     texts += [card.neutral for card in cards] + [card.styled for card in cards]
-    check_lengths(towers_of(pipe), [*texts, negative_prompt])
+    check_lengths(text_encoders_of(pipe), [*texts, negative_prompt])
     states, pooled, negative, negative_pooled = _encoded(pipe, texts, negative_prompt)
     num_cards = len(cards)
     directions = Directions(

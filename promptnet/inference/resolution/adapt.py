@@ -47,9 +47,9 @@ def adapt_resolution(
 
     Args:
         pipe_or_unet: a diffusers pipeline with a U-Net, or a U-Net (images or video).
-        height: of the pictures, in pixels.
-        width: of the pictures, in pixels.
-        trained_size: side of the pictures that the model was trained on, or (height, width), in pixels; default as the
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        trained_size: side of the images that the model was trained on, or (height, width), in pixels; default as the
             U-Net's config says.
         settings: "auto", "published:..." (`published_names()`), a YAML file, a mapping or `ResolutionSettings`.
         vae_scale_factor: pixels for each latent, for a bare U-Net; a pipeline's is read from its VAE.
@@ -83,10 +83,10 @@ def adapt_resolution(
         else load_settings(settings)
     )
     if chosen.drawn_size_px is not None:
-        drawn = "{1}x{0}".format(*chosen.drawn_size_px)
+        generated = "{1}x{0}".format(*chosen.drawn_size_px)
         raise ValueError(
-            f"{chosen.name} draws at {drawn} and resizes the picture, which only PromptNetPipeline does: draw at "
-            f"{drawn} and resize it yourself, or leave drawn_size_px out."
+            f"{chosen.name} draws at {generated} and resizes the image, which only PromptNetPipeline does: draw at "
+            f"{generated} and resize it yourself, or leave drawn_size_px out."
         )
     adaptation = check_settings(unet, chosen, trained_px, size_px)
     return ResolutionHandle(unet, adaptation, pipe=pipe, num_inference_steps=num_inference_steps, scale=scale)
@@ -234,7 +234,7 @@ class ResolutionHandle:
         what = "a bare U-Net" if pipe is None else type(pipe).__name__
         warnings.warn(
             f"{self.settings.name} asks for noise-damped guidance, but {what} does not call its U-Net with one "
-            "unconditional and one conditional row for each picture, or does not say so: guidance is not damped. Give "
+            "unconditional and one conditional row for each image, or does not say so: guidance is not damped. Give "
             "a pipeline with plain classifier-free guidance, or damped_steps: 0.",
             stacklevel=4,
         )
@@ -268,7 +268,7 @@ class _CallHooks:
     def __init__(self, handle: ResolutionHandle, *, damped: bool) -> None:
         self.handle, self.damped = handle, damped
         self._stack: ExitStack | None = None
-        self._share: float | None = None
+        self._fraction: float | None = None
         self._inside = False  # the damped pass calls the network again
 
     def before(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -277,9 +277,9 @@ class _CallHooks:
         self.leave()
         sample, timestep = _argument(0, "sample", args, kwargs), _argument(1, "timestep", args, kwargs)
         self._check(network, sample)
-        self._share = self.handle.share(timestep)
+        self._fraction = self.handle.share(timestep)
         stack = ExitStack()
-        stack.enter_context(self.handle._adapted.at(network, self._share))
+        stack.enter_context(self.handle._adapted.at(network, self._fraction))
         self._stack = stack
 
     def after(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -300,7 +300,7 @@ class _CallHooks:
 
     def _is_damped(self) -> bool:
         handle = self.handle
-        if not (self.damped and handle.damps_guidance and handle.adaptation.is_damped(self._share)):
+        if not (self.damped and handle.damps_guidance and handle.adaptation.is_damped(self._fraction)):
             return False
         pipe: Any = handle._pipe()
         return bool(pipe.do_classifier_free_guidance)
@@ -310,7 +310,7 @@ class _CallHooks:
         num_rows = len(_argument(0, "sample", args, kwargs))
         self._inside = True
         try:
-            with self.handle._damped.at(network, self._share):
+            with self.handle._damped.at(network, self._fraction):
                 return self.handle._unet(*first_half(args, num_rows), **first_half(kwargs, num_rows))
         finally:
             self._inside = False

@@ -40,7 +40,7 @@ def attention_scale(tokens: float, trained_tokens: float) -> float:
 
 
 def query_scale(tokens: int, area_ratio: float) -> float:
-    """s of a layer that has N tokens where the picture is `area_ratio` times as large as the trained ones.
+    """s of a layer that has N tokens where the image is `area_ratio` times as large as the trained ones.
 
     A layer whose trained grid had one token or less never learned to choose: it is left as it is.
     """
@@ -182,10 +182,10 @@ def never_ran(name: str) -> str:
 
 
 def is_self_attention(module: nn.Module) -> bool:
-    """Whether tokens of the picture attend to each other, and to nothing else."""
+    """Whether tokens of the image attend to each other, and to nothing else."""
     return isinstance(module, Attention) and not module.is_cross_attention and not has_added_keys(module)
 
 
 def has_added_keys(module: nn.Module) -> bool:
-    """Whether an attention's keys are the text's beside the picture's."""
+    """Whether an attention's keys are the text's beside the image's."""
     return isinstance(module, Attention) and getattr(module, "add_k_proj", None) is not None

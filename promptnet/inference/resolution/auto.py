@@ -2,7 +2,7 @@
 
 What the published settings have in common, as a few lines: the deeper a layer computes, and the fewer places its maps
 had at the trained size, the larger its factor, up to the ratio of the sides; the outermost depth stays plain; larger
-pictures need factors for longer; four-fold ones need them progressively and with noise damping.
+images need factors for longer; four-fold ones need them progressively and with noise damping.
 
 Unlike those, self-attention is scaled; an upsampler counts as a layer of the depth that it computes at, as behind a
 nearest-neighbour enlargement by two, and dilated by two, it would see nothing finer than it was given; and height and
@@ -24,13 +24,13 @@ DAMPED_RATIO = 3.0
 # Up to this ratio, the published settings leave layers plain whose maps have more places a side at the trained size:
 # Stable Diffusion's from depth 1 on have 32 and fewer, SDXL's from depth 2 on.
 LARGEST_MAP, LARGEST_MAP_RATIO = 32, 2.5
-# Networks trained on this few latents a side see the whole picture from their outermost depth, and compose it anew in
+# Networks trained on this few latents a side see the whole image from their outermost depth, and compose it anew in
 # any plain step: in the embedded model (16), the last of 20 alone draws a second head. For those, the whole ratio acts
 # at every depth, and to the end.
 FEW_LATENTS = 32
 # A dispersed 5x5 kernel under factor 2 is not dilated, and sees 5/3 as far as the plain one: more like 1.5 than like 2.
 # Nearer to 1.5, few latents are drawn better with such kernels everywhere; from here on, only with those of the
-# outermost depth, which would break the picture into blocks of two latents if it were dilated.
+# outermost depth, which would break the image into blocks of two latents if it were dilated.
 OUTERMOST_RATIO = 1.75
 
 
@@ -47,26 +47,26 @@ def automatic_settings(
 
     Args:
         num_blocks: how many down blocks the network has.
-        trained_size_px: height and width of the pictures that it was trained on.
+        trained_size_px: height and width of the images that it was trained on.
         size_px: height and width wanted.
         num_inference_steps: length of the drawing.
         trained_latents: the longer side of the latents that it was trained on.
         multiple_px: what drawn sides must be multiples of, where the caller can draw at another size and resize the
-            picture; None where it cannot.
+            image; None where it cannot.
     """
     vertical, horizontal = _ratios(size_px, trained_size_px)
     num_steps = num_inference_steps or 50
     name = f"auto for {size_px[1]}x{size_px[0]}"
     if not (is_far(vertical) or is_far(horizontal)):
         return ResolutionSettings(name, attention=False, num_steps=num_steps)
-    drawn = drawn_size(trained_size_px, size_px, multiple_px, trained_latents) if multiple_px else size_px
-    if drawn != size_px:
-        nearer = automatic_settings(num_blocks, trained_size_px, drawn, num_steps, trained_latents=trained_latents)
-        return replace(nearer, name=name, drawn_size_px=drawn)
+    generated = sampled_size(trained_size_px, size_px, multiple_px, trained_latents) if multiple_px else size_px
+    if generated != size_px:
+        nearer = automatic_settings(num_blocks, trained_size_px, generated, num_steps, trained_latents=trained_latents)
+        return replace(nearer, name=name, drawn_size_px=generated)
     largest = max(vertical, horizontal)
     if largest < FAR_RATIO:  # smaller
         return ResolutionSettings(name, num_steps=num_steps)
-    active_steps = round(active_share(largest, trained_latents) * num_steps)
+    active_steps = round(active_fraction(largest, trained_latents) * num_steps)
     damped = largest >= DAMPED_RATIO and trained_latents > FEW_LATENTS
     ratios = in_proportion((vertical, horizontal), trained_latents)
     factors = redilation(num_blocks, ratios, trained_latents)
@@ -85,14 +85,14 @@ def automatic_settings(
     )
 
 
-def drawn_size(
+def sampled_size(
     trained_size_px: tuple[float, float], size_px: tuple[int, int], multiple_px: int, trained_latents: int = 64
 ) -> tuple[int, int]:
-    """The size to draw at, (height, width) in multiples, where the picture can be resized afterwards.
+    """The size to draw at, (height, width) in multiples, where the image can be resized afterwards.
 
-    Much smaller pictures are drawn in proportion, one side as trained: at half the side there are too few latents for
+    Much smaller images are drawn in proportion, one side as trained: at half the side there are too few latents for
     what the network knows, and no factor and no attention scaling draws a face in them. Networks of few latents draw
-    all other sizes with the shorter side as trained: in larger pictures they show no more, and lose some of it.
+    all other sizes with the shorter side as trained: in larger images they show no more, and lose some of it.
     """
     ratios = _ratios(size_px, trained_size_px)
     if trained_latents <= FEW_LATENTS and any(map(is_far, ratios)):
@@ -127,7 +127,7 @@ def in_proportion(ratios: tuple[float, float], trained_latents: int = 64) -> tup
     return vertical, horizontal
 
 
-def active_share(ratio: float, trained_latents: int = 64) -> float:
+def active_fraction(ratio: float, trained_latents: int = 64) -> float:
     """The share of the steps in which factors act: 0.4 at the trained size, 0.6 at twice, 0.72 at four times."""
     if trained_latents <= FEW_LATENTS:
         return 1.0
@@ -139,7 +139,7 @@ def active_share(ratio: float, trained_latents: int = 64) -> float:
 def depth_factor(depth: int, num_blocks: int, ratio: float, trained_latents: int = 64) -> float:
     """min(r, ceil(1 + depth (r-1) / deepest)), and 1 at the outermost depth and for sides not longer than trained.
 
-    For few latents, r in the deepest blocks, which lay the picture out, and the nearest whole number in the others,
+    For few latents, r in the deepest blocks, which lay the image out, and the nearest whole number in the others,
     where resizing would cost detail.
     """
     deepest = num_blocks - 1
@@ -188,7 +188,7 @@ def dispersal(
 ) -> tuple[Factors, tuple[str, ...]]:
     """Further factors of the outermost depth, and the blocks whose kernels are dispersed.
 
-    Nothing for more latents, where the outermost depth stays plain and sees enough; nor for wide and tall pictures,
+    Nothing for more latents, where the outermost depth stays plain and sees enough; nor for wide and tall images,
     where neither way of dispersing was better.
 
     Args:

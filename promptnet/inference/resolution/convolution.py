@@ -1,4 +1,4 @@
-"""Re-dilation: a convolution whose kernel covers more of a larger picture, or less of a smaller one."""
+"""Re-dilation: a convolution whose kernel covers more of a larger image, or less of a smaller one."""
 
 import math
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ from torch import Tensor
 def has_halves(pipe: Any) -> bool:
     """Whether a pipeline's rows are unconditional ones and then as many conditional ones, and nothing else.
 
-    Not so with a third row for each picture, of perturbed attention or of the picture without the text, or with rows
+    Not so with a third row for each image, of perturbed attention or of the image without the text, or with rows
     for each edit.
     """
     kind = type(pipe)

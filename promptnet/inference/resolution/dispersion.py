@@ -1,4 +1,4 @@
-"""Dispersion: a small kernel becomes a larger one that does on the enlarged picture what it did on the picture.
+"""Dispersion: a small kernel becomes a larger one that does on the enlarged image what it did on the image.
 
 The map is linear in the kernel and does not depend on it, so it is one matrix, solved here by least squares.
 """
@@ -25,7 +25,7 @@ def dispersion_matrix(small: int = 3, large: int = 5, input_size: int = 3, scale
         small: odd side of the given kernel.
         large: odd side of the wanted kernel.
         input_size: n.
-        scale: how many times larger the picture is.
+        scale: how many times larger the image is.
         eta: weight of the pixel equations.
 
     Returns:

@@ -12,7 +12,7 @@ from torch import nn
 
 from promptnet.inference.resolution.attention import has_added_keys, is_self_attention
 
-# Inside these, tokens or kernels run over time and not over the picture.
+# Inside these, tokens or kernels run over time and not over the image.
 _TEMPORAL = {
     "AnimateDiffTransformer3D",
     "MotionModules",
@@ -72,12 +72,12 @@ def spatial_convolutions(network: nn.Module) -> dict[str, Layer]:
 
 
 def spatial_attentions(network: nn.Module) -> dict[str, Layer]:
-    """The self-attention layers over the picture, by name."""
+    """The self-attention layers over the image, by name."""
     return spatial_layers(network)[1]
 
 
 def mixed_attentions(network: nn.Module) -> list[str]:
-    """Names of the layers that attend to picture and text at once, so that neither can be scaled alone."""
+    """Names of the layers that attend to image and text at once, so that neither can be scaled alone."""
     return [name for name, module in _spatial_modules(network) if has_added_keys(module)]
 
 

@@ -42,7 +42,7 @@ class Adaptation:
         factors: (vertical, horizontal) by layer.
         damped_factors: the same for the damped pass.
         dispersed: layers whose kernels are dispersed.
-        trained_size_px: height and width of the model's own pictures.
+        trained_size_px: height and width of the model's own images.
         size_px: height and width wanted.
         kernels: dispersed kernels by layer, of all modes.
     """
@@ -57,7 +57,7 @@ class Adaptation:
 
     @property
     def area_ratio(self) -> float:
-        """How many times as large as trained the picture is."""
+        """How many times as large as trained the image is."""
         return math.prod(self.size_px) / math.prod(self.trained_size_px)
 
     def modes(self) -> "tuple[ResolutionMode, ResolutionMode]":
@@ -106,7 +106,7 @@ def check_settings(
         )
     if settings.attention and adaptation.area_ratio != 1 and (mixed := mixed_attentions(network)):
         raise ValueError(
-            f"{settings.name} scales self-attention, but {mixed[0]} attends to the text and the picture at once "
+            f"{settings.name} scales self-attention, but {mixed[0]} attends to the text and the image at once "
             "(added_kv), which this cannot scale: give settings with attention: false."
         )
     _warn_of_another_ratio(settings, adaptation)
@@ -138,7 +138,7 @@ def _warn_of_another_ratio(settings: ResolutionSettings, adaptation: Adaptation)
     given = [round(a / b, 2) for a, b in zip(adaptation.size_px, adaptation.trained_size_px, strict=True)]
     if meant != given:
         warnings.warn(
-            f"{settings.name} was made for pictures {meant[0]} times as high and {meant[1]} times as wide as trained; "
+            f"{settings.name} was made for images {meant[0]} times as high and {meant[1]} times as wide as trained; "
             f"these are {given[0]} and {given[1]}.",
             stacklevel=4,
         )

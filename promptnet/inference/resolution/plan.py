@@ -22,11 +22,11 @@ class SizePlan:
     """How a size is drawn.
 
     Args:
-        drawn_px: height and width that the loop draws; the size asked, unless the picture is resized afterwards.
+        sampled_px: height and width that the loop draws; the size asked, unless the image is resized afterwards.
         rules: rules that stand after all others: they give terms their mode.
     """
 
-    drawn_px: tuple[int, int]
+    sampled_px: tuple[int, int]
     rules: list[Rule]
 
 
@@ -39,7 +39,7 @@ def plan_size(
     num_inference_steps: int,
     multiple_px: int | None = None,
 ) -> SizePlan:
-    """At which size a picture is drawn, and with which rules.
+    """At which size an image is drawn, and with which rules.
 
     Args:
         unet: the network.
@@ -73,6 +73,6 @@ def plan_size(
         )
     else:
         settings = load_settings(resolution)
-    drawn_px = settings.drawn_size_px or size_px
-    rules = resolution_rules(unet, settings, trained_size_px=trained_size_px, size_px=drawn_px)
-    return SizePlan(drawn_px, list(rules))
+    sampled_px = settings.drawn_size_px or size_px
+    rules = resolution_rules(unet, settings, trained_size_px=trained_size_px, size_px=sampled_px)
+    return SizePlan(sampled_px, list(rules))

@@ -39,9 +39,9 @@ class ResolutionSettings:
         num_steps: the length of the drawing in which the steps are counted.
         num_blocks: how many down blocks the network must have; null for any.
         size_px: (height, width) that they were made for; null for any.
-        drawn_size_px: (height, width) to draw at; the picture is then cropped and resized to the size asked. Null for
+        drawn_size_px: (height, width) to draw at; the image is then cropped and resized to the size asked. Null for
             the size asked. Only `PromptNetPipeline` can.
-        trained_size_px: (height, width) of the model's own pictures; null for any.
+        trained_size_px: (height, width) of the model's own images; null for any.
         freeu: FreeU's b1, b2, s1, s2 in the published runs, for diffusers' `enable_freeu`. Nothing here enables it.
 
     Raises:
@@ -108,7 +108,7 @@ def settings_from_mapping(values: Mapping[str, Any], name: str) -> ResolutionSet
     Raises:
         ValueError: a key does not exist, or a value is out of range; names the file.
     """
-    known = [knob.name for knob in fields(ResolutionSettings) if knob.name != "name"]
+    known = [parameter.name for parameter in fields(ResolutionSettings) if parameter.name != "name"]
     if not isinstance(values, Mapping):
         raise ValueError(f"{name}: resolution settings are a mapping with keys of {', '.join(known)}.")
     if unknown := [str(key) for key in values if key not in known]:

@@ -8,7 +8,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from promptnet.models.text_encoders import TextTowers
+from promptnet.models.text_encoders import TextEncoders
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 SDXL_ADDITION = "text_time"  # what SDXL's U-Net adds to its time embedding: a pooled state, and sizes
@@ -16,7 +16,7 @@ _NUM_SIZES = 6
 
 
 def check_base_model(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> None:
-    """Refuse base models whose U-Net wants something else than latents and what text towers make of a prompt.
+    """Refuse base models whose U-Net wants something else than latents and what text encoders make of a prompt.
 
     Raises:
         ValueError: it is an inpainting or upscaling model, or of a family that is not Stable Diffusion's.
@@ -34,8 +34,8 @@ def check_base_model(unet_config: Mapping[str, Any], vae_config: Mapping[str, An
         )
 
 
-def check_towers(unet_config: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Refuse text towers that are not those which the U-Net reads: one, or SDXL's two.
+def check_text_encoders(unet_config: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Refuse text encoders that are not those which the U-Net reads: one, or SDXL's two.
 
     Args:
         unet_config: of a U-Net that `check_base_model` lets through.
@@ -47,17 +47,17 @@ def check_towers(unet_config: Mapping[str, Any], parts: Mapping[str, Any]) -> No
     is_xl = unet_config.get("addition_embed_type") == SDXL_ADDITION
     if is_xl and parts["text_encoder"] is None and parts["text_encoder_2"] is not None:
         raise ValueError(
-            "This is SDXL's refiner, with the second text tower alone: it goes on with pictures that SDXL has begun, "
+            "This is SDXL's refiner, with the second text encoder alone: it goes on with images that SDXL has begun, "
             "and cannot begin one. Use SDXL's base model."
         )
     wanted = parts if is_xl else [name for name in parts if not name.endswith("_2")]
     absent = [name for name in wanted if parts[name] is None]
     if absent:
-        what = "an SDXL U-Net (two text towers)" if is_xl else "a U-Net for one text tower"
+        what = "an SDXL U-Net (two text encoders)" if is_xl else "a U-Net for one text encoder"
         raise ValueError(f"The base model has {what}, but no {', '.join(absent)}: its folder is not complete.")
     if not is_xl and any(parts[name] is not None for name in parts if name not in wanted):
         raise ValueError(
-            "A second text tower is given, but the U-Net reads one: leave out text_encoder_2, tokenizer_2."
+            "A second text encoder is given, but the U-Net reads one: leave out text_encoder_2, tokenizer_2."
         )
     if is_xl:
         second: Any = parts["text_encoder_2"]
@@ -65,41 +65,41 @@ def check_towers(unet_config: Mapping[str, Any], parts: Mapping[str, Any]) -> No
 
 
 def _check_sizes(unet_config: Mapping[str, Any], pooled_width: int) -> None:
-    """The refiner, also with both towers: in place of a target size it wants a score."""
+    """The refiner, also with both encoders: in place of a target size it wants a score."""
     expected, each = (
         unet_config[name] for name in ("projection_class_embeddings_input_dim", "addition_time_embed_dim")
     )
     if expected != pooled_width + _NUM_SIZES * each:
         raise ValueError(
             f"The U-Net adds {expected} numbers to its time embedding, but SDXL's base model a pooled state of "
-            f"{pooled_width} and {_NUM_SIZES} sizes of {each}: this is SDXL's refiner, or its second text tower is "
+            f"{pooled_width} and {_NUM_SIZES} sizes of {each}: this is SDXL's refiner, or its second text encoder is "
             "another model's. Use SDXL's base model."
         )
 
 
-def check_words(word_width: int, towers: TextTowers) -> None:
-    """Refuse an encoder that makes words for other text towers.
+def check_words(word_width: int, text_encoders: TextEncoders) -> None:
+    """Refuse an encoder that makes words for other text encoders.
 
     Raises:
         ValueError: names both widths.
     """
-    if word_width != towers.width:
+    if word_width != text_encoders.width:
         raise ValueError(
-            f"The encoder's words are {word_width} wide (prompt_channel), but {towers.width_in_words()} "
-            f"{towers.width}: load the encoder that was trained for this base model (promptnet=...)."
+            f"The encoder's words are {word_width} wide (prompt_channel), but {text_encoders.width_in_words()} "
+            f"{text_encoders.width}: load the encoder that was trained for this base model (promptnet=...)."
         )
 
 
 def check_tokenizer(tokenizer: Any, text_config: Any) -> None:
-    """Refuse a tokenizer of another tower; from a folder without one, transformers makes one that knows no word.
+    """Refuse a tokenizer of another encoder; from a folder without one, transformers makes one that knows no word.
 
     Raises:
-        ValueError: it has not half of the tower's tokens.
+        ValueError: it has not half of the encoder's tokens.
     """
     if 2 * len(tokenizer) < text_config.vocab_size:
         raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, the text tower {text_config.vocab_size}: it is not this "
-            "tower's, or its folder is empty or missing. Copy or download the base model's tokenizer folder again."
+            f"The tokenizer has {len(tokenizer)} tokens, the text encoder {text_config.vocab_size}: it is not this "
+            "encoder's, or its folder is empty or missing. Copy or download the base model's tokenizer folder again."
         )
 
 
@@ -123,7 +123,7 @@ def tensors_for_callback(callback: Any, names: Sequence[str] | None, *, known: S
 def chosen_size_px(
     given_px: tuple[int | None, int | None], trained_px: tuple[int, int], multiple_px: int
 ) -> tuple[int, int]:
-    """Height and width of the pictures.
+    """Height and width of the images.
 
     Raises:
         ValueError: a side is not a multiple of what the networks divide by; names the nearest that is.
@@ -149,11 +149,11 @@ def starting_noise(
     """Standard normal latents (B, C, H, W), or those given.
 
     Raises:
-        ValueError: the latents have another shape, or there are not as many generators as pictures.
+        ValueError: the latents have another shape, or there are not as many generators as images.
     """
     if isinstance(generator, list) and len(generator) != shape[0]:
         raise ValueError(
-            f"There are {len(generator)} generators for {shape[0]} pictures: give one for all, or one for each."
+            f"There are {len(generator)} generators for {shape[0]} images: give one for all, or one for each."
         )
     if latents is None:
         return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -170,7 +170,7 @@ def kwargs_of_step(scheduler: Any, *, eta: float, generator: Any) -> dict[str, A
     """
     taken = signature(scheduler.step).parameters
     if eta and "eta" not in taken:
-        raise ValueError(f"eta={eta} is a knob of DDIM, but the scheduler is {type(scheduler).__name__}.")
+        raise ValueError(f"eta={eta} is a parameter of DDIM, but the scheduler is {type(scheduler).__name__}.")
     if scheduler.config.get("rescale_betas_zero_snr", False):
         # From pure noise, eta = 1 leaves 1 - b - sigma^2 = 0 for the direction; rounded below zero, its root is NaN.
         eta = min(eta, 1 - 1e-6)
@@ -188,6 +188,6 @@ def check_encoder(components: Mapping[str, Any]) -> None:
     if absent:
         raise ValueError(
             f"This pipeline has no {', '.join(absent)}, which subjects need: load it with promptnet=..., the encoder "
-            "for this base model, and with image_encoder=... and feature_extractor=..., the vision tower that the "
+            "for this base model, and with image_encoder=... and feature_extractor=..., the image encoder that the "
             "encoder was trained with."
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 Call = Callable[[Tensor], Tensor]
 
 
-def recomputed(call: Call, x: Tensor) -> Tensor:
+def checkpointed(call: Call, x: Tensor) -> Tensor:
     """`call(x)`, to be computed again in the backward pass.
 
     Gradients reach x and every leaf that `call` reads, whatever it holds it in. The call must give the same again: no
@@ -30,7 +30,7 @@ def recomputed(call: Call, x: Tensor) -> Tensor:
     output = output.detach()
     if not leaves and not x.requires_grad:
         return output
-    return _Recomputed.apply(call, _precision(x), output, x, *leaves)  # pyright: ignore[reportReturnType]
+    return _Checkpointed.apply(call, _precision(x), output, x, *leaves)  # pyright: ignore[reportReturnType]
 
 
 def leaves_of(output: Tensor) -> list[Tensor]:
@@ -47,7 +47,7 @@ def leaves_of(output: Tensor) -> list[Tensor]:
     return found
 
 
-class _Recomputed(torch.autograd.Function):
+class _Checkpointed(torch.autograd.Function):
     """The output is known; the node is for the way back."""
 
     @staticmethod

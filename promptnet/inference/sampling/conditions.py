@@ -1,7 +1,7 @@
 """From rows to what the U-Net is conditioned on: prompts of plain words, encoded once, and prompts that hold S*.
 
-S* depends on the picture being drawn and on the step, so PromptNet and the text towers run once in every evaluation
-that holds a subject: for all rows, subjects and reference pictures together.
+S* depends on the image being drawn and on the step, so PromptNet and the text encoders run once in every evaluation
+that holds a subject: for all rows, subjects and reference images together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from promptnet.inference.sampling.guidance import Condition, References
 from promptnet.inference.sampling.loop import UNetInputs
-from promptnet.inference.sampling.requests import Row
+from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
 from promptnet.inference.subject.lora import Deltas, applied, summed
 from promptnet.inference.subject.subject import Subject
-from promptnet.models.micro_conditioning import added_conditions, drawn_size_ids
+from promptnet.models.micro_conditioning import generated_size_ids, micro_conditions
 from promptnet.models.text import PromptStates
-from promptnet.models.text_encoders import TextTowers, towers_of
+from promptnet.models.text_encoders import TextEncoders, text_encoders_of
 
 Noise = Callable[[Tensor], Tensor]
 
@@ -29,16 +29,16 @@ class Networks:
     """What turns prompts and subjects into conditions, and where it computes.
 
     Args:
-        towers: the base model's text towers.
+        encoders: the base model's text encoders.
         promptnet: the encoder; None where no prompt holds a subject.
         device: where to compute.
         dtype: the U-Net's.
-        latent_px: pixels of a picture for each of its latents, along a side.
+        latent_px: pixels of an image for each of its latents, along a side.
         zeros_without_prompt: whether a prompt that is not given is zeros, as SDXL's U-Net may be trained; otherwise it
             is an empty one.
     """
 
-    towers: TextTowers
+    text_encoders: TextEncoders
     promptnet: Any
     device: torch.device
     dtype: torch.dtype
@@ -52,21 +52,21 @@ class Networks:
 
         Args:
             states: of the prompts.
-            pooled: None for base models with one text tower.
+            pooled: None for base models with one text encoder.
             x: latents (N, C, h, w) of the batch, whose size SDXL's U-Net is told of.
             deltas: for each row.
         """
         if pooled is None:
             return UNetInputs(states.to(self.dtype), deltas=deltas)
         height_px, width_px = (self.latent_px * side for side in x.shape[2:])
-        sizes = drawn_size_ids(height_px, width_px, len(states), states.device)
-        return UNetInputs(states.to(self.dtype), added_conditions(pooled, sizes, self.dtype), deltas)
+        sizes = generated_size_ids(height_px, width_px, len(states), states.device)
+        return UNetInputs(states.to(self.dtype), micro_conditions(pooled, sizes, self.dtype), deltas)
 
 
 def networks_of(pipe: Any) -> Networks:
     """What turns a pipeline's prompts and subjects into conditions."""
     return Networks(
-        towers_of(pipe),
+        text_encoders_of(pipe),
         pipe.promptnet,
         pipe._execution_device,
         pipe.unet.dtype,
@@ -79,7 +79,7 @@ class PlainPrompts:
     """Prompts of plain words, each encoded once.
 
     Args:
-        networks: the text towers'.
+        networks: the text encoders'.
         prompts: repeated ones are encoded once. None is a prompt that was not given.
     """
 
@@ -87,7 +87,7 @@ class PlainPrompts:
         self.networks = networks
         unique = list(dict.fromkeys(map(self._key, prompts)))
         self._index = {prompt: index for index, prompt in enumerate(unique)}
-        encoded = networks.towers.encode([prompt or "" for prompt in unique], device=networks.device)
+        encoded = networks.text_encoders.encode([prompt or "" for prompt in unique], device=networks.device)
         states, pooled = encoded.hidden_states, encoded.pooled
         if None in self._index:
             absent = torch.tensor([self._index[None]], device=states.device)
@@ -108,15 +108,15 @@ class PlainPrompts:
 
 @dataclass(frozen=True, eq=False)
 class _Word:
-    """One reference picture of one subject, read for one row."""
+    """One reference image of one subject, read for one row."""
 
     row: int
     subject: Subject
-    picture: int
+    image: int
 
 
 @dataclass(frozen=True, eq=False)
-class _Reading:
+class _EncodedWords:
     """A row's prompt, with for each placeholder the word that stands there."""
 
     row: int
@@ -128,25 +128,25 @@ class _Reading:
 class SubjectPrompts:
     """The prompts that hold S*, in the rows that have one.
 
-    A row with several subjects reads their reference pictures side by side: the first of each, the second of each, and
-    so on. A subject with one picture is read with it every time.
+    A row with several subjects reads their reference images side by side: the first of each, the second of each, and
+    so on. A subject with one image is read with it every time.
 
     Args:
-        networks: PromptNet and the text towers.
+        networks: PromptNet and the text encoders.
         rows: those with a subject.
         indices: their places in the batch.
         word_positions: see `promptnet.models.text`.
-        level_noise: if given, (C, h, w) of noise for each row on the reference pictures' grid: for pictures drawn
+        level_noise: if given, (C, h, w) of noise for each row on the reference images' grid: for images drawn
             at another size, PromptNet sees sqrt(a) r + sqrt(1-a) n. If not, every n-th of their latents.
 
     Raises:
-        ValueError: subjects of one row have different numbers of reference pictures, or the prompt is too long.
+        ValueError: subjects of one row have different numbers of reference images, or the prompt is too long.
     """
 
     def __init__(
         self,
         networks: Networks,
-        rows: Sequence[Row],
+        rows: Sequence[Request],
         indices: Sequence[int],
         *,
         word_positions: Any = "natural",
@@ -162,7 +162,7 @@ class SubjectPrompts:
         self._vision_states = self._gather(lambda subject: subject.vision_states)  # (N, T, V)
         self._noise = None if level_noise is None else level_noise(self._latents[:1].expand(len(rows), -1, -1, -1))
         num_words: int = networks.promptnet.num_pseudo_words(*self._latents.shape[2:])
-        self._tokens = networks.towers.tokenize(
+        self._tokens = networks.text_encoders.tokenize(
             [rows[reading.row].prompt for reading in self._readings],
             [dict.fromkeys(reading.words, num_words) for reading in self._readings],
         )
@@ -170,16 +170,16 @@ class SubjectPrompts:
 
     def _gather(self, tensor_of: Callable[[Subject], Tensor]) -> Tensor:
         networks = self.networks
-        tensors = [tensor_of(word.subject)[word.picture] for word in self._words]
+        tensors = [tensor_of(word.subject)[word.image] for word in self._words]
         return torch.stack([tensor.to(networks.device, networks.promptnet.dtype) for tensor in tensors])
 
     def references(self, pseudo_word_scale: float = 1.0) -> References:
         """The predictions that hold the subjects, their output states scaled by gamma."""
         weights = torch.zeros(len(self.indices), len(self._groups), dtype=torch.float64)
         conditions, start = [], 0
-        for picture, group in enumerate(self._groups):
+        for image, group in enumerate(self._groups):
             for reading in group:
-                weights[reading.row, picture] = reading.weight
+                weights[reading.row, image] = reading.weight
             conditions.append(self._condition(slice(start, start + len(group)), pseudo_word_scale))
             start += len(group)
         return References(self.indices, conditions, weights)
@@ -198,13 +198,13 @@ class SubjectPrompts:
         return Condition(inputs, rows)
 
     def states(self, x: Tensor, step: Step) -> PromptStates:
-        """The text towers' states of all readings; computed once in each evaluation."""
+        """The text encoders' states of all readings; computed once in each evaluation."""
         if self._last is None or self._last[0] is not step or self._last[1] is not x:
             self._last = (step, x, self._encode(self.pseudo_words(x, step)))
         return self._last[2]
 
     def pseudo_words(self, x: Tensor, step: Step) -> Tensor:
-        """S* for x at this step, (N, L, D): one for each row, subject and reference picture."""
+        """S* for x at this step, (N, L, D): one for each row, subject and reference image."""
         promptnet, deltas = self.networks.promptnet, [word.subject.promptnet_deltas for word in self._words]
         with applied(promptnet, deltas):
             return promptnet(
@@ -220,7 +220,7 @@ class SubjectPrompts:
         return strided(x[self._batch_rows], height, width).to(self._latents.dtype)
 
     def _encode(self, words: Tensor) -> PromptStates:
-        return self.networks.towers.encode_tokens(
+        return self.networks.text_encoders.encode_tokens(
             self._tokens,
             [{name: words[index] for name, index in reading.words.items()} for reading in self._readings],
             positions=self.word_positions,
@@ -228,36 +228,36 @@ class SubjectPrompts:
         )
 
 
-def _read_rows(rows: Sequence[Row]) -> tuple[list[_Word], list[list[_Reading]]]:
-    """All words to be made, and for each k the readings with the k-th reference pictures."""
+def _read_rows(rows: Sequence[Request]) -> tuple[list[_Word], list[list[_EncodedWords]]]:
+    """All words to be made, and for each k the readings with the k-th reference images."""
     words: list[_Word] = []
-    groups: list[list[_Reading]] = []
+    groups: list[list[_EncodedWords]] = []
     for index, row in enumerate(rows):
         subjects = list({id(subject): subject for subject in row.subjects.values()}.values())
         places: dict[tuple[int, int], int] = {}
         for subject in subjects:
-            for picture in range(subject.num_references):
-                places[id(subject), picture] = len(words)
-                words.append(_Word(index, subject, picture))
+            for image in range(subject.num_references):
+                places[id(subject), image] = len(words)
+                words.append(_Word(index, subject, image))
         deltas = _joined_deltas(subjects)
-        for picture, weight in enumerate(_picture_weights(subjects)):
+        for image, weight in enumerate(_image_weights(subjects)):
             found = {
-                name: places[id(subject), min(picture, subject.num_references - 1)]
+                name: places[id(subject), min(image, subject.num_references - 1)]
                 for name, subject in row.subjects.items()
             }
-            groups += [[] for _ in range(picture + 1 - len(groups))]
-            groups[picture].append(_Reading(index, found, weight, deltas))
+            groups += [[] for _ in range(image + 1 - len(groups))]
+            groups[image].append(_EncodedWords(index, found, weight, deltas))
     return words, groups
 
 
-def _picture_weights(subjects: Sequence[Subject]) -> list[float]:
-    """The weight of each side-by-side reading: the mean over the subjects that have that many pictures."""
+def _image_weights(subjects: Sequence[Subject]) -> list[float]:
+    """The weight of each side-by-side reading: the mean over the subjects that have that many images."""
     counts = {subject.num_references for subject in subjects}
     most = max(counts)
     if counts - {1, most}:
         raise ValueError(
-            f"Subjects in one prompt have {', '.join(map(str, sorted(counts)))} reference pictures: they need one "
-            "picture, or the same number."
+            f"Subjects in one prompt have {', '.join(map(str, sorted(counts)))} reference images: they need one "
+            "image, or the same number."
         )
     weights = [s.weights.tolist() for s in subjects if s.num_references == most]
     return [sum(column) / len(weights) for column in zip(*weights, strict=True)]

@@ -1,4 +1,4 @@
-"""How a picture is drawn unless a call says otherwise: every knob, its range, and the published values."""
+"""How an image is drawn unless a call says otherwise: every parameter, its range, and the published values."""
 
 import math
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class SamplingDefaults:
-    """The knobs of one drawing. A checkpoint keeps those measured for it in its pipeline's config, `sampling`.
+class SamplingConfig:
+    """The parameters of one drawing. A checkpoint keeps those measured for it in its pipeline's config, `sampling`.
 
     Args:
         num_inference_steps: denoising steps.
@@ -23,7 +23,7 @@ class SamplingDefaults:
         pseudo_word_scale: gamma, how strongly the subject speaks in the fusion stage.
         eta: 0 to 1, noise of DDIM's own steps.
         word_positions: position embeddings of pseudo-words, "natural" or "published" (promptnet.models.text).
-        encoder_input: what PromptNet sees of a picture drawn at another size than the reference pictures':
+        encoder_input: what PromptNet sees of an image drawn at another size than the reference images':
             "strided", every n-th of its latents, or "reference", the reference's latents at the same noise level.
     """
 
@@ -59,21 +59,21 @@ class SamplingDefaults:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, known))}.")
 
-    def replaced(self, given: Mapping[str, Any]) -> "SamplingDefaults":
-        """These knobs, with those given that are not None.
+    def replaced(self, given: Mapping[str, Any]) -> "SamplingConfig":
+        """These parameters, with those given that are not None.
 
         Raises:
-            ValueError: a knob does not exist, or its value is out of range.
+            ValueError: a parameter does not exist, or its value is out of range.
         """
-        unknown = set(given) - {knob.name for knob in fields(self)}
+        unknown = set(given) - {parameter.name for parameter in fields(self)}
         if unknown:
-            known = ", ".join(knob.name for knob in fields(self))
-            raise ValueError(f"Unknown sampling knob {', '.join(sorted(unknown))}: there are {known}.")
+            known = ", ".join(parameter.name for parameter in fields(self))
+            raise ValueError(f"Unknown sampling parameter {', '.join(sorted(unknown))}: there are {known}.")
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 # ProFusion's published values, with one fusion iteration (its code leaves m to the user, 0 or 1).
-PUBLISHED = SamplingDefaults(
+PUBLISHED = SamplingConfig(
     num_inference_steps=50,
     guidance_scale=7.5,
     subject_scale=5.0,

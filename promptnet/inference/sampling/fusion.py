@@ -75,7 +75,7 @@ def fuse(
 class FusionSampling(Rule):
     """The fusion stage as a rule: before a step, `num_iterations` times predict and re-noise in place.
 
-    In this stage e = e_u + w_f (e_s - e_u), with the prediction under S* averaged over the reference pictures by their
+    In this stage e = e_u + w_f (e_s - e_u), with the prediction under S* averaged over the reference images by their
     weights; the S* conditions are scaled by gamma where they are made. This rule's terms take the place of those made
     by rules before it, so it stands after the guidance and before rules that rewrite terms.
 
@@ -103,8 +103,8 @@ class FusionSampling(Rule):
         if step.stage != "fusion":
             return terms
         weights = self.references.weights
-        shares = weights / weights.sum(dim=1, keepdim=True)  # (R, K)
-        return [self.uncond.term("uncond", 1 - self.scale), *self.references.terms(self.scale * shares)]
+        fractions = weights / weights.sum(dim=1, keepdim=True)  # (R, K)
+        return [self.uncond.term("uncond", 1 - self.scale), *self.references.terms(self.scale * fractions)]
 
     def before(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         if step.index >= self.until * step.num_steps or not renoised_share(step.alpha, step.alpha_prev, self.eta):

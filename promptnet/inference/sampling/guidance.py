@@ -24,14 +24,14 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """The predictions that hold a subject, one condition for each reference picture.
+    """The predictions that hold a subject, one condition for each reference image.
 
-    Rows may have different numbers of reference pictures, so a condition may be for some of the rows only.
+    Rows may have different numbers of reference images, so a condition may be for some of the rows only.
 
     Args:
         rows: (R,) the rows that hold a subject.
-        conditions: K conditions, each for those of these rows that have a k-th reference picture.
-        weights: (R, K), zero where a row has no k-th picture.
+        conditions: K conditions, each for those of these rows that have a k-th reference image.
+        weights: (R, K), zero where a row has no k-th image.
     """
 
     rows: Tensor
@@ -40,9 +40,9 @@ class References:
 
     def terms(self, weights: Tensor) -> list[Term]:
         """Terms "subject.0", "subject.1", ... with the given (R, K) weights."""
-        has_picture = self.weights != 0
+        has_image = self.weights != 0
         return [
-            condition.term(f"subject.{k}", _as_scalar(weights[has_picture[:, k], k]))
+            condition.term(f"subject.{k}", _as_scalar(weights[has_image[:, k], k]))
             for k, condition in enumerate(self.conditions)
         ]
 
@@ -77,7 +77,7 @@ class Refinement(Rule):
 
     Args:
         uncond: the empty or negative prompt, for the references' rows.
-        references: the prompt that holds S*; w_k is `subject_scale` times the picture's weight.
+        references: the prompt that holds S*; w_k is `subject_scale` times the image's weight.
         reference_prompt: the same sentence with a class word in place of S*; not needed where `class_scale` is 0.
         subject_scale: w_s.
         class_scale: w_c; 0 leaves e_c out.

@@ -4,7 +4,7 @@ One denoising step is a weighted sum of U-Net evaluations,
 
     output(x) = sum_k  weight_k * unet(x, t, condition_k; mode_k),
 
-and then a scheduler's step. A condition is what the text tower made of a prompt, perhaps with pseudo-words in it; a
+and then a scheduler's step. A condition is what the text encoder made of a prompt, perhaps with pseudo-words in it; a
 mode is how the network's layers behave; the weights are the guidance, and sum to one, so that it does not matter
 whether the U-Net predicts noise or v. Rules make and rewrite the terms of that sum, and may act before and after a
 step. No rule knows of another, and none has its own loop.
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from promptnet.inference.sampling.checkpointing import recomputed
+from promptnet.inference.sampling.checkpointing import checkpointed
 from promptnet.inference.sampling.schedule import Step, plan
 from promptnet.inference.subject.lora import Deltas, applied
 
@@ -140,7 +140,7 @@ def sample(
             return predict_output(unet, x, step, rules)
 
         x = scheduler.scale_model_input(x, step.timestep)
-        return recomputed(output, x) if checkpoint else output(x)
+        return checkpointed(output, x) if checkpoint else output(x)
 
     for step in plan(scheduler) if steps is None else steps:
         for rule in rules:

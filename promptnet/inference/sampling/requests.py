@@ -1,4 +1,4 @@
-"""What is asked for, one row for each picture: prompts and subjects matched, or refused."""
+"""What is asked for, one row for each image: prompts and subjects matched, or refused."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ _PHRASE_START = re.compile(
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One picture to draw.
+class Request:
+    """One image to draw.
 
     Args:
         prompt: with placeholders.
@@ -38,13 +38,13 @@ class Row:
     reference_prompt: str = ""
 
 
-def make_rows(
+def make_requests(
     prompt: str | Sequence[str],
     subject: SubjectsOfPrompt | Sequence[SubjectsOfPrompt] = None,
     negative_prompt: str | Sequence[str] | None = None,
     class_word: str | None = None,
     num_images_per_prompt: int = 1,
-) -> list[Row]:
+) -> list[Request]:
     """Match prompts with subjects.
 
     Args:
@@ -54,7 +54,7 @@ def make_rows(
             None.
         negative_prompt: one for all prompts, or one for each.
         class_word: what stands for every placeholder in the reference prompt; default the subject's own.
-        num_images_per_prompt: pictures of one prompt are rows next to each other.
+        num_images_per_prompt: images of one prompt are rows next to each other.
 
     Raises:
         ValueError: numbers do not match, a placeholder has no subject, or a subject no placeholder.
@@ -74,22 +74,24 @@ def make_rows(
                 f"{len(prompts)} prompts need {len(prompts)} entries of subject, but there are {len(given)}. With a "
                 "list of prompts, each entry is the subject of one prompt, a list of its subjects, or None."
             )
-    rows = [
-        _make_row(text, negative, _as_list(subjects), class_word)
+    requests = [
+        _make_request(text, negative, _as_list(subjects), class_word)
         for text, negative, subjects in zip(prompts, negatives, given, strict=True)
     ]
-    return [row for row in rows for _ in range(num_images_per_prompt)]
+    return [request for request in requests for _ in range(num_images_per_prompt)]
 
 
-def distinct_subjects(rows: Sequence[Row]) -> list[Subject]:
+def distinct_subjects(requests: Sequence[Request]) -> list[Subject]:
     """Every subject in these rows once."""
-    return list({id(subject): subject for row in rows for subject in row.subjects.values()}.values())
+    return list({id(subject): subject for request in requests for subject in request.subjects.values()}.values())
 
 
-def moved(rows: Sequence[Row], device: torch.device) -> list[Row]:
+def moved(requests: Sequence[Request], device: torch.device) -> list[Request]:
     """These rows with their subjects on a device, each moved once."""
-    there = {id(subject): subject.to(device) for subject in distinct_subjects(rows)}
-    return [replace(row, subjects={name: there[id(s)] for name, s in row.subjects.items()}) for row in rows]
+    there = {id(subject): subject.to(device) for subject in distinct_subjects(requests)}
+    return [
+        replace(request, subjects={name: there[id(s)] for name, s in request.subjects.items()}) for request in requests
+    ]
 
 
 def _one_each(negative_prompt: str | Sequence[str] | None, num_prompts: int) -> Sequence[str | None]:
@@ -112,12 +114,12 @@ def _as_list(subjects: object) -> list[Subject]:
     return found
 
 
-def _make_row(prompt: str, negative_prompt: str | None, subjects: list[Subject], class_word: str | None) -> Row:
+def _make_request(prompt: str, negative_prompt: str | None, subjects: list[Subject], class_word: str | None) -> Request:
     if find_placeholders(negative_prompt or ""):
         raise ValueError(f"The negative prompt {negative_prompt!r} mentions a subject, but it takes plain words only.")
     by_name = match_placeholders(prompt, subjects)
     words = {name: subject.class_word if class_word is None else class_word for name, subject in by_name.items()}
-    return Row(prompt, negative_prompt, by_name, with_class_words(prompt, words))
+    return Request(prompt, negative_prompt, by_name, with_class_words(prompt, words))
 
 
 def match_placeholders(prompt: str, subjects: Sequence[Subject]) -> dict[str, Subject]:

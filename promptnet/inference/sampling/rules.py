@@ -8,11 +8,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from promptnet.inference.sampling.conditions import Networks, PlainPrompts, SubjectPrompts
-from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.fusion import FusionSampling
 from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, GuidanceRescale, Refinement
 from promptnet.inference.sampling.loop import Rule
-from promptnet.inference.sampling.requests import Row
+from promptnet.inference.sampling.requests import Request
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -37,8 +37,8 @@ class RowNoise:
 
 
 def build_rules(
-    rows: Sequence[Row],
-    knobs: SamplingDefaults,
+    rows: Sequence[Request],
+    config: SamplingConfig,
     networks: Networks,
     *,
     prediction: str,
@@ -48,46 +48,46 @@ def build_rules(
 
     Args:
         rows: the batch; subjects on the networks' device.
-        knobs: all of them.
+        parameters: all of them.
         networks: what makes conditions.
         prediction: what the U-Net predicts.
         generator: where the fusion's noise comes from.
     """
     plain = [index for index, row in enumerate(rows) if not row.subjects]
     held = [index for index, row in enumerate(rows) if row.subjects]
-    prompts = PlainPrompts(networks, _plain_prompts(rows, knobs))
+    prompts = PlainPrompts(networks, _plain_prompts(rows, config))
     rules: list[Rule] = []
     if plain:
-        rules.append(_plain_guidance(rows, plain, knobs, prompts, networks))
+        rules.append(_plain_guidance(rows, plain, config, prompts, networks))
     if held:
-        rules += _subject_rules(rows, held, knobs, prompts, networks, prediction, generator)
-    if knobs.guidance_rescale:
-        rules.append(GuidanceRescale(knobs.guidance_rescale))
+        rules += _subject_rules(rows, held, config, prompts, networks, prediction, generator)
+    if config.guidance_rescale:
+        rules.append(GuidanceRescale(config.guidance_rescale))
     return rules
 
 
-def _plain_prompts(rows: Sequence[Row], knobs: SamplingDefaults) -> list[str | None]:
+def _plain_prompts(rows: Sequence[Request], config: SamplingConfig) -> list[str | None]:
     """The prompts without S* that will be needed."""
     found: list[str | None] = [row.negative_prompt for row in rows]
     found += [row.prompt for row in rows if not row.subjects]
-    return found + [row.reference_prompt for row in rows if row.subjects and knobs.class_scale]
+    return found + [row.reference_prompt for row in rows if row.subjects and config.class_scale]
 
 
 def _plain_guidance(
-    rows: Sequence[Row], indices: list[int], knobs: SamplingDefaults, prompts: PlainPrompts, networks: Networks
+    rows: Sequence[Request], indices: list[int], config: SamplingConfig, prompts: PlainPrompts, networks: Networks
 ) -> Rule:
     places = torch.tensor(indices, device=networks.device)
     return ClassifierFreeGuidance(
         prompts.condition([rows[i].negative_prompt for i in indices], places),
         prompts.condition([rows[i].prompt for i in indices], places),
-        knobs.guidance_scale,
+        config.guidance_scale,
     )
 
 
 def _subject_rules(
-    rows: Sequence[Row],
+    rows: Sequence[Request],
     indices: list[int],
-    knobs: SamplingDefaults,
+    config: SamplingConfig,
     prompts: PlainPrompts,
     networks: Networks,
     prediction: str,
@@ -100,27 +100,27 @@ def _subject_rules(
         networks,
         held,
         indices,
-        word_positions=knobs.word_positions,
-        level_noise=noise if knobs.encoder_input == "reference" else None,
+        word_positions=config.word_positions,
+        level_noise=noise if config.encoder_input == "reference" else None,
     )
     uncond = prompts.condition([row.negative_prompt for row in held], places)
     refinement = Refinement(
         uncond,
         subjects.references(),
-        prompts.condition([row.reference_prompt for row in held], places) if knobs.class_scale else None,
-        knobs.subject_scale,
-        knobs.class_scale,
+        prompts.condition([row.reference_prompt for row in held], places) if config.class_scale else None,
+        config.subject_scale,
+        config.class_scale,
     )
-    if not knobs.fusion_steps:
+    if not config.fusion_steps:
         return [refinement]
     fusion = FusionSampling(
         uncond,
-        subjects.references(knobs.pseudo_word_scale),
+        subjects.references(config.pseudo_word_scale),
         noise,
         prediction,
-        num_iterations=knobs.fusion_steps,
-        scale=knobs.fusion_scale,
-        eta=knobs.fusion_eta,
-        until=knobs.fusion_until,
+        num_iterations=config.fusion_steps,
+        scale=config.fusion_scale,
+        eta=config.fusion_eta,
+        until=config.fusion_until,
     )
     return [refinement, fusion]

@@ -58,7 +58,7 @@ def _known_name(scheduler: Any, names: tuple[str, ...]) -> str | None:
 
 
 def check_scheduler(scheduler: Any, *, renoising: bool = False) -> None:
-    """Refuse, by name, what would draw wrong pictures.
+    """Refuse, by name, what would draw wrong images.
 
     Args:
         scheduler: a diffusers scheduler.
@@ -70,11 +70,11 @@ def check_scheduler(scheduler: Any, *, renoising: bool = False) -> None:
     """
     prediction_type(scheduler)
     name = type(scheduler).__name__
-    for knob in ("clip_sample", "thresholding"):
-        if scheduler.config.get(knob, False):
+    for parameter in ("clip_sample", "thresholding"):
+        if scheduler.config.get(parameter, False):
             raise ValueError(
-                f"{name} has {knob} on, which is for pixels and cuts latents: pipe.scheduler = "
-                f"{name}.from_config(pipe.scheduler.config, {knob}=False)."
+                f"{name} has {parameter} on, which is for pixels and cuts latents: pipe.scheduler = "
+                f"{name}.from_config(pipe.scheduler.config, {parameter}=False)."
             )
     if _known_name(scheduler, RENOISING_SCHEDULERS):
         return

@@ -1,6 +1,6 @@
 """The per-user artefact: what is kept of one person, as data.
 
-A subject is reference pictures, as latents and as the vision tower saw them, and the low-rank deltas that tuning found.
+A subject is reference images, as latents and as the image encoder saw them, and the low-rank deltas that tuning found.
 It holds the face as plainly as the photographs do: treat the file like one. It works with the base model that it was
 made with, which it knows by its weights.
 """
@@ -31,12 +31,12 @@ class SubjectError(ValueError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Subject:
-    """One person: K reference pictures and what tuning learnt from them.
+    """One person: K reference images and what tuning learnt from them.
 
     Args:
-        reference_latents: (K, C, h, w), scaled VAE latents of the reference pictures.
-        vision_states: (K, T, V), `last_hidden_state` of the vision tower for them.
-        weights: (K,), how much each picture counts, above 0; they are scaled to sum to 1.
+        reference_latents: (K, C, h, w), scaled VAE latents of the reference images.
+        vision_states: (K, T, V), `last_hidden_state` of the image encoder for them.
+        weights: (K,), how much each image counts, above 0; they are scaled to sum to 1.
         class_word: what the person is in a sentence, such as "person", "woman", "boy".
         fingerprint: component -> hash of the weights that the subject was made with.
         deltas: low-rank deltas by component and layer, "unet.<layer>" or "promptnet.<layer>". Empty: not tuned.
@@ -118,7 +118,7 @@ class Subject:
 
     @classmethod
     def combine(cls, subjects: Sequence["Subject"], weights: Sequence[float] | None = None) -> "Subject":
-        """Several subjects of the same person as one: their pictures side by side, their deltas averaged.
+        """Several subjects of the same person as one: their images side by side, their deltas averaged.
 
         Args:
             subjects: made with the same base model, with the same class word.
@@ -136,13 +136,13 @@ class Subject:
         first = subjects[0]
         for other in subjects[1:]:
             _check_same_kind(first, other)
-        shares = [weight / sum(weights) for weight in weights]
+        fractions = [weight / sum(weights) for weight in weights]
         return replace(
             first,
             reference_latents=torch.cat([subject.reference_latents for subject in subjects]),
             vision_states=torch.cat([subject.vision_states for subject in subjects]),
-            weights=torch.cat([share * subject.weights for share, subject in zip(shares, subjects, strict=True)]),
-            deltas=summed([subject.deltas for subject in subjects], shares),
+            weights=torch.cat([share * subject.weights for share, subject in zip(fractions, subjects, strict=True)]),
+            deltas=summed([subject.deltas for subject in subjects], fractions),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -180,14 +180,14 @@ def _check_tensors(subject: Subject) -> None:
             raise SubjectError(f"{name} must have {num_dims} dimensions, none of them empty, not {list(tensor.shape)}.")
     counts = {name: len(getattr(subject, name)) for name in shapes}
     if len(set(counts.values())) > 1:
-        raise SubjectError(f"There must be as many of each for every reference picture, but there are {counts}.")
+        raise SubjectError(f"There must be as many of each for every reference image, but there are {counts}.")
     for name, tensor in subject.tensors().items():
         if tensor.dtype not in _DTYPES:
             raise SubjectError(f"{name} must be float32, float16 or bfloat16, not {tensor.dtype}.")
         if not tensor.isfinite().all():
             raise SubjectError(f"{name} has values that are not finite: customise again with a lower learning rate.")
     if not (subject.weights > 0).all():
-        raise SubjectError(f"The pictures' weights must be above 0, not {subject.weights.tolist()}.")
+        raise SubjectError(f"The images' weights must be above 0, not {subject.weights.tolist()}.")
     for name in subject.deltas:
         if not name.startswith(("unet.", "promptnet.")):
             raise SubjectError(f"A delta belongs to a layer of the unet or the promptnet, but one is for {name!r}.")
@@ -211,7 +211,7 @@ def _check_same_kind(first: Subject, other: Subject) -> None:
     if first.class_word != other.class_word:
         raise SubjectError(
             f"Subjects with the class words {first.class_word!r} and {other.class_word!r} cannot be combined. "
-            "For two people in one picture give both to the pipeline, as S1* and S2*."
+            "For two people in one image give both to the pipeline, as S1* and S2*."
         )
     for name in ("reference_latents", "vision_states"):
         one, two = getattr(first, name), getattr(other, name)
@@ -222,7 +222,7 @@ def _check_same_kind(first: Subject, other: Subject) -> None:
 def _other_base(subject: Subject, pipe: Any, differing: Sequence[str]) -> str:
     message = (
         f"This subject was made with {_what_differs(subject, pipe, differing)}: the weights of {', '.join(differing)} "
-        "differ. Load what it was made with, or customise again from the pictures."
+        "differ. Load what it was made with, or customise again from the images."
     )
     if any(getattr(getattr(pipe, name, None), "dtype", None) == torch.bfloat16 for name in differing):
         message += " A bfloat16 copy counts as another model: load it as float32 or float16."

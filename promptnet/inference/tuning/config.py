@@ -16,8 +16,8 @@ class TuningError(ValueError):
 
 
 @dataclass(frozen=True)
-class TuningDefaults:
-    """The knobs of per-user tuning. A checkpoint keeps those measured for it in its pipeline's config, `tuning`.
+class TuningConfig:
+    """The parameters of per-user tuning. A checkpoint keeps those measured for it in its pipeline's config, `tuning`.
 
     Args:
         steps: optimiser steps at most; 0 keeps PromptNet's words as they are.
@@ -25,8 +25,8 @@ class TuningDefaults:
         rank: of the deltas, at most what a layer can have.
         train: which of `TRAINABLE` get deltas.
         batch_size: noisy views in one step.
-        num_views: augmented views that are encoded for each picture, once.
-        scales: smallest and largest size of a view's picture, in canvas sides.
+        num_views: augmented views that are encoded for each image, once.
+        scales: smallest and largest size of a view's image, in canvas sides.
         flip: whether half of the views are mirrored. Off: faces are not symmetric, and a parting is part of one.
         prompts: what the person is called in, in turn by chance; each holds S*.
         validate_every: steps between two looks at the held-out noise levels.
@@ -64,16 +64,17 @@ class TuningDefaults:
             if set(find_placeholders(prompt)) != {"S*"}:
                 raise ValueError(f"The tuning prompt {prompt!r} must mention S*, and no other placeholder.")
 
-    def replaced(self, given: Mapping[str, Any]) -> "TuningDefaults":
-        """These knobs, with those given that are not None.
+    def replaced(self, given: Mapping[str, Any]) -> "TuningConfig":
+        """These parameters, with those given that are not None.
 
         Raises:
-            ValueError: a knob does not exist, or its value is out of range.
+            ValueError: a parameter does not exist, or its value is out of range.
         """
-        known = {knob.name for knob in fields(self)}
+        known = {parameter.name for parameter in fields(self)}
         if set(given) - known:
             raise ValueError(
-                f"Unknown tuning knob {', '.join(sorted(set(given) - known))}: there are {', '.join(sorted(known))}."
+                f"Unknown tuning parameter {', '.join(sorted(set(given) - known))}: "
+                f"there are {', '.join(sorted(known))}."
             )
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 

@@ -1,6 +1,6 @@
-"""Per-user tuning: seconds on one picture, after which the person looks like themselves (arXiv 2305.13579, 3.3).
+"""Per-user tuning: seconds on one image, after which the person looks like themselves (arXiv 2305.13579, 3.3).
 
-Low-rank deltas are trained by the base model's own denoising loss on moved and scaled views of the picture; the
+Low-rank deltas are trained by the base model's own denoising loss on moved and scaled views of the image; the
 networks themselves are never changed. What is kept are the deltas that did best at noise levels no step trained on.
 
 The loop is plain torch, with autocast and loss scaling where the device calls for it: accelerate's `Accelerator` keeps
@@ -22,10 +22,10 @@ from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.lora import LowRankDelta, applied, initial_deltas, key_value_layers, word_layers
 from promptnet.inference.subject.subject import Subject, base_name
-from promptnet.inference.tuning.config import TuningDefaults, TuningError, TuningProgress
+from promptnet.inference.tuning.config import TuningConfig, TuningError, TuningProgress
 from promptnet.inference.tuning.loss import denoising_target, held_out_timesteps, masked_error, noised
-from promptnet.inference.tuning.views import Batch, Material, held_out_batches, prepare_material, training_batch
-from promptnet.models.text_encoders import towers_of
+from promptnet.inference.tuning.views import Batch, TuningViews, held_out_batches, prepare_views, training_batch
+from promptnet.models.text_encoders import text_encoders_of
 
 Callback = Callable[[TuningProgress], object]
 _INITIAL_LOSS_SCALE = 1024.0  # torch's own, 65536, wastes the first steps on finding a smaller one
@@ -55,36 +55,36 @@ def customize_subject(
 
     Args:
         pipe: a PromptNetPipeline, all of it on one device.
-        images: one picture or several of the same person: paths, binary files or PIL images.
+        images: one image or several of the same person: paths, binary files or PIL images.
         class_word: what the person is in a sentence.
         generator: makes the outcome reproducible, on any device; one number is drawn from it. Default: torch's own.
         progress_bar: whether to show one.
         callback: called after every step.
 
-    The knobs from `steps` to `patience` are those of `TuningDefaults`; None takes the pipeline's own.
+    The parameters from `steps` to `patience` are those of `TuningConfig`; None takes the pipeline's own.
 
     Returns:
         The subject, on the CPU. If tuning only made things worse it has no deltas.
 
     Raises:
-        ImageError: a picture cannot be used.
+        ImageError: an image cannot be used.
         TuningError: the loss became infinite or no number.
-        ValueError: a knob is out of range, or the pipeline cannot be tuned.
+        ValueError: a parameter is out of range, or the pipeline cannot be tuned.
     """
     given = {"steps": steps, "learning_rate": learning_rate, "rank": rank, "train": train, "batch_size": batch_size}
     given |= {"num_views": num_views, "scales": scales, "flip": flip, "prompts": prompts}
     given |= {"validate_every": validate_every, "patience": patience}
-    knobs = TuningDefaults(**(pipe.config.get("tuning") or {})).replaced(given)
+    config = TuningConfig(**(pipe.config.get("tuning") or {})).replaced(given)
     check_tunable(pipe)
-    pictures = open_references(images)
+    images = open_references(images)
     draws = _own_generator(generator)
     with torch.inference_mode(False), frozen(_networks(pipe)):
-        material = prepare_material(pipe, pictures, knobs, draws)
-        deltas = _tune(pipe, material, knobs, draws, progress_bar, callback) if knobs.steps else {}
+        tuning_views = prepare_views(pipe, images, config, draws)
+        deltas = _tune(pipe, tuning_views, config, draws, progress_bar, callback) if config.steps else {}
     return Subject(
-        reference_latents=material.references.latents.cpu(),
-        vision_states=material.references.vision_states.cpu(),
-        weights=torch.ones(len(pictures)),
+        reference_latents=tuning_views.references.latents.cpu(),
+        vision_states=tuning_views.references.vision_states.cpu(),
+        weights=torch.ones(len(images)),
         class_word=class_word,
         fingerprint=fingerprint(pipe),
         deltas={name: delta.to("cpu", pipe.unet.dtype) for name, delta in deltas.items()},
@@ -110,7 +110,7 @@ def check_tunable(pipe: Any) -> None:
 
 
 def _networks(pipe: Any) -> list[Any]:
-    text_encoders = [tower.network for tower in towers_of(pipe).towers]
+    text_encoders = [text_encoder.network for text_encoder in text_encoders_of(pipe).text_encoders]
     return [pipe.vae, pipe.image_encoder, pipe.promptnet, *text_encoders, pipe.unet]
 
 
@@ -127,12 +127,12 @@ def _own_generator(generator: torch.Generator | None) -> torch.Generator:
 class Trainable:
     """The deltas under training: float32 leaves, by component and layer."""
 
-    def __init__(self, pipe: Any, knobs: TuningDefaults, draws: torch.Generator) -> None:
+    def __init__(self, pipe: Any, config: TuningConfig, draws: torch.Generator) -> None:
         self.of: dict[str, dict[str, LowRankDelta]] = {"promptnet": {}, "unet": {}}
-        if "words" in knobs.train:
-            self.of["promptnet"] = initial_deltas(word_layers(pipe.promptnet), knobs.rank, draws)
-        if "kv" in knobs.train:
-            self.of["unet"] = initial_deltas(key_value_layers(pipe.unet), knobs.rank, draws)
+        if "words" in config.train:
+            self.of["promptnet"] = initial_deltas(word_layers(pipe.promptnet), config.rank, draws)
+        if "kv" in config.train:
+            self.of["unet"] = initial_deltas(key_value_layers(pipe.unet), config.rank, draws)
         for delta in self._all():
             delta.down.requires_grad_()
             delta.up.requires_grad_()
@@ -167,7 +167,7 @@ class Trainable:
 
 
 def denoising_loss(pipe: Any, references: EncodedReferences, batch: Batch) -> Tensor:
-    """The base model's own loss for each row (B,), with S* read from the reference pictures at these noise levels."""
+    """The base model's own loss for each row (B,), with S* read from the reference images at these noise levels."""
     alphas = pipe.scheduler.alphas_cumprod.to(batch.latents.device)[batch.timesteps]
     latents, noise = batch.latents.float(), batch.noise.float()
     noisy = noised(latents, noise, alphas).to(pipe.unet.dtype)
@@ -177,23 +177,23 @@ def denoising_loss(pipe: Any, references: EncodedReferences, batch: Batch) -> Te
 
 
 def pseudo_words(pipe: Any, references: EncodedReferences, batch: Batch, noisy: Tensor) -> Tensor:
-    """S* of each row's picture at its noise level, (B, L, D)."""
+    """S* of each row's image at its noise level, (B, L, D)."""
     return pipe.promptnet(
-        references.latents[batch.pictures].to(noisy.dtype),
+        references.latents[batch.images].to(noisy.dtype),
         batch.timesteps,
-        references.vision_states[batch.pictures].to(noisy.dtype),
+        references.vision_states[batch.images].to(noisy.dtype),
         noisy_latents=noisy,
     ).pseudo_words
 
 
 def encode_words(pipe: Any, words: Tensor, prompts: Sequence[str], noisy: Tensor) -> UNetInputs:
-    """What the U-Net gets for prompts that hold S*; SDXL's is told of pictures as large as these latents, uncropped.
+    """What the U-Net gets for prompts that hold S*; SDXL's is told of images as large as these latents, uncropped.
 
     Views have the trained size whatever was moved and scaled in them, and drawing will tell it of no other kind.
     """
     positions = (pipe.config.get("sampling") or {}).get("word_positions", "natural")
     networks = networks_of(pipe)
-    encoded = networks.towers.encode(prompts, [{"S*": word} for word in words], positions=positions)
+    encoded = networks.text_encoders.encode(prompts, [{"S*": word} for word in words], positions=positions)
     return networks.inputs(encoded.hidden_states, encoded.pooled, noisy)
 
 
@@ -236,9 +236,9 @@ def _needs_scaler(pipe: Any) -> bool:
 class Steps:
     """The optimiser, its falling learning rate, and what the device's precision calls for."""
 
-    def __init__(self, pipe: Any, trainable: Trainable, knobs: TuningDefaults) -> None:
-        self.pipe, self.trainable, self.num_steps = pipe, trainable, knobs.steps
-        self.optimizer = torch.optim.Adam(trainable.groups(knobs.learning_rate), betas=(0.9, 0.99))
+    def __init__(self, pipe: Any, trainable: Trainable, config: TuningConfig) -> None:
+        self.pipe, self.trainable, self.num_steps = pipe, trainable, config.steps
+        self.optimizer = torch.optim.Adam(trainable.groups(config.learning_rate), betas=(0.9, 0.99))
         self.initial_rates = [group["lr"] for group in self.optimizer.param_groups]
         device = pipe.unet.device.type
         self.scaler = torch.amp.GradScaler(device, init_scale=_INITIAL_LOSS_SCALE, enabled=_needs_scaler(pipe))
@@ -273,8 +273,8 @@ class Best:
 
 def _tune(
     pipe: Any,
-    material: Material,
-    knobs: TuningDefaults,
+    tuning_views: TuningViews,
+    config: TuningConfig,
     draws: torch.Generator,
     progress_bar: bool,
     callback: Callback | None,
@@ -282,33 +282,33 @@ def _tune(
     """The best deltas found; none if the first look was the best."""
     num_timesteps = len(pipe.scheduler.alphas_cumprod)
     held_out = held_out_timesteps(num_timesteps)
-    held_out_set = held_out_batches(material, knobs, held_out, draws)
-    trainable = Trainable(pipe, knobs, draws)
-    taking = Steps(pipe, trainable, knobs)
-    validation = _finite(validation_loss(pipe, material.references, held_out_set, trainable), 0, knobs)
+    held_out_set = held_out_batches(tuning_views, config, held_out, draws)
+    trainable = Trainable(pipe, config, draws)
+    taking = Steps(pipe, trainable, config)
+    validation = _finite(validation_loss(pipe, tuning_views.references, held_out_set, trainable), 0, config)
     best = Best(validation)
-    with pipe.progress_bar(total=knobs.steps) if progress_bar else nullcontext() as bar:
-        for step in range(1, knobs.steps + 1):
-            batch = training_batch(material, knobs, num_timesteps, held_out, draws)
-            loss = _finite(taking.take(material.references, batch), step, knobs)
-            if step % knobs.validate_every == 0 or step == knobs.steps:
-                validation = validation_loss(pipe, material.references, held_out_set, trainable)
-                best.look(_finite(validation, step, knobs), trainable)
+    with pipe.progress_bar(total=config.steps) if progress_bar else nullcontext() as bar:
+        for step in range(1, config.steps + 1):
+            batch = training_batch(tuning_views, config, num_timesteps, held_out, draws)
+            loss = _finite(taking.take(tuning_views.references, batch), step, config)
+            if step % config.validate_every == 0 or step == config.steps:
+                validation = validation_loss(pipe, tuning_views.references, held_out_set, trainable)
+                best.look(_finite(validation, step, config), trainable)
             if bar is not None:
                 bar.update()
             if callback is not None:
-                callback(TuningProgress(step, knobs.steps, loss, validation, best.loss))
-            if best.looks_since >= knobs.patience:
+                callback(TuningProgress(step, config.steps, loss, validation, best.loss))
+            if best.looks_since >= config.patience:
                 break
     return best.deltas
 
 
-def _finite(loss: float, step: int, knobs: TuningDefaults) -> float:
+def _finite(loss: float, step: int, config: TuningConfig) -> float:
     if loss - loss != 0:
         raise TuningError(
-            f"Tuning failed: the loss is {loss} at step {step} of {knobs.steps}. "
+            f"Tuning failed: the loss is {loss} at step {step} of {config.steps}. "
             + (
-                f"Lower learning_rate={knobs.learning_rate}."
+                f"Lower learning_rate={config.learning_rate}."
                 if step
                 else "The base model itself gives no finite output here: check its weights and their precision."
             )

@@ -1,4 +1,4 @@
-"""What tuning minimises: the base model's own denoising error, where the picture is."""
+"""What tuning minimises: the base model's own denoising error, where the image is."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What one person is tuned on: their pictures, moved and scaled views of them, and batches of these under noise."""
+"""What one person is tuned on: their images, moved and scaled views of them, and batches of these under noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from promptnet.images.crop import square, to_pixels
 from promptnet.inference.references import EncodedReferences, encode_pixels, encode_references
-from promptnet.inference.tuning.config import TuningDefaults
+from promptnet.inference.tuning.config import TuningConfig
 from promptnet.inference.tuning.loss import training_timesteps
 
 # Views encoded together, and pixels of them: the widest feature maps of SDXL's VAE are 0.5 GB for a view of 1024 px.
@@ -18,13 +18,13 @@ _MAX_AT_ONCE, _MAX_PIXELS = 16, 8 * 512 * 512
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """Everything about the pictures that the steps need, encoded once.
+class TuningViews:
+    """Everything about the images that the steps need, encoded once.
 
     Args:
-        references: the K pictures as PromptNet reads them.
+        references: the K images as PromptNet reads them.
         latents: (N, C, h, w) of the augmented views.
-        masks: (N, 1, h, w), where each view shows the picture.
+        masks: (N, 1, h, w), where each view shows the image.
     """
 
     references: EncodedReferences
@@ -33,18 +33,18 @@ class Material:
 
 
 @torch.no_grad()
-def prepare_material(pipe: Any, pictures: Sequence[Any], knobs: TuningDefaults, draws: torch.Generator) -> Material:
-    """Encode the pictures, and views of them."""
+def prepare_views(pipe: Any, images: Sequence[Any], config: TuningConfig, draws: torch.Generator) -> TuningViews:
+    """Encode the images, and views of them."""
     size_px, device = pipe.trained_size_px[0], pipe.unet.device
-    references = encode_references(pipe.vae, pipe.image_encoder, pipe.feature_extractor, pictures, size_px, device)
+    references = encode_references(pipe.vae, pipe.image_encoder, pipe.feature_extractor, images, size_px, device)
     placed = [
         place(pixels, view)
-        for pixels in (to_pixels(square(picture, size_px)).to(device) for picture in pictures)
-        for view in sample_views(knobs.num_views, size_px, scales=knobs.scales, flip=knobs.flip, generator=draws)
+        for pixels in (to_pixels(square(image, size_px)).to(device) for image in images)
+        for view in sample_views(config.num_views, size_px, scales=config.scales, flip=config.flip, generator=draws)
     ]
     canvases, masks = (torch.stack(list(parts)) for parts in zip(*placed, strict=True))
     latents = torch.cat([encode_pixels(pipe.vae, part) for part in canvases.split(views_at_once(size_px))])
-    return Material(references, latents.to(pipe.unet.dtype), latent_mask(masks, pipe.vae_scale_factor))
+    return TuningViews(references, latents.to(pipe.unet.dtype), latent_mask(masks, pipe.vae_scale_factor))
 
 
 def views_at_once(size_px: int) -> int:
@@ -61,7 +61,7 @@ class Batch:
         masks: (B, 1, h, w).
         noise: (B, C, h, w).
         timesteps: (B,).
-        pictures: (B,), which reference picture PromptNet reads.
+        images: (B,), which reference image PromptNet reads.
         prompts: B prompts that hold S*.
     """
 
@@ -69,49 +69,49 @@ class Batch:
     masks: Tensor
     noise: Tensor
     timesteps: Tensor
-    pictures: Tensor
+    images: Tensor
     prompts: Sequence[str]
 
 
 def training_batch(
-    material: Material, knobs: TuningDefaults, num_timesteps: int, held_out: Tensor, draws: torch.Generator
+    tuning_views: TuningViews, config: TuningConfig, num_timesteps: int, held_out: Tensor, draws: torch.Generator
 ) -> Batch:
-    """Random views, each under its own noise, named by any of the person's pictures."""
-    size, latents = knobs.batch_size, material.latents
+    """Random views, each under its own noise, named by any of the person's images."""
+    size, latents = config.batch_size, tuning_views.latents
     timesteps = training_timesteps(size, num_timesteps, held_out, draws)
     views = torch.randint(len(latents), (size,), generator=draws)
-    pictures = torch.randint(len(material.references.latents), (size,), generator=draws)
-    prompts = torch.randint(len(knobs.prompts), (size,), generator=draws).tolist()
+    images = torch.randint(len(tuning_views.references.latents), (size,), generator=draws)
+    prompts = torch.randint(len(config.prompts), (size,), generator=draws).tolist()
     noise = torch.randn((size, *latents.shape[1:]), generator=draws)
     return Batch(
         latents[views],
-        material.masks[views],
+        tuning_views.masks[views],
         noise.to(latents),
         timesteps.to(latents.device),
-        pictures.to(latents.device),
-        [knobs.prompts[index] for index in prompts],
+        images.to(latents.device),
+        [config.prompts[index] for index in prompts],
     )
 
 
 def held_out_batches(
-    material: Material, knobs: TuningDefaults, held_out: Tensor, draws: torch.Generator
+    tuning_views: TuningViews, config: TuningConfig, held_out: Tensor, draws: torch.Generator
 ) -> list[Batch]:
-    """Each picture as it is, at noise levels and under noise that no step trains on."""
-    latents = material.references.latents
+    """Each image as it is, at noise levels and under noise that no step trains on."""
+    latents = tuning_views.references.latents
     device, count = latents.device, len(held_out)
     batches = []
-    for picture in range(len(latents)):
+    for image in range(len(latents)):
         noise = torch.randn((count, *latents.shape[1:]), generator=draws).to(latents)
-        clean = latents[picture].expand_as(noise)
-        same = torch.full((count,), picture, device=device)
-        prompts = [knobs.prompts[0]] * count
+        clean = latents[image].expand_as(noise)
+        same = torch.full((count,), image, device=device)
+        prompts = [config.prompts[0]] * count
         batches.append(Batch(clean, torch.ones_like(clean[:, :1]), noise, held_out.to(device), same, prompts))
     return batches
 
 
 @dataclass(frozen=True)
 class View:
-    """Where the picture lies on a canvas of its own size: scaled to `size_px`, its corner at (`top_px`, `left_px`)."""
+    """Where the image lies on a canvas of its own size: scaled to `size_px`, its corner at (`top_px`, `left_px`)."""
 
     size_px: int
     top_px: int = 0
@@ -127,12 +127,12 @@ def sample_views(
     flip: bool = False,
     generator: torch.Generator | None = None,
 ) -> list[View]:
-    """Views with a uniform scale, and a uniform place where the smaller of picture and canvas lies in the larger.
+    """Views with a uniform scale, and a uniform place where the smaller of image and canvas lies in the larger.
 
     Args:
         num_views: how many.
-        canvas_px: side of the canvas, and of the unscaled picture.
-        scales: smallest and largest side of the picture, in canvas sides. Above 1 the picture is cropped.
+        canvas_px: side of the canvas, and of the unscaled image.
+        scales: smallest and largest side of the image, in canvas sides. Above 1 the image is cropped.
         flip: whether to mirror half of them.
         generator: a CPU generator.
 
@@ -148,12 +148,12 @@ def sample_views(
 
 def _view(canvas_px: int, scale: float, down: float, right: float, flipped: bool) -> View:
     size_px = round(canvas_px * scale)
-    room_px = canvas_px - size_px  # negative where the picture is larger and moves behind the canvas
+    room_px = canvas_px - size_px  # negative where the image is larger and moves behind the canvas
     return View(size_px, round(room_px * down), round(room_px * right), flipped)
 
 
 def place(pixels: Tensor, view: View) -> tuple[Tensor, Tensor]:
-    """One view of `pixels` (C, S, S): the canvas (C, S, S) and its mask (1, S, S), 1 where the picture lies."""
+    """One view of `pixels` (C, S, S): the canvas (C, S, S) and its mask (1, S, S), 1 where the image lies."""
     side_px = pixels.shape[-1]
     scaled = F.interpolate(pixels[None], (view.size_px, view.size_px), mode="bicubic", antialias=True)[0].clamp(-1, 1)
     scaled = scaled.flip(-1) if view.flipped else scaled
@@ -164,11 +164,11 @@ def place(pixels: Tensor, view: View) -> tuple[Tensor, Tensor]:
 
 
 def _sources(side_px: int, start_px: int, size_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each canvas row the picture's row that it shows, and whether it is one and not the repeated border."""
+    """For each canvas row the image's row that it shows, and whether it is one and not the repeated border."""
     rows = torch.arange(side_px, device=device) - start_px
     return rows.clamp(0, size_px - 1), (rows >= 0) & (rows < size_px)
 
 
 def latent_mask(mask: Tensor, factor: int) -> Tensor:
-    """A pixel mask (B, 1, H, W) at the latents' size: 1 for cells that lie wholly in the picture."""
+    """A pixel mask (B, 1, H, W) at the latents' size: 1 for cells that lie wholly in the image."""
     return (F.avg_pool2d(mask, factor) > 1 - 1e-6).to(mask.dtype)  # (B, 1, H/factor, W/factor)

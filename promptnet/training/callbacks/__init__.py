@@ -10,7 +10,7 @@ from promptnet.training.callbacks.log_to_wandb import LogToWandb
 from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.callbacks.model_card import WriteModelCard
 from promptnet.training.callbacks.throughput import Throughput
-from promptnet.training.callbacks.validation_images import ValidationPictures
+from promptnet.training.callbacks.validation_images import ValidationImages
 from promptnet.training.callbacks.validation_measures import ValidationMeasures
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "MetricsFile",
     "Throughput",
     "TrainingDiverged",
+    "ValidationImages",
     "ValidationMeasures",
-    "ValidationPictures",
     "WriteModelCard",
 ]

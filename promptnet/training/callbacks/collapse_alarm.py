@@ -84,7 +84,7 @@ class CollapseAlarm(Callback):
         rank_zero_warn(
             f"step {trainer.global_step}: {name} has collapsed to {value:.3f}, {fall:.3f} below its best of the last "
             f"{len(history)} validations (threshold {self.thresholds[name]:g})"
-            + ("; the run stops" if self.stop else "; look at the pictures in TensorBoard")
+            + ("; the run stops" if self.stop else "; look at the images in TensorBoard")
         )
         return True
 

@@ -1,8 +1,8 @@
 """Held-out people: who is drawn at every validation of a run, from the same noise each time.
 
-A data module may offer `held_out_people(num_people, num_prompts)` itself. Otherwise portraits are asked for attributes
-that their reference picture lacks, and the true answer is rendered; of other data sets, people are taken from the
-validation pictures, and prompts are given.
+A data module may offer `held_out_people(num_people, num_prompts)` itself. Otherwise avatars are asked for attributes
+that their reference image lacks, and the true answer is rendered; of other data sets, people are taken from the
+validation images, and prompts are given.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _MAX_LOOKED_AT = 2000
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One picture to draw.
+class EvalPrompt:
+    """One image to draw.
 
     Args:
         prompt: holds S*.
@@ -42,18 +42,18 @@ class HeldOutPerson:
     """One person of the validation data.
 
     Args:
-        reference: the only picture that the encoder is shown.
-        asks: what is drawn.
-        other: another picture of the same person, where there is one.
+        reference: the only image that the encoder is shown.
+        eval_prompts: what is drawn.
+        other: another image of the same person, where there is one.
     """
 
     reference: Image.Image
-    asks: tuple[Ask, ...]
+    eval_prompts: tuple[EvalPrompt, ...]
     other: Image.Image | None = None
 
     def compared(self) -> list[Image.Image | None]:
-        """For each ask a true picture of the person that is not the reference: the answer, or any other."""
-        return [self.other if ask.truth is None else ask.truth for ask in self.asks]
+        """For each ask a true image of the person that is not the reference: the answer, or any other."""
+        return [self.other if eval_prompt.truth is None else eval_prompt.truth for eval_prompt in self.eval_prompts]
 
 
 def held_out_people(
@@ -64,12 +64,12 @@ def held_out_people(
     Args:
         datamodule: of the run.
         num_people: how many.
-        num_prompts: pictures of each.
+        num_prompts: images of each.
         seed: of people, prompts and noise.
-        prompts: sentences with S*, `num_prompts` of which are drawn; for portraits, None asks for attributes.
+        prompts: sentences with S*, `num_prompts` of which are drawn; for avatars, None asks for attributes.
 
     Raises:
-        ValueError: the data module has no validation pictures to take people from, or a prompt lacks S*.
+        ValueError: the data module has no validation images to take people from, or a prompt lacks S*.
     """
     for prompt in prompts or ():
         if "S*" not in prompt:
@@ -79,42 +79,42 @@ def held_out_people(
     sentences = list(prompts or DEFAULT_PROMPTS)[:num_prompts]
     if hasattr(datamodule, "rendered"):
         data = datamodule.rendered("validation")
-        if not prompts and set(_portrait_fields()) <= set(data.column_names):
-            return portrait_people(num_people, num_prompts, seed, size_px=datamodule.size_px)
+        if not prompts and set(_avatar_fields()) <= set(data.column_names):
+            return avatar_people(num_people, num_prompts, seed, size_px=datamodule.size_px)
         return people_of(data, num_people, sentences, seed)
     pairs = getattr(datamodule, "validation", None)
     if getattr(pairs, "fixed", None):
         return people_of_pairs(pairs, num_people, sentences, seed)
     raise ValueError(
-        f"this {type(datamodule).__name__} holds no validation pictures, so there is nobody to draw: give it some, or "
+        f"this {type(datamodule).__name__} holds no validation images, so there is nobody to draw: give it some, or "
         "leave ValidationPictures and ValidationMeasures out of trainer.callbacks"
     )
 
 
-def portrait_people(num_people: int, num_prompts: int, seed: int = 0, size_px: int = 64) -> list[HeldOutPerson]:
-    """Validation identities of the procedural portraits, asked for attributes that their reference lacks."""
+def avatar_people(num_people: int, num_prompts: int, seed: int = 0, size_px: int = 64) -> list[HeldOutPerson]:
+    """Validation identities of the procedural avatars, asked for attributes that their reference lacks."""
     from promptnet.datasets.avatars.render import identities
 
     everyone = list(identities("validation"))
     random.Random(f"held out {seed}").shuffle(everyone)
-    return [_portrait_person(who, place, num_prompts, seed, size_px) for place, who in enumerate(everyone[:num_people])]
+    return [_avatar_person(who, place, num_prompts, seed, size_px) for place, who in enumerate(everyone[:num_people])]
 
 
 def people_of(data: Any, num_people: int, prompts: Sequence[str], seed: int = 0) -> list[HeldOutPerson]:
     """The first people of a data set with the column `image` and, where it tells people apart, `identity`.
 
-    People with two pictures come first: the second says whether the drawn picture is a copy of the first.
+    People with two images come first: the second says whether the drawn image is a copy of the first.
     """
     labelled = "identity" in data.column_names
-    pictures_of: dict[Any, list[int]] = {}
+    images_of: dict[Any, list[int]] = {}
     if labelled:
         for index, person in enumerate(data[:_MAX_LOOKED_AT]["identity"]):
-            pictures_of.setdefault(person, []).append(index)
+            images_of.setdefault(person, []).append(index)
     else:
-        pictures_of = {index: [index] for index in range(min(num_people, len(data)))}
-    chosen = _with_two_first(pictures_of.values())[:num_people]
+        images_of = {index: [index] for index in range(min(num_people, len(data)))}
+    chosen = _with_two_first(images_of.values())[:num_people]
     opened = [[data[index]["image"].convert("RGB") for index in indices[:2]] for indices in chosen]
-    return [_pictured_person(pictures, place, prompts, seed) for place, pictures in enumerate(opened)]
+    return [_pictured_person(images, place, prompts, seed) for place, images in enumerate(opened)]
 
 
 def people_of_pairs(pairs: Any, num_people: int, prompts: Sequence[str], seed: int = 0) -> list[HeldOutPerson]:
@@ -126,31 +126,31 @@ def people_of_pairs(pairs: Any, num_people: int, prompts: Sequence[str], seed: i
             people.append([row, *pairs.partners.of(row)])
             seen.update(people[-1])
     chosen = _with_two_first(people)[:num_people]
-    opened = [[pairs.picture(row, False, pairs.sizes.square, None) for row in rows[:2]] for rows in chosen]
-    return [_pictured_person(pictures, place, prompts, seed) for place, pictures in enumerate(opened)]
+    opened = [[pairs.image(row, False, pairs.sizes.square, None) for row in rows[:2]] for rows in chosen]
+    return [_pictured_person(images, place, prompts, seed) for place, images in enumerate(opened)]
 
 
 def _with_two_first(people: Iterable[list[int]]) -> list[list[int]]:
-    return sorted(people, key=lambda pictures: len(pictures) < 2)
+    return sorted(people, key=lambda images: len(images) < 2)
 
 
-def _portrait_fields() -> tuple[str, ...]:
+def _avatar_fields() -> tuple[str, ...]:
     from promptnet.datasets.avatars.render import FIELDS
 
     return tuple(FIELDS)
 
 
-def _portrait_person(who: Any, place: int, num_prompts: int, seed: int, size_px: int) -> HeldOutPerson:
+def _avatar_person(who: Any, place: int, num_prompts: int, seed: int, size_px: int) -> HeldOutPerson:
     from promptnet.datasets.avatars.render import render, sample_attributes
 
     rng = sample_rng(seed, place, "held-out person")
     reference = sample_attributes(rng)
-    asks = tuple(_portrait_ask(rng, who, reference, size_px) for _ in range(num_prompts))
-    return HeldOutPerson(render(who, reference, size_px), asks)
+    eval_prompts = tuple(_avatar_prompt(rng, who, reference, size_px) for _ in range(num_prompts))
+    return HeldOutPerson(render(who, reference, size_px), eval_prompts)
 
 
-def _portrait_ask(rng: random.Random, who: Any, reference: Any, size_px: int) -> Ask:
-    """Two or three fields, each with a value that the reference picture does not have."""
+def _avatar_prompt(rng: random.Random, who: Any, reference: Any, size_px: int) -> EvalPrompt:
+    """Two or three fields, each with a value that the reference image does not have."""
     from promptnet.datasets.avatars.captions import caption
     from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, FIELDS, Attributes, render
 
@@ -159,9 +159,11 @@ def _portrait_ask(rng: random.Random, who: Any, reference: Any, size_px: int) ->
     asked = {name: rng.choice([value for value in FIELDS[name] if value != record[name]]) for name in fields}
     attributes = Attributes(**{**record, **asked})
     prompt = caption(None, attributes, subject="S*", fields=fields)
-    return Ask(prompt, rng.getrandbits(63), render(who, attributes, size_px), asked)
+    return EvalPrompt(prompt, rng.getrandbits(63), render(who, attributes, size_px), asked)
 
 
-def _pictured_person(pictures: list[Image.Image], place: int, prompts: Sequence[str], seed: int) -> HeldOutPerson:
-    asks = tuple(Ask(prompt, sample_seed(seed, place, f"held-out ask {i}")) for i, prompt in enumerate(prompts))
-    return HeldOutPerson(pictures[0], asks, pictures[1] if len(pictures) > 1 else None)
+def _pictured_person(images: list[Image.Image], place: int, prompts: Sequence[str], seed: int) -> HeldOutPerson:
+    eval_prompts = tuple(
+        EvalPrompt(prompt, sample_seed(seed, place, f"held-out ask {i}")) for i, prompt in enumerate(prompts)
+    )
+    return HeldOutPerson(images[0], eval_prompts, images[1] if len(images) > 1 else None)

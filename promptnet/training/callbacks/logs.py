@@ -18,15 +18,15 @@ def log_scalars(trainer: Trainer, scalars: Mapping[str, float]) -> None:
         logger.save()
 
 
-def log_picture(trainer: Trainer, name: str, picture: Image.Image) -> None:
-    """Log a picture to every logger that takes one: TensorBoard, and loggers with Lightning's `log_image`."""
+def log_image(trainer: Trainer, name: str, image: Image.Image) -> None:
+    """Log an image to every logger that takes one: TensorBoard, and loggers with Lightning's `log_image`."""
     for logger in trainer.loggers:
         experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "add_image"):
-            pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
+            pixels = np.asarray(image.convert("RGB"))  # (H, W, 3)
             experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
         elif hasattr(logger, "log_image"):
-            logger.log_image(name, [picture], step=trainer.global_step)  # type: ignore[attr-defined]
+            logger.log_image(name, [image], step=trainer.global_step)  # type: ignore[attr-defined]
 
 
 def log_text(trainer: Trainer, name: str, lines: Sequence[str]) -> None:

@@ -181,7 +181,7 @@ def model_card(
         entries: the lines of metrics.jsonl.
         curve: file name of the loss curve beside the card.
     """
-    picture = [f"![Loss by step]({curve})", ""] if curve else []
+    image = [f"![Loss by step]({curve})", ""] if curve else []
     settings = [(name, f"`{value}`") for name, value in recipe.items()]
     parts = [
         *_front_matter(text, base),
@@ -192,7 +192,7 @@ def model_card(
         *("", "## Data", "", text.data, ""),
         *("## Recipe", "", *_table(("setting", "value"), settings), ""),
         *("## Figures", "", *_figures(entries), ""),
-        *picture,
+        *image,
         *("## Licences", "", *_table(("of", "licence"), _licences(text)), ""),
         *("## Limits", "", text.limits, ""),
     ]

@@ -15,20 +15,20 @@ from torch import nn
 from transformers import CLIPImageProcessor
 
 from promptnet.inference.pipeline import PromptNetPipeline
-from promptnet.inference.sampling.arguments import check_base_model, check_towers
+from promptnet.inference.sampling.arguments import check_base_model, check_text_encoders
 from promptnet.training.callbacks.held_out_people import HeldOutPerson
 
 
-def drawing_pipeline(stage: Any) -> PromptNetPipeline:
+def stage_pipeline(stage: Any) -> PromptNetPipeline:
     """A pipeline around the very networks of a pretraining stage, without a second copy of any weight.
 
-    A stage may build it itself, in a method `drawing_pipeline`.
+    A stage may build it itself, in a method `stage_pipeline`.
 
     Raises:
         ValueError: the stage's base model is of a kind that PromptNetPipeline does not draw with.
     """
-    if hasattr(stage, "drawing_pipeline"):
-        return stage.drawing_pipeline()
+    if hasattr(stage, "stage_pipeline"):
+        return stage.stage_pipeline()
     parts = {name: stage.frozen[name] for name in ("vae", "unet", "image_encoder")}
     pipe = PromptNetPipeline(
         **parts,
@@ -42,24 +42,24 @@ def drawing_pipeline(stage: Any) -> PromptNetPipeline:
     return pipe
 
 
-def check_drawable(stage: Any) -> None:
-    """Refuse, before a long training, what `drawing_pipeline` will not be able to draw with.
+def check_can_generate(stage: Any) -> None:
+    """Refuse, before a long training, what `stage_pipeline` will not be able to draw with.
 
     Raises:
         ValueError: names what is not supported.
     """
-    if hasattr(stage, "drawing_pipeline"):
+    if hasattr(stage, "stage_pipeline"):
         return
     unet = stage.frozen["unet"].config
     check_base_model(unet, stage.frozen["vae"].config)
-    check_towers(unet, _text_parts(stage))
+    check_text_encoders(unet, _text_parts(stage))
 
 
 def _text_parts(stage: Any) -> dict[str, Any]:
-    """The stage's text towers and tokenizers, by the names of the pipeline's components."""
+    """The stage's text encoders and tokenizers, by the names of the pipeline's components."""
     parts: dict[str, Any] = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    for suffix, tower in zip(("", "_2"), stage.text_towers.towers, strict=False):
-        parts |= {f"text_encoder{suffix}": tower.network, f"tokenizer{suffix}": tower.tokenizer}
+    for suffix, text_encoder in zip(("", "_2"), stage.text_encoders.text_encoders, strict=False):
+        parts |= {f"text_encoder{suffix}": text_encoder.network, f"tokenizer{suffix}": text_encoder.tokenizer}
     return parts
 
 
@@ -69,7 +69,7 @@ def is_sharded(trainer: Any) -> bool:
 
 
 def feature_extractor_of(stage: Any) -> Any:
-    """The preprocessing of the stage's own vision tower; where that has none, values in [-1, 1], as in training."""
+    """The preprocessing of the stage's own image encoder; where that has none, values in [-1, 1], as in training."""
     if stage.image_processor is not None:
         return stage.image_processor
     side_px = stage.frozen["image_encoder"].config.image_size
@@ -85,14 +85,14 @@ def draw(
     guidance: float,
     is_to_stop: Callable[[], bool] = lambda: False,
 ) -> list[Image.Image] | None:
-    """One person's pictures with plain guidance: no tuning, no fusion, no class term; from each ask's own noise.
+    """One person's images with plain guidance: no tuning, no fusion, no class term; from each ask's own noise.
 
     Args:
-        pipe: what `drawing_pipeline` gives.
+        pipe: what `stage_pipeline` gives.
         person: who, and what is asked.
         num_steps: denoising steps.
         guidance: weight of the prediction under S*.
-        is_to_stop: asked behind every step, as often on every rank; if it says so, there are no pictures.
+        is_to_stop: asked behind every step, as often on every rank; if it says so, there are no images.
     """
     stopped = False
 
@@ -102,11 +102,11 @@ def draw(
         return state
 
     subject = pipe.encode(person.reference)
-    generators = [torch.Generator().manual_seed(ask.seed) for ask in person.asks]
+    generators = [torch.Generator().manual_seed(eval_prompt.seed) for eval_prompt in person.eval_prompts]
     plain: dict[str, Any] = {"class_scale": 0.0, "fusion_steps": 0, "guidance_rescale": 0.0, "eta": 0.0}
     with _one_by_one(pipe.vae):
-        pictures = pipe(
-            [ask.prompt for ask in person.asks],
+        images = pipe(
+            [eval_prompt.prompt for eval_prompt in person.eval_prompts],
             subject=subject,
             num_inference_steps=num_steps,
             subject_scale=guidance,
@@ -115,12 +115,12 @@ def draw(
             callback_on_step_end=after_step,
             **plain,
         ).images
-    return None if stopped else pictures
+    return None if stopped else images
 
 
 @contextmanager
 def _one_by_one(vae: Any) -> Iterator[None]:
-    """Have the VAE decode a batch picture by picture: in float32, all at once may not fit beside a training."""
+    """Have the VAE decode a batch image by image: in float32, all at once may not fit beside a training."""
     before, vae.use_slicing = vae.use_slicing, True
     try:
         yield

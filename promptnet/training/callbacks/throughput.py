@@ -114,7 +114,7 @@ class Throughput(Callback):
         if self._counter is not None:
             self._counting.close()
             self.flop_per_image = self._counter.total / num_rows(batch)
-            self.recomputed_per_image = self._counter.recomputed / num_rows(batch)
+            self.recomputed_per_image = self._counter.checkpointed / num_rows(batch)
             self._counter = None
         if self._since_s is None:
             self._restart()
@@ -243,7 +243,7 @@ def num_rows(batch: Any) -> int:
 class FlopCount(TorchDispatchMode):
     """Adds up `total` floating-point operations, by PyTorch's own formulas, of what runs while it is entered.
 
-    `recomputed` is the part of them that gradient checkpointing does a second time: what runs inside a backward pass
+    `checkpointed` is the part of them that gradient checkpointing does a second time: what runs inside a backward pass
     with gradients switched on.
 
     `torch.utils.flop_counter.FlopCounterMode` takes some operations apart to count their pieces, and their results are
@@ -252,7 +252,7 @@ class FlopCount(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = self.recomputed = 0
+        self.total = self.checkpointed = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, and count it if there is a formula for it."""
@@ -264,7 +264,7 @@ class FlopCount(TorchDispatchMode):
             flops = formula(*args, **(kwargs or {}), out_val=outcome)
             self.total += flops
             if torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1:
-                self.recomputed += flops
+                self.checkpointed += flops
         return outcome
 
 

@@ -14,43 +14,43 @@ from PIL import Image
 
 from promptnet.training.callbacks.contact_sheet import contact_sheet
 from promptnet.training.callbacks.held_out_people import HeldOutPerson, held_out_people
-from promptnet.training.callbacks.logs import check_after_averaging, log_picture, log_scalars, log_text
+from promptnet.training.callbacks.logs import check_after_averaging, log_image, log_scalars, log_text
 from promptnet.training.callbacks.sampling import (
-    check_drawable,
+    check_can_generate,
     draw,
-    drawing_pipeline,
     is_sharded,
+    stage_pipeline,
     undisturbed,
 )
 from promptnet.training.run.saving import is_to_stop
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GeneratedImage:
     """What a validation drew.
 
     Args:
         step: optimiser steps behind it.
         people: who.
-        pictures: each person's, ask by ask.
+        images: each person's, ask by ask.
         seconds: what it took.
     """
 
     step: int
     people: list[HeldOutPerson]
-    pictures: list[list[Image.Image]]
+    images: list[list[Image.Image]]
     seconds: float
 
 
-class ValidationPictures(Callback):
+class ValidationImages(Callback):
     """Draws held-out people with the weights that are validated (the averaged ones, where there are any).
 
-    Logs the picture `val/people`, one row a person: reference | drawn | true answers where the data knows them; and the
+    Logs the image `val/people`, one row a person: reference | drawn | true answers where the data knows them; and the
     scalar `val/pictures_seconds`. Every rank draws the same, so all agree on the figures without asking each other.
 
     Args:
         num_people: of the validation data.
-        num_prompts: pictures of each.
+        num_prompts: images of each.
         num_steps: denoising steps.
         guidance: weight of the prediction under S* (plain guidance: no tuning, fusion or class term).
         seed: of people, prompts and noise.
@@ -75,7 +75,7 @@ class ValidationPictures(Callback):
         self.seed, self.every_n_validations, self.prompts = seed, every_n_validations, prompts
         self._num_validations, self._counted_at = 0, -1
         self.people: list[HeldOutPerson] = []
-        self._last: Drawn | None = None
+        self._last: GeneratedImage | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Validations so far, so that a resumed run draws at those that it would have drawn at."""
@@ -89,17 +89,15 @@ class ValidationPictures(Callback):
         """Find the people.
 
         Raises:
-            ValueError: there are none, or the order of callbacks would have the last pictures show other weights than
+            ValueError: there are none, or the order of callbacks would have the last images show other weights than
                 those that are exported.
         """
         if stage == "fit":
             check_after_averaging(trainer, self)
-            check_drawable(pl_module)
+            check_can_generate(pl_module)
             self.find_people(trainer)
             if is_sharded(trainer):
-                rank_zero_warn(
-                    "no validation pictures and no figures on them: FSDP holds the encoder in parts (use ddp)"
-                )
+                rank_zero_warn("no validation images and no figures on them: FSDP holds the encoder in parts (use ddp)")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count validations; one that was broken off and is done again is the same."""
@@ -111,18 +109,20 @@ class ValidationPictures(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Draw before the first batch: whatever swaps weights for validation has done it by now, in any order."""
-        drawn = self.drawn(trainer, pl_module) if self.is_due(trainer) and batch_idx == dataloader_idx == 0 else None
-        if drawn is not None:
-            pl_module.log("val/pictures_seconds", drawn.seconds, batch_size=1)
-            self._show(trainer, drawn)
+        generated = (
+            self.generated(trainer, pl_module) if self.is_due(trainer) and batch_idx == dataloader_idx == 0 else None
+        )
+        if generated is not None:
+            pl_module.log("val/pictures_seconds", generated.seconds, batch_size=1)
+            self._show(trainer, generated)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what the run ends with, unless the last validation did."""
         if self._last is None or self._last.step != trainer.global_step:
-            drawn = self.drawn(trainer, pl_module)
-            if drawn is not None:
-                log_scalars(trainer, {"val/pictures_seconds": drawn.seconds})
-                self._show(trainer, drawn)
+            generated = self.generated(trainer, pl_module)
+            if generated is not None:
+                log_scalars(trainer, {"val/pictures_seconds": generated.seconds})
+                self._show(trainer, generated)
 
     def find_people(self, trainer: Trainer) -> list[HeldOutPerson]:
         """The people that are drawn, looked for once.
@@ -140,28 +140,30 @@ class ValidationPictures(Callback):
         is_real = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         return is_real and (self._num_validations - 1) % self.every_n_validations == 0
 
-    def drawn(self, trainer: Trainer, stage: Any) -> Drawn | None:
-        """This step's pictures, drawn at the first call; None under FSDP, and where the run was asked to stop."""
+    def generated(self, trainer: Trainer, stage: Any) -> GeneratedImage | None:
+        """This step's images, drawn at the first call; None under FSDP, and where the run was asked to stop."""
         if is_sharded(trainer):
             return None
         if self._last is None or self._last.step != trainer.global_step:
             self._last = self._draw(trainer, stage)
         return self._last
 
-    def _draw(self, trainer: Trainer, stage: Any) -> Drawn | None:
-        start_s, pictures = time.perf_counter(), []
+    def _draw(self, trainer: Trainer, stage: Any) -> GeneratedImage | None:
+        start_s, images = time.perf_counter(), []
         # No autocast: the pipeline hands every network what its own weights are in, also where these differ.
         with undisturbed([stage, *stage.frozen.values()]):
-            pipe = drawing_pipeline(stage)
+            pipe = stage_pipeline(stage)
             for person in self.people:
-                drawn = draw(pipe, person, self.num_steps, self.guidance, lambda: is_to_stop(trainer))
-                if drawn is None:
+                generated = draw(pipe, person, self.num_steps, self.guidance, lambda: is_to_stop(trainer))
+                if generated is None:
                     return None
-                pictures.append(drawn)
-        return Drawn(trainer.global_step, self.people, pictures, time.perf_counter() - start_s)
+                images.append(generated)
+        return GeneratedImage(trainer.global_step, self.people, images, time.perf_counter() - start_s)
 
-    def _show(self, trainer: Trainer, drawn: Drawn) -> None:
+    def _show(self, trainer: Trainer, generated: GeneratedImage) -> None:
         if trainer.is_global_zero:
-            log_picture(trainer, "val/people", contact_sheet(drawn.people, drawn.pictures))
-            prompts = [" | ".join(ask.prompt for ask in person.asks) for person in drawn.people]
+            log_image(trainer, "val/people", contact_sheet(generated.people, generated.images))
+            prompts = [
+                " | ".join(eval_prompt.prompt for eval_prompt in person.eval_prompts) for person in generated.people
+            ]
             log_text(trainer, "val/people_prompts", prompts)

@@ -1,4 +1,4 @@
-"""Figures on the people that `ValidationPictures` draws: is it them, is it what was asked, is it more than a copy?"""
+"""Figures on the people that `ValidationImages` draws: is it them, is it what was asked, is it more than a copy?"""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from promptnet.metrics.identity import (
 from promptnet.models.judge import AvatarJudge
 from promptnet.training.callbacks.logs import check_after_averaging, log_scalars
 from promptnet.training.callbacks.sampling import feature_extractor_of, undisturbed
-from promptnet.training.callbacks.validation_images import Drawn, ValidationPictures
+from promptnet.training.callbacks.validation_images import GeneratedImage, ValidationImages
 
 
 class ValidationMeasures(Callback):
-    """Scores the drawn pictures. Needs `ValidationPictures` beside it, in any order.
+    """Scores the drawn images. Needs `ValidationImages` beside it, in any order.
 
-    Scalars, each a mean over the pictures:
+    Scalars, each a mean over the images:
 
-    - `val/identity`: similarity of drawn picture and reference in the scorer's identity space, 1 is the same person.
+    - `val/identity`: similarity of drawn image and reference in the scorer's identity space, 1 is the same person.
     - `val/copy_paste`: -1 the true answer, 1 the reference again (`measures.copying`), where the data has another
-      picture of the person.
-    - `val/prompt_fields`: share of the asked attributes that the judge reads (portraits).
-    - `val/prompt_clip`: CLIP similarity of picture and prompt.
+      image of the person.
+    - `val/prompt_fields`: share of the asked attributes that the judge reads (avatars).
+    - `val/prompt_clip`: CLIP similarity of image and prompt.
 
     Args:
-        identity: "judge" for portraits, "face" for photographs, "none"; "auto" takes the judge where prompts ask for a
-            portrait's fields, else the face embedder where its weights are at hand.
+        identity: "judge" for avatars, "face" for photographs, "none"; "auto" takes the judge where prompts ask for a
+            avatar's fields, else the face embedder where its weights are at hand.
         judge: folder of the validation judge.
         face_weights: file of the face embedder's weights; None looks where facenet-pytorch keeps it.
-        clip: folder or hub id of the whole CLIP that compares pictures and prompts; None takes the base model's own
-            towers, where they share a space (Stable Diffusion's do not).
+        clip: folder or hub id of the whole CLIP that compares images and prompts; None takes the base model's own
+            encoders, where they share a space (Stable Diffusion's do not).
     """
 
     def __init__(
@@ -67,13 +67,17 @@ class ValidationMeasures(Callback):
         """Find the callback that draws, and what must be there before a long run begins.
 
         Raises:
-            ValueError: `ValidationPictures`, the judge's folder, the face embedder's weights or a CLIP are missing.
+            ValueError: `ValidationImages`, the judge's folder, the face embedder's weights or a CLIP are missing.
         """
         if stage != "fit":
             return
         check_after_averaging(trainer, self)
-        asks = [ask for person in self._pictures(trainer).find_people(trainer) for ask in person.asks]
-        if self.identity == "judge" or (self.identity == "auto" and all(ask.asked for ask in asks)):
+        eval_prompts = [
+            eval_prompt for person in self._images(trainer).find_people(trainer) for eval_prompt in person.eval_prompts
+        ]
+        if self.identity == "judge" or (
+            self.identity == "auto" and all(eval_prompt.asked for eval_prompt in eval_prompts)
+        ):
             self._judge = load_judge(self.judge)
             self._scorer = JudgeIdentity(self._judge)
         elif self.identity == "face":
@@ -85,34 +89,34 @@ class ValidationMeasures(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Score before the first batch, when the pictures are there or are drawn now."""
-        pictures = self._pictures(trainer)
-        if pictures.is_due(trainer) and batch_idx == dataloader_idx == 0:
-            pl_module.log_dict(self._figures(trainer, pl_module, pictures), batch_size=1)
+        """Score before the first batch, when the images are there or are drawn now."""
+        images = self._images(trainer)
+        if images.is_due(trainer) and batch_idx == dataloader_idx == 0:
+            pl_module.log_dict(self._figures(trainer, pl_module, images), batch_size=1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score what the run ends with, unless the last validation did."""
         if self._last_step != trainer.global_step:
-            figures = self._figures(trainer, pl_module, self._pictures(trainer))
+            figures = self._figures(trainer, pl_module, self._images(trainer))
             if figures:
                 log_scalars(trainer, figures)
 
-    def _pictures(self, trainer: Trainer) -> ValidationPictures:
+    def _images(self, trainer: Trainer) -> ValidationImages:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        found = [callback for callback in callbacks if isinstance(callback, ValidationPictures)]
+        found = [callback for callback in callbacks if isinstance(callback, ValidationImages)]
         if not found:
             raise ValueError("ValidationMeasures scores what ValidationPictures draws: add it to trainer.callbacks")
         return found[0]
 
-    def _figures(self, trainer: Trainer, stage: Any, pictures: ValidationPictures) -> dict[str, float]:
-        drawn = pictures.drawn(trainer, stage)
-        if drawn is None:
+    def _figures(self, trainer: Trainer, stage: Any, images: ValidationImages) -> dict[str, float]:
+        generated = images.generated(trainer, stage)
+        if generated is None:
             return {}
         self._last_step = trainer.global_step
         with undisturbed([*stage.frozen.values()]):
             if self._scorer is not None:
                 self._scorer.to(stage.device)
-            return {**self._identity_figures(drawn), **self._prompt_figures(drawn, stage.device)}
+            return {**self._identity_figures(generated), **self._prompt_figures(generated, stage.device)}
 
     def _face_scorer(self) -> FaceIdentity | None:
         if self.face_weights or find_face_weights():
@@ -123,42 +127,44 @@ class ValidationMeasures(Callback):
             rank_zero_warn(f"identity similarity and copying are not measured in this run: {error}")
         return None
 
-    def _identity_figures(self, drawn: Drawn) -> dict[str, float]:
+    def _identity_figures(self, generated: GeneratedImage) -> dict[str, float]:
         if self._scorer is None:
             return {}
         similarities, copies = [], []
-        for person, pictures in zip(drawn.people, drawn.pictures, strict=True):
-            who = self._scorer.identity([person.reference, *pictures])
+        for person, images in zip(generated.people, generated.images, strict=True):
+            who = self._scorer.identity([person.reference, *images])
             similarities += (who[1:] @ who[0]).tolist()
-            others = [(other, one) for other, one in zip(person.compared(), pictures, strict=True) if other is not None]
+            others = [(other, one) for other, one in zip(person.compared(), images, strict=True) if other is not None]
             if others:
-                rows = self._scorer.appearance([person.reference, *(picture for pair in others for picture in pair)])
+                rows = self._scorer.appearance([person.reference, *(image for pair in others for image in pair)])
                 copies += copy_paste(rows[2::2], rows[:1].expand_as(rows[2::2]), rows[1::2]).tolist()
         known = torch.tensor(copies, dtype=torch.float64)
         known = known[~known.isnan()]
         figures = {"val/identity": sum(similarities) / len(similarities)}
         return {**figures, "val/copy_paste": float(known.mean())} if len(known) else figures
 
-    def _prompt_figures(self, drawn: Drawn, device: torch.device) -> dict[str, float]:
-        asks = [ask for person in drawn.people for ask in person.asks]
-        pictures = [picture for row in drawn.pictures for picture in row]
+    def _prompt_figures(self, generated: GeneratedImage, device: torch.device) -> dict[str, float]:
+        eval_prompts = [eval_prompt for person in generated.people for eval_prompt in person.eval_prompts]
+        images = [image for row in generated.images for image in row]
         figures = {}
-        if self._judge is not None and any(ask.asked for ask in asks):
-            figures["val/prompt_fields"] = fields_read_right(self._judge, pictures, [ask.asked for ask in asks])
+        if self._judge is not None and any(eval_prompt.asked for eval_prompt in eval_prompts):
+            figures["val/prompt_fields"] = fields_read_right(
+                self._judge, images, [eval_prompt.asked for eval_prompt in eval_prompts]
+            )
         if self._prompts is not None:
             with self._prompts.on(device):
-                similarity = self._prompts.similarity([ask.prompt for ask in asks], pictures)
+                similarity = self._prompts.similarity([eval_prompt.prompt for eval_prompt in eval_prompts], images)
             figures["val/prompt_clip"] = float(similarity.mean())
         return figures
 
 
 def _clip_prompts(stage: Any) -> ClipPrompts | None:
-    towers = (stage.frozen["text_encoder"], stage.frozen["image_encoder"])
-    projections = shared_projections(stage.hparams["base_dir"], *towers)
+    text_encoders = (stage.frozen["text_encoder"], stage.frozen["image_encoder"])
+    projections = shared_projections(stage.hparams["base_dir"], *text_encoders)
     if projections is None:
         rank_zero_warn(
             "val/prompt_clip is not measured: the base model's folder has no clip_projections.safetensors that joins "
-            "its text tower and its vision tower in one space; name a whole CLIP with ValidationMeasures' clip"
+            "its text encoder and its image encoder in one space; name a whole CLIP with ValidationMeasures' clip"
         )
         return None
-    return ClipPrompts(stage.tokenizer, *towers, feature_extractor_of(stage), *projections)
+    return ClipPrompts(stage.tokenizer, *text_encoders, feature_extractor_of(stage), *projections)

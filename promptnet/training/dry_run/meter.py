@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 
-class StepMeter(TorchDispatchMode):
+class StepCounter(TorchDispatchMode):
     """Counts, inside the block, operations and the most bytes that were alive at one time among the tensors made there.
 
     Attention counts as the fused kernels of GPUs do it, which never hold its weights.
@@ -64,7 +64,7 @@ class _FusedAttention(torch.autograd.Function):
     """Attention's shapes and operations, forward and back, without anything of the size of its weights."""
 
     @staticmethod
-    def forward(ctx: Any, meter: StepMeter, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Any:
+    def forward(ctx: Any, meter: StepCounter, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Any:
         ctx.meter = meter
         ctx.save_for_backward(query, key, value)
         meter.flops += sdpa_flop_count(query.shape, key.shape, value.shape)
@@ -78,7 +78,7 @@ class _FusedAttention(torch.autograd.Function):
 
 
 @contextmanager
-def metered(existing: Iterable[torch.Tensor]) -> Iterator[StepMeter]:
+def metered(existing: Iterable[torch.Tensor]) -> Iterator[StepCounter]:
     """Count what runs inside the block, beside tensors that are there before it."""
-    with StepMeter(existing) as meter, patch.object(F, "scaled_dot_product_attention", meter.attention):
+    with StepCounter(existing) as meter, patch.object(F, "scaled_dot_product_attention", meter.attention):
         yield meter

@@ -30,7 +30,7 @@ from torch import nn
 
 from promptnet.models.base_model import shapes_only
 from promptnet.training.dry_run.meter import metered
-from promptnet.training.dry_run.validation import Drawing, Work, drawing_work
+from promptnet.training.dry_run.validation import Method, Work, sampling_work
 from promptnet.training.pretrain.precision import frozen_dtype, place_frozen
 from promptnet.training.pretrain.stage import PretrainStage
 
@@ -43,7 +43,7 @@ class Setting:
 
     Attributes:
         batch_size: a device and step.
-        resolution_px: side of the pictures.
+        resolution_px: side of the images.
         features: what the data module precomputes, of "latents" and "vision".
         precision: Lightning's.
         num_devices: over all machines.
@@ -52,7 +52,7 @@ class Setting:
         accumulate: batches a step.
         averaged: whether a weight average is kept.
         max_steps: of the run; -1 where that is open.
-        num_validation: pictures that the validation loss is taken on, on every device.
+        num_validation: images that the validation loss is taken on, on every device.
         drawing: what a validation draws, None where it draws nothing.
         validate_every: batches between two validations, None where that is not a number of batches.
         takes_all: whether the devices are all those of this machine, whatever their number.
@@ -68,7 +68,7 @@ class Setting:
     averaged: bool = False
     max_steps: int = -1
     num_validation: int = 0
-    drawing: Drawing | None = None
+    drawing: Method | None = None
     validate_every: int | None = None
     takes_all: bool = False
 
@@ -82,7 +82,7 @@ class Plan:
         memory_bytes: on each device, by what it is for.
         step_flops: floating-point operations of one optimiser step on each device.
         setting: of the run.
-        validation_flops: of one validation on each device: its loss, its pictures, and CLIP's look at them.
+        validation_flops: of one validation on each device: its loss, its images, and CLIP's look at them.
     """
 
     parameters: dict[str, int]
@@ -108,7 +108,7 @@ class Plan:
         found.append(f"a step: {self.step_flops / 1e12:.2f} TFLOP on each device, {per_image / 1e12:.3f} an image")
         between = 0.0  # steps between two validations
         if self.validation_flops:
-            found.append(f"a validation: {self.validation_flops / 1e12:.2f} TFLOP on each device{self._drawn()}")
+            found.append(f"a validation: {self.validation_flops / 1e12:.2f} TFLOP on each device{self._generated()}")
             if setting.validate_every:
                 between = setting.validate_every / setting.accumulate
                 share = self.validation_flops / (self.validation_flops + between * self.step_flops)
@@ -120,9 +120,9 @@ class Plan:
             found.append(f"the run: {setting.max_steps:,} steps, {total / 1e18:.2f} EFLOP on all devices")
         return found
 
-    def _drawn(self) -> str:
+    def _generated(self) -> str:
         drawing = self.setting.drawing
-        return "" if drawing is None else f", {drawing.num_pictures} pictures drawn in {drawing.num_steps} steps"
+        return "" if drawing is None else f", {drawing.num_images} images drawn in {drawing.num_steps} steps"
 
 
 def build_on_meta(options: Mapping[str, Any]) -> PretrainStage:
@@ -134,7 +134,7 @@ def build_on_meta(options: Mapping[str, Any]) -> PretrainStage:
 
 def meta_batch(stage: PretrainStage, setting: Setting) -> dict[str, Any]:
     """A batch as the data module of this setting would make it, without data."""
-    vae, tower = stage.frozen["vae"].config, stage.frozen["image_encoder"].config
+    vae, text_encoder = stage.frozen["vae"].config, stage.frozen["image_encoder"].config
     count, side_px = setting.batch_size, setting.resolution_px
     side = side_px // 2 ** (len(vae.block_out_channels) - 1)
     batch: dict[str, Any] = {
@@ -148,8 +148,8 @@ def meta_batch(stage: PretrainStage, setting: Setting) -> dict[str, Any]:
         else:
             batch[f"{role}_pixels"] = torch.empty(count, 3, side_px, side_px, device="meta")
     if "vision" in setting.features:
-        num_tokens = (tower.image_size // tower.patch_size) ** 2 + 1
-        batch["reference_vision"] = torch.empty(count, num_tokens, tower.hidden_size, device="meta")
+        num_tokens = (text_encoder.image_size // text_encoder.patch_size) ** 2 + 1
+        batch["reference_vision"] = torch.empty(count, num_tokens, text_encoder.hidden_size, device="meta")
     else:
         batch["reference_pixels"] = torch.empty(count, 3, side_px, side_px, device="meta")
     return batch
@@ -199,7 +199,7 @@ def make_plan(options: Mapping[str, Any], setting: Setting) -> Plan:
 
 
 def validate(stage: PretrainStage, setting: Setting) -> Work:
-    """One validation on the meta device, behind `take_step`: the loss without gradients, then pictures."""
+    """One validation on the meta device, behind `take_step`: the loss without gradients, then images."""
     total = Work(0, 0)
     if setting.num_validation:
         batch = meta_batch(stage, setting)
@@ -210,8 +210,8 @@ def validate(stage: PretrainStage, setting: Setting) -> Work:
     if setting.drawing is None:
         return total
     batch = meta_batch(stage, replace(setting, batch_size=setting.drawing.num_prompts))
-    drawn = drawing_work(stage, setting.drawing, batch, existing_tensors(stage, batch))
-    return Work(total.flops + drawn.flops, max(total.peak_bytes, drawn.peak_bytes))
+    generated = sampling_work(stage, setting.drawing, batch, existing_tensors(stage, batch))
+    return Work(total.flops + generated.flops, max(total.peak_bytes, generated.peak_bytes))
 
 
 def _memory(trainable: int, whole: int, setting: Setting, optimizer: str) -> dict[str, int]:
@@ -269,18 +269,18 @@ def _devices(given: Any, accelerator: str) -> tuple[int, bool]:
     return (len(text.strip(",").split(",")), False) if "," in text else (int(text), False)
 
 
-def _drawing(callbacks: Any) -> Drawing | None:
+def _drawing(callbacks: Any) -> Method | None:
     """What the callbacks draw at a validation, and the CLIP that looks at it."""
     found: dict[str, Any] = {}
     for callback in callbacks:
         name = str(_get(callback, "class_path")).rpartition(".")[2]
         options = _options(callback)
-        if name == "ValidationPictures":
+        if name == "ValidationImages":
             found |= {key: options[key] for key in ("num_people", "num_prompts", "num_steps") if key in options}
             found.setdefault("num_people", 4)
         if name == "ValidationMeasures" and options.get("clip"):
             found["clip"] = options["clip"]
-    return Drawing(**found) if "num_people" in found else None
+    return Method(**found) if "num_people" in found else None
 
 
 def _options(callback: Any) -> dict[str, Any]:

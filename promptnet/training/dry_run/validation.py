@@ -22,14 +22,14 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What `ValidationPictures` draws at once, and what looks at it.
+class Method:
+    """What `ValidationImages` draws at once, and what looks at it.
 
     Attributes:
-        num_people: whose pictures are drawn one after the other.
-        num_prompts: pictures of each, drawn together.
+        num_people: whose images are drawn one after the other.
+        num_prompts: images of each, drawn together.
         num_steps: denoising steps.
-        clip: the whole CLIP that `ValidationMeasures` loads; None where it needs no other than the base model's towers.
+        clip: the whole CLIP that `ValidationMeasures` loads; None where it needs none but the base model's encoders.
     """
 
     num_people: int = 4
@@ -38,14 +38,14 @@ class Drawing:
     clip: str | None = None
 
     @property
-    def num_pictures(self) -> int:
+    def num_images(self) -> int:
         """Of one validation."""
         return self.num_people * self.num_prompts
 
 
 @torch.no_grad()
-def drawing_work(stage: Any, drawing: Drawing, batch: Mapping[str, Any], existing: Sequence[torch.Tensor]) -> Work:
-    """Draw on the meta device: one guided step of the encoder and the U-Net, one picture through the decoder, CLIP.
+def sampling_work(stage: Any, drawing: Method, batch: Mapping[str, Any], existing: Sequence[torch.Tensor]) -> Work:
+    """Draw on the meta device: one guided step of the encoder and the U-Net, one image through the decoder, CLIP.
 
     Args:
         stage: a pretraining stage without weights.
@@ -84,12 +84,12 @@ def _twice(value: Any) -> Any:
     return torch.cat([value, value])
 
 
-def _clip_work(drawing: Drawing) -> Work:
+def _clip_work(drawing: Method) -> Work:
     """A CLIP that comes to the device for the look, in half precision, and goes again."""
     clip: Any = nn.Module.to(clip_model(drawing.clip or ""), dtype=torch.float16)
     side_px, length = clip.config.vision_config.image_size, clip.config.text_config.max_position_embeddings
-    pixels = torch.empty(drawing.num_pictures, 3, side_px, side_px, dtype=torch.float16, device="meta")
-    tokens = torch.zeros(drawing.num_pictures, length, dtype=torch.long, device="meta")
+    pixels = torch.empty(drawing.num_images, 3, side_px, side_px, dtype=torch.float16, device="meta")
+    tokens = torch.zeros(drawing.num_images, length, dtype=torch.long, device="meta")
     weights = [*clip.parameters(), *clip.buffers()]
     with metered([*weights, pixels, tokens]) as meter:
         clip.get_image_features(pixel_values=pixels)

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPVisionModel
 
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.inference.sampling.arguments import check_base_model
-from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.subject.subject import Subject
 from promptnet.models.promptnet import PromptNetModel
 
@@ -22,7 +22,7 @@ def check_base(base_dir: Path) -> None:
     """Refuse, before any weights are loaded, what edits cannot be learned in.
 
     Raises:
-        ValueError: it is not the folder of a base model, or it is one with two text towers (SDXL), or for inpainting.
+        ValueError: it is not the folder of a base model, or it is one with two text encoders (SDXL), or for inpainting.
     """
     if not (base_dir / "model_index.json").is_file():
         raise ValueError(
@@ -32,8 +32,8 @@ def check_base(base_dir: Path) -> None:
     unet: Any = UNet2DConditionModel.load_config(base_dir / "unet")
     if unet.get("addition_embed_type") is not None:
         raise ValueError(
-            f"base model '{base_dir}' has two text towers (SDXL), in which edits cannot be learned yet: use one of the "
-            "kind of Stable Diffusion 1.5 or 2."
+            f"base model '{base_dir}' has two text encoders (SDXL), in which edits cannot be learned yet: use one of "
+            "the kind of Stable Diffusion 1.5 or 2."
         )
     vae: Any = AutoencoderKL.load_config(base_dir / "vae")
     check_base_model({"in_channels": 4, **unet}, {"latent_channels": 4, **vae})
@@ -45,10 +45,10 @@ def scheduler_config(base_dir: Path) -> dict[str, Any]:
     return config
 
 
-def sampling_defaults(base_dir: Path) -> SamplingDefaults:
-    """The knobs that the base model draws subjects with."""
+def sampling_defaults(base_dir: Path) -> SamplingConfig:
+    """The parameters that the base model draws subjects with."""
     config: Any = PromptNetPipeline.load_config(base_dir)
-    return SamplingDefaults().replaced(config.get("sampling") or {})
+    return SamplingConfig().replaced(config.get("sampling") or {})
 
 
 def load_frozen(base_dir: Path, *, with_encoder: bool = False) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def load_frozen(base_dir: Path, *, with_encoder: bool = False) -> dict[str, Any]
 
     Args:
         base_dir: diffusers folder.
-        with_encoder: also PromptNet and the vision tower, which subjects need.
+        with_encoder: also PromptNet and the image encoder, which subjects need.
     """
     parts: dict[str, Any] = {
         "vae": AutoencoderKL.from_pretrained(base_dir / "vae"),

@@ -19,7 +19,7 @@ VALIDATION_JUDGE = "checkpoints/judges/validation"
 
 
 class JudgePart(LossPart):
-    """A part that reads pictures with a judge.
+    """A part that reads images with a judge.
 
     Args:
         judge_dir: of the validation judge.
@@ -49,12 +49,12 @@ class JudgePart(LossPart):
             )
 
     def read(self, image: torch.Tensor, temperature: float = 1.0) -> dict[str, torch.Tensor]:
-        """Pictures (B, 3, H, W) -> field to log-probabilities (B, values), of logits divided by the temperature."""
+        """Images (B, 3, H, W) -> field to log-probabilities (B, values), of logits divided by the temperature."""
         read = self.judge(resized(image, JUDGE_SIZE_PX))
         return {field: F.log_softmax(logits / temperature, 1) for field, logits in read.items()}
 
 
-class JudgeKeeps(JudgePart):
+class JudgePreservation(JudgePart):
     """The fields that are not to change are read as in the original: the divergence of the judge's answers.
 
     Args:
@@ -82,15 +82,15 @@ class JudgeKeeps(JudgePart):
         return torch.stack([one.sum(1) for one in divergences]).mean(0)
 
 
-class JudgeShows(JudgePart):
-    """The picture shows what is asked: minus the log-probability that the judge gives it, the mean over fields.
+class JudgeEditSuccess(JudgePart):
+    """The image shows what is asked: minus the log-probability that the judge gives it, the mean over fields.
 
     Args:
         asked: field to the value to show, for example {"glasses": "sunglasses"}.
         judge_dir: of the validation judge.
         weight: its factor.
         temperature: what the judge's logits are divided by. Judges are sure of themselves: at 1 nothing is left to
-            learn as soon as a picture is read right, and what is learned on a few pictures fails on others.
+            learn as soon as an image is read right, and what is learned on a few images fails on others.
     """
 
     name = "shown"

@@ -24,7 +24,7 @@ def learn_card(
 
     Args:
         stage: what is learned.
-        data: on which seeds or pictures.
+        data: on which seeds or images.
         iterations: of the optimisation.
         device: one, as torch names it.
         on_step: called after each iteration.

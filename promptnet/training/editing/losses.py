@@ -1,4 +1,4 @@
-"""What an edit is learned by: parts of the loss, each a number a picture (Wu et al., arXiv 2212.08698, section 3.2)."""
+"""What an edit is learned by: parts of the loss, each a number an image (Wu et al., arXiv 2212.08698, section 3.2)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LossPart:
         """Load what is needed, once, before training."""
 
     def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-        """The part (B,) of pictures (B, 3, H, W) in about [-1, 1], made of originals of that shape."""
+        """The part (B,) of images (B, 3, H, W) in about [-1, 1], made of originals of that shape."""
         raise NotImplementedError
 
 
@@ -50,14 +50,14 @@ def frozen(network: Any, device: torch.device) -> Any:
 
 
 def resized(pixels: torch.Tensor, size_px: int) -> torch.Tensor:
-    """Pictures (B, 3, H, W) at the size a network reads."""
+    """Images (B, 3, H, W) at the size a network reads."""
     if pixels.shape[2:] == (size_px, size_px):
         return pixels
     return F.interpolate(pixels, size=(size_px, size_px), mode="bicubic", antialias=True)
 
 
 def normalised(pixels: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:
-    """Pictures in [-1, 1] in the units of a network that wants (p - mean) / std of p in [0, 1]."""
+    """Images in [-1, 1] in the units of a network that wants (p - mean) / std of p in [0, 1]."""
     mean, std = (torch.tensor(values, dtype=pixels.dtype, device=pixels.device).view(3, 1, 1) for values in (mean, std))
     return (pixels / 2 + 0.5 - mean) / std
 
@@ -68,12 +68,12 @@ def feature_distance(first: list[torch.Tensor], second: list[torch.Tensor]) -> t
 
 
 def published_pixels(pixels: torch.Tensor) -> torch.Tensor:
-    """Pictures in about [-1, 1] as the published losses take them: in [0, 1], cut off there."""
+    """Images in about [-1, 1] as the published losses take them: in [0, 1], cut off there."""
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
 def repeated_and_pooled(pixels: torch.Tensor, size_px: int) -> torch.Tensor:
-    """Square pictures (B, C, S, S) at another size: pixels repeated, then means; as published 512 x 7 / 16 = 224."""
+    """Square images (B, C, S, S) at another size: pixels repeated, then means; as published 512 x 7 / 16 = 224."""
     common = math.gcd(pixels.shape[-1], size_px)
     larger = F.interpolate(pixels, scale_factor=size_px // common)
     return F.avg_pool2d(larger, pixels.shape[-1] // common)
@@ -83,10 +83,10 @@ class ClipReader:
     """A CLIP with its preprocessing as differentiable arithmetic.
 
     Args:
-        base_dir: embedded model, whose own towers are used where `clip_dir` is None.
+        base_dir: embedded model, whose own encoders are used where `clip_dir` is None.
         clip_dir: folder of a transformers CLIPModel with its tokenizer.
         device: where it computes.
-        as_published: feed pictures in [0, 1], not in the units that CLIP was trained with.
+        as_published: feed images in [0, 1], not in the units that CLIP was trained with.
     """
 
     def __init__(
@@ -103,19 +103,19 @@ class ClipReader:
         self.as_published = as_published
 
     def pixels(self, image: torch.Tensor) -> torch.Tensor:
-        """Pictures as the vision tower wants them."""
+        """Images as the image encoder wants them."""
         size_px = self.clip.config.vision_config.image_size
         if self.as_published:
             return repeated_and_pooled(published_pixels(image), size_px).to(self.clip.dtype)
         return normalised(resized(image, size_px), self.mean, self.std).to(self.clip.dtype)
 
     def image_features(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, P) in the space that pictures and texts share."""
+        """(B, P) in the space that images and texts share."""
         pooled = self.clip.vision_model(pixel_values=self.pixels(image)).pooler_output
         return self.clip.visual_projection(pooled)
 
     def hidden_states(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """(B, T, V) after each layer of the vision tower."""
+        """(B, T, V) after each layer of the image encoder."""
         found = self.clip.vision_model(pixel_values=self.pixels(image), output_hidden_states=True)
         return list(found.hidden_states[1:])
 
@@ -139,16 +139,16 @@ class ClipReader:
 
 
 class DirectionalClip(LossPart):
-    """1 - cos(clip(original) - clip(image), clip(c0) - clip(c1)): the picture changes as the prompt does.
+    """1 - cos(clip(original) - clip(image), clip(c0) - clip(c1)): the image changes as the prompt does.
 
-    Where nothing changed yet the picture's direction is 0; an epsilon in the norms makes the cosine 0 there.
+    Where nothing changed yet the image's direction is 0; an epsilon in the norms makes the cosine 0 there.
 
     Args:
         weight: its factor.
-        clip_dir: folder of a CLIPModel; None takes the embedded model's own towers.
+        clip_dir: folder of a CLIPModel; None takes the embedded model's own encoders.
         epsilon: in units of the features, which ours have norm 1.
-        as_published: differences of CLIP's features as they are, of pictures in [0, 1]; ours are of features of norm 1,
-            of pictures in CLIP's own units.
+        as_published: differences of CLIP's features as they are, of images in [0, 1]; ours are of features of norm 1,
+            of images in CLIP's own units.
     """
 
     name = "direction"
@@ -181,11 +181,11 @@ def soft_cosine(first: torch.Tensor, second: torch.Tensor, epsilon: float) -> to
 
 
 class VisionPerceptual(LossPart):
-    """Mean L1 of a CLIP vision tower's hidden states: what stands in for VGG16 where its weights are not at hand.
+    """Mean L1 of a CLIP image encoder's hidden states: what stands in for VGG16 where its weights are not at hand.
 
     Args:
         weight: its factor (published for VGG16: 0.05, for people 0.03).
-        clip_dir: folder of a CLIPModel; None takes the embedded model's own tower.
+        clip_dir: folder of a CLIPModel; None takes the embedded model's own encoder.
     """
 
     name = "perceptual"
@@ -195,7 +195,7 @@ class VisionPerceptual(LossPart):
         self.clip_dir = clip_dir
 
     def prepare(self, edit: Edit) -> None:
-        """Load the tower."""
+        """Load the encoder."""
         self.reader = ClipReader(edit.base_dir, self.clip_dir, edit.device)
 
     def __call__(self, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
@@ -214,8 +214,8 @@ class VGGPerceptual(LossPart):
     Args:
         weights_file: safetensors of torchvision's VGG16 (`features.*`).
         weight: its factor; published 0.05, 0.03 for people.
-        as_published: the sum over depths, of pictures cut off at [0, 1] and brought to 224 px (bilinear); ours is the
-            mean over depths, a fourth of it, of pictures at their own size.
+        as_published: the sum over depths, of images cut off at [0, 1] and brought to 224 px (bilinear); ours is the
+            mean over depths, a fourth of it, of images at their own size.
     """
 
     name = "perceptual"

@@ -2,7 +2,7 @@
 
 Wu et al., arXiv 2212.08698. The published code keeps the whole graph; here each step's activations are recomputed in
 the backward pass, which gives the same gradient with the memory of one step. One card is learned on many seeds or
-pictures at once; with one seed it is the published setting.
+images at once; with one seed it is the published setting.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from promptnet.datasets.stream import sample_noise
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import open_image
 from promptnet.inference.editing.card import COMPONENTS, MixingWeights, start_weights
-from promptnet.inference.editing.edit_image import default_prompt, picture_guidance
+from promptnet.inference.editing.edit_image import default_prompt, image_guidance
 from promptnet.inference.editing.inversion import Inversion, check_until, invert, joined, make_scheduler
-from promptnet.inference.editing.rule import Mixing, check_lengths, check_row_lengths, text_directions
+from promptnet.inference.editing.rule import Mixing, check_lengths, check_request_lengths, text_directions
 from promptnet.inference.editing.schedule_settings import schedule_settings
 from promptnet.inference.references import decode_latents, encode_pixels
-from promptnet.inference.sampling.checkpointing import recomputed
+from promptnet.inference.sampling.checkpointing import checkpointed
 from promptnet.inference.sampling.conditions import Networks, PlainPrompts
 from promptnet.inference.sampling.guidance import ClassifierFreeGuidance
 from promptnet.inference.sampling.loop import Rule, sample
-from promptnet.inference.sampling.requests import make_rows, moved
+from promptnet.inference.sampling.requests import make_requests, moved
 from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.subject.fingerprint import hash_weights
-from promptnet.models.text_encoders import TextTowers
+from promptnet.models.text_encoders import TextEncoders
 from promptnet.training.editing.base import (
     check_base,
     load_frozen,
@@ -43,10 +43,10 @@ from promptnet.training.editing.base import (
 from promptnet.training.editing.losses import DirectionalClip, Edit, LossPart, VisionPerceptual
 
 
-def draw_pixels(
+def sample_pixels(
     unet: Any, vae: Any, scheduler: Any, x: torch.Tensor, rules: Sequence[Rule], *, checkpoint: bool = True
 ) -> torch.Tensor:
-    """Pictures (B, 3, H, W) in about [-1, 1], differentiable in everything that the rules hold.
+    """Images (B, 3, H, W) in about [-1, 1], differentiable in everything that the rules hold.
 
     Args:
         unet: a diffusers U-Net.
@@ -61,7 +61,7 @@ def draw_pixels(
     def decode(latents: torch.Tensor) -> torch.Tensor:
         return decode_latents(vae, latents)
 
-    return recomputed(decode, latents) if checkpoint else decode(latents)
+    return checkpointed(decode, latents) if checkpoint else decode(latents)
 
 
 class DisentangleStage(L.LightningModule):
@@ -71,17 +71,17 @@ class DisentangleStage(L.LightningModule):
         neutral: the prompt without the attribute.
         styled: the same prompt with it.
         out: the card to write when training ends; its folder must exist.
-        base_dir: diffusers folder of the base model, of the kind of Stable Diffusion 1.5 or 2 (one text tower).
+        base_dir: diffusers folder of the base model, of the kind of Stable Diffusion 1.5 or 2 (one text encoder).
         num_steps: of denoising, and weights.
         scheduler: DDIMScheduler, PNDMScheduler (published), DPMSolverMultistepScheduler or EulerDiscreteScheduler.
         guidance_scale: of the drawing (published 7.5).
-        start_share: the share of the steps whose weights start at 1; those of the others start at 0.
+        start_fraction: the share of the steps whose weights start at 1; those of the others start at 0.
         learning_rate: of Adam (published 0.05).
-        parts: of the loss; default perceptual and directional CLIP, both read with the embedded model's own towers.
-        pictures: files of pictures to learn on, in place of seeds; the data module's `num_seeds` must be their number.
-        subjects: files of subjects whose pictures to learn on, in place of seeds; their number likewise.
-        correct_until: the share of the steps, from the noisiest on, that hold on to those pictures.
-        picture_every: steps between pictures in TensorBoard; 0 for none.
+        parts: of the loss; default perceptual and directional CLIP, both read with the embedded model's own encoders.
+        images: files of images to learn on, in place of seeds; the data module's `num_seeds` must be their number.
+        subjects: files of subjects whose images to learn on, in place of seeds; their number likewise.
+        correct_until: the share of the steps, from the noisiest on, that hold on to those images.
+        picture_every: steps between images in TensorBoard; 0 for none.
         seed: of the starting noise.
     """
 
@@ -94,13 +94,13 @@ class DisentangleStage(L.LightningModule):
         num_steps: int = 50,
         scheduler: str = "DDIMScheduler",
         guidance_scale: float = 7.5,
-        start_share: float = 0.4,
+        start_fraction: float = 0.4,
         learning_rate: float = 0.05,
         parts: list[LossPart] | None = None,
-        pictures: list[str] | None = None,
+        images: list[str] | None = None,
         subjects: list[str] | None = None,
         correct_until: float = 1.0,
-        picture_every: int = 5,
+        image_every: int = 5,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -108,15 +108,15 @@ class DisentangleStage(L.LightningModule):
             raise ValueError(f"num_steps={num_steps} must be at least 1.")
         if not Path(out).parent.is_dir():
             raise ValueError(f"The card '{out}' cannot be written: create the folder '{Path(out).parent}' first.")
-        self.weights = nn.Parameter(start_weights(num_steps, start_share))
+        self.weights = nn.Parameter(start_weights(num_steps, start_fraction))
         self.neutral, self.styled, self.out, self.base_dir = neutral, styled, Path(out), Path(base_dir)
         self.num_steps, self.guidance_scale, self.learning_rate = num_steps, guidance_scale, learning_rate
-        if pictures and subjects:
-            raise ValueError("give either pictures or subjects to learn on")
+        if images and subjects:
+            raise ValueError("give either images or subjects to learn on")
         check_until(correct_until)
         check_base(self.base_dir)
-        self.pictures, self.correct_until = list(pictures or []), correct_until
-        self.picture_every, self.seed = picture_every, seed
+        self.images, self.correct_until = list(images or []), correct_until
+        self.image_every, self.seed = image_every, seed
         self.parts = [VisionPerceptual(), DirectionalClip()] if parts is None else list(parts)
         self.scheduler = make_scheduler(scheduler, scheduler_config(self.base_dir))
         # Kept in a dictionary: neither optimiser nor checkpoint should hold what does not train.
@@ -128,41 +128,41 @@ class DisentangleStage(L.LightningModule):
         self._inversion: Inversion | None = None
 
     def on_fit_start(self) -> None:
-        """Prepare, now that this module is on its device; refuse a data module that does not fit the pictures."""
-        given = self.pictures or self.subjects
+        """Prepare, now that this module is on its device; refuse a data module that does not fit the images."""
+        given = self.images or self.subjects
         num_seeds = getattr(getattr(self.trainer, "datamodule", None), "num_seeds", len(given))
         if given and num_seeds != len(given):
-            what = "pictures" if self.pictures else "subjects"
+            what = "pictures" if self.images else "subjects"
             raise ValueError(f"num_seeds={num_seeds} must be the number of {what}, {len(given)}.")
         self.prepare(getattr(getattr(self.trainer, "datamodule", None), "batch_size", 1))
 
     def _check_prompts(self) -> None:
         prompts = [self.neutral, self.styled]
-        check_lengths(self._towers(), prompts)
+        check_lengths(self._text_encoders(), prompts)
         neutral, styled = self.tokenizer(prompts).input_ids
         if neutral == styled:
             raise ValueError(
-                f"The prompts {self.neutral!r} and {self.styled!r} are the same to the text tower: say in the second "
+                f"The prompts {self.neutral!r} and {self.styled!r} are the same to the text encoder: say in the second "
                 "what is to change."
             )
 
-    def _towers(self) -> TextTowers:
-        return TextTowers.of([self.tokenizer], [self.frozen["text_encoder"]])
+    def _text_encoders(self) -> TextEncoders:
+        return TextEncoders.of([self.tokenizer], [self.frozen["text_encoder"]])
 
     def prepare(self, batch_size: int = 1) -> None:
-        """Move the frozen parts to this one's device; encode the prompts; invert the pictures, `batch_size` at once."""
+        """Move the frozen parts to this one's device; encode the prompts; invert the images, `batch_size` at once."""
         for part in self.frozen.values():
             part.to(self.device)
         encoder, dtype = self.frozen.get("promptnet"), self.frozen["unet"].dtype
-        self.networks = Networks(self._towers(), encoder, self.device, dtype)
+        self.networks = Networks(self._text_encoders(), encoder, self.device, dtype)
         with torch.no_grad():
             self.prompts = PlainPrompts(self.networks, ["", self.neutral])
             self.directions = text_directions([self.card()], self.networks)
             card = self.card()
             texts = [default_prompt(card, subject) for subject in self.subjects]
-            self._rows = moved(make_rows(texts, self.subjects), self.device) if self.subjects else []
-            check_row_lengths(self._rows, self.networks)
-            if self.pictures or self.subjects:
+            self._rows = moved(make_requests(texts, self.subjects), self.device) if self.subjects else []
+            check_request_lengths(self._rows, self.networks)
+            if self.images or self.subjects:
                 self._inversion = self._invert(batch_size)
         edit = Edit(self.base_dir, self.neutral, self.styled, self.device)
         for part in self.parts:
@@ -173,7 +173,7 @@ class DisentangleStage(L.LightningModule):
         return torch.optim.Adam([self.weights], lr=self.learning_rate)
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """The loss of one batch of seeds or pictures."""
+        """The loss of one batch of seeds or images."""
         index = batch["index"].cpu()
         original = self.originals(index)
         image = self.draw(index, self.weights)
@@ -185,16 +185,16 @@ class DisentangleStage(L.LightningModule):
         return loss
 
     def draw(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, H, W) of the seeds or pictures (B,) with these weights (N,)."""
+        """Images (B, 3, H, W) of the seeds or images (B,) with these weights (N,)."""
         self.scheduler.set_timesteps(self.num_steps, device=self.device)
         rules = [*self._guidance(index), Mixing(weights[None], self.directions)]
         if self._inversion is not None:
             rules.append(self._inversion.of_rows(index.to(self.device)).rule(until=self.correct_until))
-        return draw_pixels(self.frozen["unet"], self.frozen["vae"], self.scheduler, self._start(index), rules)
+        return sample_pixels(self.frozen["unet"], self.frozen["vae"], self.scheduler, self._start(index), rules)
 
     @torch.no_grad()
     def originals(self, index: torch.Tensor) -> torch.Tensor:
-        """The unedited pictures (B, 3, H, W), each drawn once, alone: rounding depends on what else is in a batch."""
+        """The unedited images (B, 3, H, W), each drawn once, alone: rounding depends on what else is in a batch."""
         for place in index.tolist():
             if place not in self._originals:
                 self._originals[place] = self.draw(torch.tensor([place]), torch.ones_like(self.weights))[0].cpu()
@@ -223,7 +223,7 @@ class DisentangleStage(L.LightningModule):
         scale = self.guidance_scale if scale is None else scale
         if self._rows:
             rows, kind = [self._rows[place] for place in index.tolist()], prediction_type(self.scheduler)
-            return picture_guidance(rows, sampling_defaults(self.base_dir), self.networks, kind, scale)
+            return image_guidance(rows, sampling_defaults(self.base_dir), self.networks, kind, scale)
         places = torch.arange(len(index), device=self.device)
         uncond, prompt = (self.prompts.condition([text] * len(index), places) for text in ("", self.neutral))
         return [ClassifierFreeGuidance(uncond, prompt, scale)]
@@ -237,36 +237,36 @@ class DisentangleStage(L.LightningModule):
         return noise * self.scheduler.init_noise_sigma
 
     def _invert(self, batch_size: int) -> Inversion:
-        places = torch.arange(len(self.pictures or self.subjects))
+        places = torch.arange(len(self.images or self.subjects))
         return joined([self._invert_some(index) for index in places.split(batch_size)])
 
     def _invert_some(self, index: torch.Tensor) -> Inversion:
         up, down = self._guidance(index, 1.0), self._guidance(index)
         how: dict[str, Any] = {"num_steps": self.num_steps, "inversion_rules": up}
-        return invert(self.frozen["unet"], self.scheduler, self._picture_latents(index), down, **how)
+        return invert(self.frozen["unet"], self.scheduler, self._image_latents(index), down, **how)
 
-    def _picture_latents(self, index: torch.Tensor) -> torch.Tensor:
-        """(B, C, h, w) of these pictures, or of these subjects' first reference pictures."""
+    def _image_latents(self, index: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) of these images, or of these subjects' first reference images."""
         vae, unet, places = self.frozen["vae"], self.frozen["unet"], index.tolist()
         if self.subjects:
             latents = [self.subjects[place].reference_latents[:1] for place in places]
             return torch.cat(latents).to(self.device, unet.dtype)
         size_px = unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
-        pixels = torch.stack([to_pixels(square(open_image(self.pictures[place]), size_px)) for place in places])
+        pixels = torch.stack([to_pixels(square(open_image(self.images[place]), size_px)) for place in places])
         return encode_pixels(vae, pixels.to(self.device))
 
     def _show(self, original: torch.Tensor, image: torch.Tensor) -> None:
-        """Originals above edited pictures, and the weights' curve, in TensorBoard."""
+        """Originals above edited images, and the weights' curve, in TensorBoard."""
         step, logger = self.global_step, self.logger
         add_image = getattr(getattr(logger, "experiment", None), "add_image", None)
-        if add_image is None or not self.picture_every or step % self.picture_every:
+        if add_image is None or not self.image_every or step % self.image_every:
             return
         rows = [torch.cat(list(pixels[:8]), dim=2) for pixels in (original, image)]  # (3, H, 8 W)
         add_image("pictures", (torch.cat(rows, dim=1) / 2 + 0.5).clamp(0, 1).float().cpu(), step)
-        add_image("weights", weights_picture(self.weights.detach().cpu()), step)
+        add_image("weights", weights_image(self.weights.detach().cpu()), step)
 
 
-def weights_picture(weights: torch.Tensor, height_px: int = 96, column_px: int = 8) -> torch.Tensor:
+def weights_image(weights: torch.Tensor, height_px: int = 96, column_px: int = 8) -> torch.Tensor:
     """Weights (N,) as a bar chart (1, height, N column): the bottom is -0.5, the top 1.5, grey lines at 0 and 1."""
     levels = torch.linspace(1.5, -0.5, height_px)[:, None]  # (height, 1)
     bars = (levels > weights).float()  # (height, N), white above the bar

@@ -1,7 +1,7 @@
-"""Stage 2 of the embedded model: tokenizer, text tower and vision tower, trained together as CLIP (arXiv 2103.00020).
+"""Stage 2 of the embedded model: tokenizer, text and image encoder, trained together as CLIP (arXiv 2103.00020).
 
-The contrastive loss alone leaves the vision tower blind to small things (a mouth is four pixels wide), so linear heads
-read the record's fields from both towers while they train; the heads are thrown away.
+The contrastive loss alone leaves the image encoder blind to small things (a mouth is four pixels wide), so linear heads
+read the record's fields from both encoders while they train; the heads are thrown away.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from transformers import CLIPTextModel, CLIPVisionModel
 
 from promptnet.datasets.avatars.captions import mentioned, random_caption
 from promptnet.datasets.avatars.module import codes_of
-from promptnet.datasets.avatars.render import FIELDS, sample_portrait
+from promptnet.datasets.avatars.render import FIELDS, sample_avatar
 from promptnet.models.judge import FieldHeads
 from promptnet.models.tiny import (
     TEXT_WIDTH,
     VISION_WIDTH,
     build_clip,
     build_image_processor,
-    copy_tower,
+    copy_encoder,
     save_projections,
     train_tokenizer,
 )
@@ -38,13 +38,13 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, logit_scale: torch
 
 
 class ClipStage(Stage):
-    """Contrastive pretraining of the two towers on portraits and their captions.
+    """Contrastive pretraining of the two encoders on avatars and their captions.
 
     Args:
-        heads_weight: of the fields' cross-entropy, for each tower, beside the contrastive loss.
+        heads_weight: of the fields' cross-entropy, for each encoder, beside the contrastive loss.
         tokenizer_captions: captions the tokenizer is trained on.
         seed: of those captions.
-        export_dir: folder of the diffusers model; tokenizer and towers are written there when training ends.
+        export_dir: folder of the diffusers model; tokenizer and encoders are written there when training ends.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ClipStage(Stage):
         self.vision_heads, self.text_heads = FieldHeads(VISION_WIDTH, FIELDS), FieldHeads(TEXT_WIDTH, FIELDS)
 
     def _features(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Contrastive embeddings of both towers, and what the heads read: mean patch state, end-of-text state."""
+        """Contrastive embeddings of both encoders, and what the heads read: mean patch state, end-of-text state."""
         ids = self.tokenizer(batch["caption"], padding="longest", truncation=True, return_tensors="pt")["input_ids"]
         vision = self.clip.vision_model(pixel_values=batch["pixels"])
         text = self.clip.text_model(input_ids=ids.to(batch["pixels"].device))
@@ -91,7 +91,7 @@ class ClipStage(Stage):
         self.log("val/fields", torch.stack(list(accuracies.values())).mean(), prog_bar=True)
 
     def on_train_end(self) -> None:
-        """Write tokenizer, both towers, feature extractor, and the projections of `promptnet.models.tiny.load_clip`."""
+        """Write tokenizer, encoders, feature extractor and the projections for `promptnet.models.tiny.load_clip`."""
         if not self.trainer.is_global_zero:
             return
         folder = Path(self.export_dir)
@@ -99,8 +99,8 @@ class ClipStage(Stage):
         build_image_processor().save_pretrained(folder / "feature_extractor")
         config: Any = self.clip.config
         text, vision = CLIPTextModel(config.text_config), CLIPVisionModel(config.vision_config)
-        copy_tower(self.clip.text_model, text)
-        copy_tower(self.clip.vision_model, vision)
+        copy_encoder(self.clip.text_model, text)
+        copy_encoder(self.clip.vision_model, vision)
         save_half(text, folder / "text_encoder")
         save_half(vision, folder / "image_encoder")
         save_projections(self.clip, folder)
@@ -108,5 +108,5 @@ class ClipStage(Stage):
 
 def _captions(seed: int, number: int) -> list[str]:
     rng = random.Random(seed)
-    portraits = (sample_portrait(seed, index) for index in range(number))
-    return [random_caption(portrait.identity, portrait.attributes, rng=rng) for portrait in portraits]
+    avatars = (sample_avatar(seed, index) for index in range(number))
+    return [random_caption(avatar.identity, avatar.attributes, rng=rng) for avatar in avatars]

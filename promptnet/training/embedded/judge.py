@@ -53,7 +53,7 @@ class JudgeStage(Stage):
         )
 
     def _augmented(self, pixels: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-        """Each picture shifted, half of them blurred, with a little noise and another brightness."""
+        """Each image shifted, half of them blurred, with a little noise and another brightness."""
         rows = []
         for row, sample in zip(pixels, samples, strict=True):
             rng = sample_rng(self.seed, int(sample), "augment")

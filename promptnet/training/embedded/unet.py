@@ -1,4 +1,4 @@
-"""Stage 3 of the embedded model: the U-Net, drawing portraits from captions."""
+"""Stage 3 of the embedded model: the U-Net, drawing avatars from captions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class BaseModelStage(DiffusionStage):
     """Text-to-image diffusion on cached latents, captions dropped now and then for classifier-free guidance.
 
     Args:
-        base_dir: diffusers folder with the trained VAE, tokenizer and text tower; the U-Net is written there.
+        base_dir: diffusers folder with the trained VAE, tokenizer and text encoder; the U-Net is written there.
         judge_dir: validation judge; where it is missing, validation logs the loss only.
         channels: of the U-Net's three levels.
         start_from: folder of a U-Net to go on from (its weights, not its optimiser); None starts anew.
         caption_dropout: probability of an empty prompt.
         seed: of noise, timesteps and dropout.
-        num_drawn: validation pictures drawn and judged.
+        num_generated: validation images drawn and judged.
         guidance_scale: of those.
     """
 
@@ -39,7 +39,7 @@ class BaseModelStage(DiffusionStage):
         start_from: str | None = None,
         caption_dropout: float = 0.1,
         seed: int = 0,
-        num_drawn: int = 64,
+        num_generated: int = 64,
         guidance_scale: float = 3.0,
         **stage: Any,
     ) -> None:
@@ -52,14 +52,14 @@ class BaseModelStage(DiffusionStage):
             frozen["judge"] = AvatarJudge.from_pretrained(self.judge_dir)
         super().__init__(frozen, build_scheduler(), seed, **stage)
         self.save_hyperparameters()
-        self.caption_dropout, self.num_drawn, self.guidance_scale = caption_dropout, num_drawn, guidance_scale
+        self.caption_dropout, self.num_generated, self.guidance_scale = caption_dropout, num_generated, guidance_scale
         self.tokenizer = CLIPTokenizer.from_pretrained(self.base_dir / "tokenizer")
         unet: Any = UNet2DConditionModel.from_pretrained(start_from) if start_from else build_unet(channels)
         self.unet = channels_last(unet.float())
 
     @torch.no_grad()
     def text_states(self, captions: list[str]) -> torch.Tensor:
-        """Text tower states (B, 48, D) of captions, padded as at inference."""
+        """Text encoder states (B, 48, D) of captions, padded as at inference."""
         ids = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
         return self.frozen["text_encoder"](ids.to(self.device)).last_hidden_state
 
@@ -77,18 +77,18 @@ class BaseModelStage(DiffusionStage):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Loss with fixed noise on unseen people, and what the judge reads in pictures of their full captions."""
+        """Loss with fixed noise on unseen people, and what the judge reads in images of their full captions."""
         self.log(
             "val/loss", self._loss(batch, "validation", batch["caption"]), prog_bar=True, batch_size=len(batch["index"])
         )
-        if batch_idx * len(batch["index"]) < self.num_drawn and "judge" in self.frozen:
+        if batch_idx * len(batch["index"]) < self.num_generated and "judge" in self.frozen:
             read = self.frozen["judge"](self._draw(batch["caption"], seed=batch_idx))
             for place, field in enumerate(FIELDS):
                 hits = (read[field].argmax(1) == batch["codes"][:, place]).float().mean()
                 self.log(f"judge/{field}", hits, batch_size=len(batch["index"]))
 
     def _draw(self, captions: list[str], seed: int) -> torch.Tensor:
-        """Pictures (B, 3, 64, 64) in [-1, 1] for captions."""
+        """Images (B, 3, 64, 64) in [-1, 1] for captions."""
         pipe = StableDiffusionPipeline(
             unet=self.unet,
             scheduler=build_scheduler(),  # type: ignore[arg-type]
@@ -101,10 +101,10 @@ class BaseModelStage(DiffusionStage):
         )
         pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(seed)
-        drawn = pipe(
+        generated = pipe(
             captions, num_inference_steps=12, guidance_scale=self.guidance_scale, generator=generator, output_type="pt"
         )
-        return drawn.images * 2 - 1  # type: ignore[union-attr]
+        return generated.images * 2 - 1  # type: ignore[union-attr]
 
     def on_train_end(self) -> None:
         """Write the U-Net and its scheduler."""

@@ -1,4 +1,4 @@
-"""Stage 1 of the embedded model: the autoencoder, pictures to latents and back."""
+"""Stage 1 of the embedded model: the autoencoder, images to latents and back."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from promptnet.training.stage import Stage, channels_last, save_half
 
 
 def psnr_db(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio (B,) in decibels of pictures (B, C, H, W) in [-1, 1]."""
+    """Peak signal-to-noise ratio (B,) in decibels of images (B, C, H, W) in [-1, 1]."""
     error = (prediction.clamp(-1, 1) - target).square().flatten(1).mean(1)
     return 10 * torch.log10(4.0 / error.clamp_min(1e-10))
 
 
 class AutoencoderStage(Stage):
-    """L1 + squared error of the reconstruction with a light KL term; no adversary, the portraits are flat colours.
+    """L1 + squared error of the reconstruction with a light KL term; no adversary, the avatars are flat colours.
 
     Args:
         kl_weight: of the mean KL divergence a latent element.
@@ -48,7 +48,7 @@ class AutoencoderStage(Stage):
         return reconstruction + self.kl_weight * kl
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Decibels of unseen people's pictures through the bottleneck, and the latents' spread."""
+        """Decibels of unseen people's images through the bottleneck, and the latents' spread."""
         latents = self.vae.encode(batch["pixels"]).latent_dist.mode()
         decoded = self.vae.decode(latents).sample
         self.log("val/psnr_db", psnr_db(decoded, batch["pixels"]).mean(), prog_bar=True)

@@ -11,7 +11,7 @@ FROZEN_DTYPES = {"32-true": torch.float32, "16-mixed": torch.float16, "bf16-mixe
 
 
 def frozen_dtype(precision: str) -> torch.dtype:
-    """The format of U-Net, text towers and vision tower under one of Lightning's precisions.
+    """The format of U-Net, text encoders and image encoder under one of Lightning's precisions.
 
     Raises:
         ValueError: under that precision the encoder's own weights would not be in float32.

@@ -18,11 +18,11 @@ from promptnet.datasets.faces.features import network_hash
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.inference.sampling.conditions import strided
-from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.schedule import prediction_type
-from promptnet.inference.tuning.config import TuningDefaults
+from promptnet.inference.tuning.config import TuningConfig
 from promptnet.models.base_model import VisionInput, forces_zeros, load_base
-from promptnet.models.micro_conditioning import added_conditions
+from promptnet.models.micro_conditioning import micro_conditions
 from promptnet.models.prompt_tokens import Padding
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text import Positions
@@ -35,14 +35,14 @@ from promptnet.training.stage import Stage, save_half
 __all__ = ["PretrainStage", "mean_word_norm", "write_index"]
 
 
-_PIXELS_TOGETHER = 2**20  # one picture of 1024 px or four of 512 px: encoding is not to need more memory than training
+_PIXELS_TOGETHER = 2**20  # one image of 1024 px or four of 512 px: encoding is not to need more memory than training
 
 
 class PretrainStage(DiffusionStage):
-    """Trains PromptNet alone: S* from the reference picture, noise predicted in the target picture, mean squared error.
+    """Trains PromptNet alone: S* from the reference image, noise predicted in the target image, mean squared error.
 
-    The U-Net, the text towers, the vision tower and the VAE stay as they are; gradients pass through U-Net and text
-    towers into the pseudo-words. Under mixed precision they are kept in the low precision (the VAE excepted), and the
+    The U-Net, the text encoders, the image encoder and the VAE stay as they are; gradients pass through U-Net and text
+    encoders into the pseudo-words. Under mixed precision they are kept in the low precision (the VAE excepted), and the
     encoder's weights in float32.
 
     Args:
@@ -51,13 +51,13 @@ class PretrainStage(DiffusionStage):
         start_from: folder of an encoder to go on from (its weights); None starts from the U-Net's trunk.
         region_kernel_size: R; (H / 8 R)(W / 8 R) pseudo-words from latents H x W.
         region_proj_channel: channels of each head's projection.
-        keep_word_norm: hold pseudo-words at the mean norm of the tower's words (times one learned gain).
+        keep_word_norm: hold pseudo-words at the mean norm of the encoder's words (times one learned gain).
         use_res: with the published residual heads (they get no gradient).
-        sampling: knobs of `SamplingDefaults` that the finished pipeline draws with unless a call says otherwise.
-        tuning: the same for `TuningDefaults`.
+        sampling: parameters of `SamplingConfig` that the finished pipeline draws with unless a call says otherwise.
+        tuning: the same for `TuningConfig`.
         seed: of noise and timesteps.
-        vision_id: folder or hub id of the CLIP vision tower; None takes the base's own `image_encoder`.
-        gradient_checkpointing: recompute the U-Net's, the encoder's and the text towers' activations in the backward
+        vision_id: folder or hub id of the CLIP image encoder; None takes the base's own `image_encoder`.
+        gradient_checkpointing: recompute the U-Net's, the encoder's and the text encoders' activations in the backward
             pass in place of keeping them: a third more work for a fraction of the memory.
         min_snr_gamma: weight errors by min(SNR, gamma) (arXiv 2303.09556; published 5); None as ProFusion, all alike.
         sample_posterior: draw the target's latents from the VAE's posterior in place of taking its mode.
@@ -92,8 +92,8 @@ class PretrainStage(DiffusionStage):
         described_weight: float = 0.0,
         **stage: Any,
     ) -> None:
-        SamplingDefaults().replaced(sampling or {})
-        TuningDefaults().replaced(tuning or {})
+        SamplingConfig().replaced(sampling or {})
+        TuningConfig().replaced(tuning or {})
         if min_snr_gamma is not None and min_snr_gamma <= 0:
             raise ValueError(f"min_snr_gamma={min_snr_gamma} must be above 0 (published 5), or null for equal weights")
         if described_weight < 0:
@@ -102,7 +102,7 @@ class PretrainStage(DiffusionStage):
         super().__init__(base.networks, base.scheduler, seed, **stage)
         self.save_hyperparameters()
         self.export_dir = Path(export_dir)
-        self.tokenizer, self.text_towers = base.tokenizers[0], base.text_towers()
+        self.tokenizer, self.text_encoders = base.tokenizers[0], base.text_encoders()
         self.word_positions: Positions = word_positions
         self.prompt_padding: Padding = prompt_padding
         self.image_processor, self.forces_zeros = base.image_processor, base.forces_zeros
@@ -131,22 +131,22 @@ class PretrainStage(DiffusionStage):
             return PromptNetModel.from_unet(
                 unet,
                 vision_dim=self.frozen["image_encoder"].config.hidden_size,
-                prompt_channel=self.text_towers.width,
+                prompt_channel=self.text_encoders.width,
                 region_proj_channel=region_proj_channel,
                 region_kernel_size=region_kernel_size,
                 use_res=use_res,
-                word_norm=self.text_towers.word_norm() if keep_word_norm else None,
+                word_norm=self.text_encoders.word_norm() if keep_word_norm else None,
             )
 
     # --- where the frozen networks are, and what they compute once ----------------------------------------------
 
     def prepare_data(self) -> None:
-        """Encode all pictures once where the data module renders them; other sets are cached in `on_fit_start`."""
+        """Encode all images once where the data module renders them; other sets are cached in `on_fit_start`."""
         if self._renders():
             super().prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Read the encoded pictures, where there are any."""
+        """Read the encoded images, where there are any."""
         if self._renders():
             super().setup(stage)
         else:
@@ -183,17 +183,17 @@ class PretrainStage(DiffusionStage):
             fill_together(trainer, cache, pixels, encode)
 
     @torch.no_grad()
-    def _encode_moments(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The posterior's mean and log-variance (2 C, h, w) of pictures that need not have one size."""
-        if len({picture.shape for picture in pictures}) > 1:
-            return [self._encode_moments([picture])[0] for picture in pictures]
-        together = max(1, _PIXELS_TOGETHER // (pictures[0].shape[1] * pictures[0].shape[2]))
-        parts = torch.stack(pictures).split(together)
+    def _encode_moments(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The posterior's mean and log-variance (2 C, h, w) of images that need not have one size."""
+        if len({image.shape for image in images}) > 1:
+            return [self._encode_moments([image])[0] for image in images]
+        together = max(1, _PIXELS_TOGETHER // (images[0].shape[1] * images[0].shape[2]))
+        parts = torch.stack(images).split(together)
         return [moments for part in parts for moments in self._moments(part.to(self.device))]
 
     @torch.no_grad()
-    def _encode_vision(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-        return list(self._vision_states(torch.stack(pictures).to(self.device)))
+    def _encode_vision(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
+        return list(self._vision_states(torch.stack(images).to(self.device)))
 
     # --- one batch ----------------------------------------------------------------------------------------------
 
@@ -205,13 +205,13 @@ class PretrainStage(DiffusionStage):
             return vae.encode(pixels.to(vae.dtype)).latent_dist.parameters
 
     def _vision_states(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, T, V) of reference pictures (B, 3, S, S) in [-1, 1]."""
-        tower = self.frozen["image_encoder"]
+        """(B, T, V) of reference images (B, 3, S, S) in [-1, 1]."""
+        text_encoder = self.frozen["image_encoder"]
         with torch.no_grad():
-            return tower(pixel_values=self.vision_input(pixels).to(tower.dtype)).last_hidden_state
+            return text_encoder(pixel_values=self.vision_input(pixels).to(text_encoder.dtype)).last_hidden_state
 
     def _latents(self, batch: dict[str, Any], role: str, split: str) -> torch.Tensor:
-        """Scaled latents (B, C, h, w) of the batch's "reference" or "target" pictures."""
+        """Scaled latents (B, C, h, w) of the batch's "reference" or "target" images."""
         if f"{role}_index" in batch:
             return self.cached(split, batch[f"{role}_index"])
         moments = batch[f"{role}_moments"] if f"{role}_moments" in batch else self._moments(batch[f"{role}_pixels"])
@@ -224,7 +224,7 @@ class PretrainStage(DiffusionStage):
         return latents.contiguous(memory_format=torch.channels_last)
 
     def _pair(self, batch: dict[str, Any], split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents of reference and target; a batch without targets has one picture for both."""
+        """Latents of reference and target; a batch without targets has one image for both."""
         reference = self._latents(batch, "reference", split)
         shared = not any(f"target_{kind}" in batch for kind in ("index", "moments", "pixels"))
         if not shared:
@@ -245,27 +245,27 @@ class PretrainStage(DiffusionStage):
         dtype = self.frozen["unet"].dtype
         conditions: dict[str, Any] = {"encoder_hidden_states": states.to(dtype)}
         if pooled is not None:
-            conditions |= added_conditions(pooled, self._size_ids(batch), dtype)
+            conditions |= micro_conditions(pooled, self._size_ids(batch), dtype)
         return conditions
 
     def encode_prompts(
         self, prompts: Sequence[str], words: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The text towers' states (B, T, D) and SDXL's pooled state (B, P) of prompts that mention S*, or do not.
+        """The text encoders' states (B, T, D) and SDXL's pooled state (B, P) of prompts that mention S*, or do not.
 
         Args:
             prompts: B prompts.
             words: (B, L, D), the pseudo-words; None where no prompt mentions S*.
         """
         named = None if words is None else [{"S*": row} for row in words]
-        states = self.text_towers.encode(prompts, named, positions=self.word_positions, padding=self.prompt_padding)
+        states = self.text_encoders.encode(prompts, named, positions=self.word_positions, padding=self.prompt_padding)
         return states.hidden_states, states.pooled
 
     def _size_ids(self, batch: dict[str, Any]) -> torch.Tensor:
         """SDXL's numbers (B, 6) on the target's size and crop (arXiv 2307.01952, section 2.2)."""
         if "size_ids" not in batch:
             raise ValueError(
-                "SDXL needs each picture's size and crop: use promptnet.datasets.faces.module.FaceDataModule."
+                "SDXL needs each image's size and crop: use promptnet.datasets.faces.module.FaceDataModule."
             )
         return batch["size_ids"]
 
@@ -342,7 +342,7 @@ class PretrainStage(DiffusionStage):
 
 
 def write_index(folder: Path, sampling: dict[str, Any] | None, tuning: dict[str, Any] | None) -> None:
-    """Write `model_index.json` beside a pipeline's parts, with the knobs that were measured for it."""
+    """Write `model_index.json` beside a pipeline's parts, with the parameters that were measured for it."""
     parts: dict[str, Any] = {
         "vae": AutoencoderKL.from_pretrained(folder / "vae"),
         "unet": UNet2DConditionModel.from_pretrained(folder / "unet"),

@@ -75,7 +75,7 @@ class SaveState(Checkpoint):
             self._leave_validation(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Stop behind a validation that other callbacks (pictures take long) may have cut short."""
+        """Stop behind a validation that other callbacks (images take long) may have cut short."""
         if self._is_to_leave_validation(trainer):
             self._leave_validation(trainer)
 

@@ -1,4 +1,4 @@
-"""What pretraining the encoder sees: pairs of one picture or of one person, captioned or not."""
+"""What pretraining the encoder sees: pairs of one image or of one person, captioned or not."""
 
 from typing import Any
 
@@ -9,20 +9,20 @@ from PIL import Image
 from promptnet.datasets.avatars.captions import mentioned
 from promptnet.datasets.avatars.module import codes_of, pixels_of
 from promptnet.datasets.avatars.pairs import NEUTRAL_PROMPT, SubjectPairs
-from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, identities, sample_portrait
+from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, identities, sample_avatar
 
 NUM_SAMPLES = 200
 
 
 @pytest.fixture(scope="module")
 def data() -> datasets.Dataset:
-    """Three people in four pictures each, and one in a single picture; each picture has a colour of its own."""
+    """Three people in four images each, and one in a single image; each image has a colour of its own."""
     people = [*identities("train")[:3]] * 4 + [identities("train")[3]]
     rows = [
         {
             "image": Image.new("RGB", (8, 8), (20 * index, 0, 0)),
             **who.record(),
-            **sample_portrait(0, index).attributes.record(),
+            **sample_avatar(0, index).attributes.record(),
         }
         for index, who in enumerate(people)
     ]
@@ -44,12 +44,12 @@ def test_as_published_the_reference_is_the_target_and_the_prompt_says_nothing(da
         assert item["prompt"] == NEUTRAL_PROMPT == "a portrait of S*"
 
 
-def test_pairs_are_two_pictures_of_one_person(data: datasets.Dataset) -> None:
+def test_pairs_are_two_images_of_one_person(data: datasets.Dataset) -> None:
     items = samples(data, reference="same-identity")
     for item in items:
         reference, target = data[item["reference_index"]], data[item["target_index"]]
         assert who(reference) == who(target)
-        assert (item["reference_index"] == item["target_index"]) is (item["target_index"] == 12)  # the single picture
+        assert (item["reference_index"] == item["target_index"]) is (item["target_index"] == 12)  # the single image
         assert (item["reference_pixels"] == pixels_of(reference["image"])).all()
         assert item["codes"].tolist() == codes_of(target).tolist()
     partners = {item["reference_index"] for item in items if item["target_index"] == 0}

@@ -1,4 +1,4 @@
-"""Portraits: deterministic, complete records, splits that share nobody, captions that say what the record says."""
+"""Avatars: deterministic, complete records, splits that share nobody, captions that say what the record says."""
 
 import random
 
@@ -18,7 +18,7 @@ from promptnet.datasets.avatars.render import (
     identities,
     render,
     sample_attributes,
-    sample_portrait,
+    sample_avatar,
 )
 
 
@@ -49,17 +49,17 @@ def test_unknown_split_and_values_are_refused_by_name():
 
 
 def test_a_portrait_is_a_function_of_seed_index_and_split():
-    first, again = sample_portrait(3, 17), sample_portrait(3, 17)
+    first, again = sample_avatar(3, 17), sample_avatar(3, 17)
     assert first == again
     assert np.array_equal(np.asarray(first.render()), np.asarray(again.render()))
-    assert len({sample_portrait(3, index) for index in range(40)}) > 35
-    assert sample_portrait(3, 17, "test").identity in identities("test")
+    assert len({sample_avatar(3, index) for index in range(40)}) > 35
+    assert sample_avatar(3, 17, "test").identity in identities("test")
 
 
 @pytest.mark.parametrize("style", list(STYLES))
 @pytest.mark.parametrize("field", [*IDENTITY_FIELDS[1:], *ATTRIBUTE_FIELDS])
 def test_every_value_of_every_field_can_be_seen(style: str, field: str):
-    """Two records that differ in one field give pictures that differ, in every style."""
+    """Two records that differ in one field give images that differ, in every style."""
     record = {
         "style": style,
         "skin": "tan",
@@ -69,18 +69,18 @@ def test_every_value_of_every_field_can_be_seen(style: str, field: str):
     }
     record |= PLAIN.record()
     values = tuple(STYLES[style].hair) if field == "hair" else FIELDS[field]
-    pictures = []
+    images = []
     for value in values:
         changed = record | {field: value}
         who = Identity(**{name: changed[name] for name in IDENTITY_FIELDS})
         how = Attributes(**{name: changed[name] for name in ATTRIBUTE_FIELDS})
-        pictures.append(_pixels(who, how))
-    for place, one in enumerate(pictures):
-        for other in pictures[:place]:
+        images.append(_pixels(who, how))
+    for place, one in enumerate(images):
+        for other in images[:place]:
             assert (np.abs(one - other).max(axis=-1) > 24).sum() >= 12  # pixels of 64 x 64 that clearly changed
 
 
-def test_rendering_at_another_size_shows_the_same_picture():
+def test_rendering_at_another_size_shows_the_same_image():
     small, large = render(SOMEONE, PLAIN, 64), render(SOMEONE, PLAIN, 256)
     shrunk = np.asarray(large.resize((64, 64), box=(0, 0, 256, 256), reducing_gap=2.0), dtype=np.int16)
     assert large.size == (256, 256)
@@ -95,16 +95,16 @@ def test_a_black_beard_still_shows_the_mouth():
 
 def test_full_captions_say_the_whole_record():
     for index in range(200):
-        portrait = sample_portrait(0, index)
-        assert mentioned(caption(portrait.identity, portrait.attributes)) == portrait.record()
+        avatar = sample_avatar(0, index)
+        assert mentioned(caption(avatar.identity, avatar.attributes)) == avatar.record()
 
 
 def test_random_captions_say_nothing_false_and_vary():
-    portrait = sample_portrait(0, 1)
-    texts = {random_caption(portrait.identity, portrait.attributes, rng=random.Random(seed)) for seed in range(60)}
+    avatar = sample_avatar(0, 1)
+    texts = {random_caption(avatar.identity, avatar.attributes, rng=random.Random(seed)) for seed in range(60)}
     assert len(texts) > 30
     for text in texts:
-        assert mentioned(text).items() <= portrait.record().items()
+        assert mentioned(text).items() <= avatar.record().items()
 
 
 def test_captions_of_a_subject_name_only_the_asked_fields():
@@ -117,6 +117,6 @@ def test_captions_of_a_subject_name_only_the_asked_fields():
 
 def test_attributes_are_drawn_uniformly():
     rng = random.Random(0)
-    drawn = [sample_attributes(rng).background for _ in range(1200)]
+    generated = [sample_attributes(rng).background for _ in range(1200)]
     for value in FIELDS["background"]:
-        assert 140 < drawn.count(value) < 260  # expectation 200, five standard deviations is 65
+        assert 140 < generated.count(value) < 260  # expectation 200, five standard deviations is 65

@@ -50,7 +50,7 @@ def test_a_batch_holds_pairs_of_one_person(prepared: Make):
     assert any(prompt.startswith("a photo of S*, a hat number") for prompt in prompts)
 
 
-def test_one_picture_for_both_is_sent_once(prepared: Make):
+def test_one_image_for_both_is_sent_once(prepared: Make):
     (batch,) = batches(build(prepared(8), reference="same-picture"), 1)
     assert "target_pixels" not in batch
     assert torch.equal(batch["target_row"], batch["reference_row"])
@@ -102,13 +102,13 @@ def fill_all(module: FaceDataModule, hashes: dict[Any, str]) -> int:
     for cache, pixels in module.caches(hashes):
         missing = cache.missing()
         count += len(missing)
-        fill(cache, pixels, lambda pictures: [picture.mean(dim=2) for picture in pictures], missing, batch_size=3)
+        fill(cache, pixels, lambda images: [image.mean(dim=2) for image in images], missing, batch_size=3)
         assert not cache.missing()
     return count
 
 
 @pytest.mark.parametrize("options", [{}, {"sizes_px": [(32, 32), (24, 40), (40, 24)]}])
-def test_cached_features_are_those_of_the_pictures_served(prepared: Make, options: dict[str, Any]):
+def test_cached_features_are_those_of_the_images_served(prepared: Make, options: dict[str, Any]):
     folder = prepared(8, 5, sizes=SHAPES)
     plain, cached = build(folder, **options), build(folder, features=["latents"], **options)
     fill_all(cached, {"latents": "v1"})
@@ -119,10 +119,10 @@ def test_cached_features_are_those_of_the_pictures_served(prepared: Make, option
         assert "target_pixels" not in found
 
 
-def test_pictures_are_not_opened_where_everything_is_cached(prepared: Make, monkeypatch: pytest.MonkeyPatch):
+def test_images_are_not_opened_where_everything_is_cached(prepared: Make, monkeypatch: pytest.MonkeyPatch):
     module = build(prepared(8), features=["latents", "vision"])
     fill_all(module, {"latents": "a", "vision": "b"})
-    monkeypatch.setattr("promptnet.datasets.faces.pairs.open_picture", None)
+    monkeypatch.setattr("promptnet.datasets.faces.pairs.open_row_image", None)
     (batch,) = batches(module, 1)
     assert {"target_moments", "reference_moments", "reference_vision"} < set(batch)
     assert not {"target_pixels", "reference_pixels"} & set(batch)
@@ -138,7 +138,7 @@ def test_nothing_stale_is_ever_read(prepared: Make):
     assert fill_all(build(folder, resolution_px=24, **options), {"latents": "v1"}) == chunks  # another size
     write_shard(folder / "data-00001.parquet", range(90, 95))
     changed = build(folder, **options)
-    assert fill_all(changed, {"latents": "v1"}) == 2  # the other pictures' shard alone
+    assert fill_all(changed, {"latents": "v1"}) == 2  # the other images' shard alone
     (batch,) = batches(build(folder), 1)
     (found,) = batches(changed, 1)
     assert torch.equal(found["target_moments"], batch["target_pixels"].mean(dim=3).half())
@@ -166,16 +166,16 @@ def test_a_long_shard_is_cached_in_several_files(prepared: Make):
 
 
 def test_a_networks_hash_follows_weights_settings_and_format():
-    tower = Tower()
-    before = network_hash(tower)
+    text_encoder = Tower()
+    before = network_hash(text_encoder)
     assert network_hash(Tower()) == before
     assert network_hash(Tower(width=3)) != before
     assert network_hash(Tower().half()) != before
-    tower.config["act"] = "gelu"
-    assert network_hash(tower) != before
-    tower = Tower()
-    tower.weight.data[1] += 1e-3
-    assert network_hash(tower) != before
+    text_encoder.config["act"] = "gelu"
+    assert network_hash(text_encoder) != before
+    text_encoder = Tower()
+    text_encoder.weight.data[1] += 1e-3
+    assert network_hash(text_encoder) != before
 
 
 @pytest.mark.parametrize(

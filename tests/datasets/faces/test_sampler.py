@@ -76,7 +76,7 @@ def test_a_window_mixes_few_shards_and_names_the_next():
         WindowOrder([1], 0, 1, seed=0)
 
 
-def test_pictures_go_into_the_bucket_of_their_shape():
+def test_images_go_into_the_bucket_of_their_shape():
     sizes = [(512, 512), (448, 576), (576, 448)]
     assert nearest_size(1000, 1010, sizes) == (512, 512)
     assert nearest_size(600, 800, sizes) == (448, 576)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from promptnet.datasets.faces import shards
-from promptnet.datasets.faces.shards import ShardStore, find_shards, open_picture
+from promptnet.datasets.faces.shards import ShardStore, find_shards, open_row_image
 from tests.datasets.conftest import count_copies, png, write_shard
 
 Make = Callable[..., Path]
@@ -28,14 +28,14 @@ def test_rows_come_back_from_every_shard(prepared: Make, tmp_path: Path):
         assert found["identity"] == f"person {row % 4}"
         assert (found["width_px"], found["missing"]) == (40, None)
     assert store.column("identity") == [f"person {row % 4}" for row in range(78)]
-    assert open_picture(store.row(6, ["image"])["image"]).size == (40, 40)
+    assert open_row_image(store.row(6, ["image"])["image"]).size == (40, 40)
     with pytest.raises(IndexError):
         store.locate(78)
 
 
-def test_pictures_as_plain_bytes_do_as_well(tmp_path: Path):
+def test_images_as_plain_bytes_do_as_well(tmp_path: Path):
     pq.write_table(pa.table({"image": [png(3)]}), tmp_path / "a.parquet")
-    assert open_picture(ShardStore(tmp_path, tmp_path / "c").row(0, ["image"])["image"]).size == (40, 40)
+    assert open_row_image(ShardStore(tmp_path, tmp_path / "c").row(0, ["image"])["image"]).size == (40, 40)
 
 
 def test_a_bounded_store_keeps_few_copies_and_still_finds_every_row(prepared: Make, tmp_path: Path):
@@ -75,7 +75,7 @@ def test_a_changed_shard_is_copied_again(prepared: Make, tmp_path: Path):
     assert after.content(0) != content
 
 
-def test_the_content_hash_tells_pictures_apart_and_nothing_else(tmp_path: Path):
+def test_the_content_hash_tells_images_apart_and_nothing_else(tmp_path: Path):
     write_shard(tmp_path / "a/1.parquet", range(3))
     write_shard(tmp_path / "b/other.parquet", range(3), people=1)
     write_shard(tmp_path / "c/1.parquet", range(1, 4))
@@ -96,9 +96,9 @@ def test_processes_share_the_copies(prepared: Make, tmp_path: Path):
     assert found == [[png(row) for row in range(6)]] * 4
 
 
-def test_a_broken_picture_is_named_at_the_start(tmp_path: Path):
-    pictures = [png(0), png(1)[:90], png(2)]
-    pq.write_table(pa.table({"image": pictures}), tmp_path / "a.parquet")
+def test_a_broken_image_is_named_at_the_start(tmp_path: Path):
+    images = [png(0), png(1)[:90], png(2)]
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"row 1 of .*a\.parquet"):
         ShardStore(tmp_path, tmp_path / "c").table(0)
     assert not list((tmp_path / "c").glob("*.arrow"))

@@ -16,7 +16,7 @@ from promptnet.commands.prepare import prepare
 from promptnet.datasets.prepare.image import Detect, rows_of
 from promptnet.datasets.prepare.options import PrepareOptions
 from promptnet.datasets.prepare.report import FEATURES
-from promptnet.datasets.prepare.run import prepare_pictures
+from promptnet.datasets.prepare.run import prepare_images
 from promptnet.datasets.prepare.sources import base as sources
 from promptnet.datasets.prepare.sources.base import Raw, Refused
 from promptnet.images import load as opening
@@ -82,7 +82,7 @@ def test_prepared_faces_are_upright_in_the_middle(
     (tmp_path / "in/anna").mkdir(parents=True)
     for name in chosen:
         (tmp_path / "in/anna" / name).write_bytes((folder / name).read_bytes())
-    report = prepare_pictures([str(tmp_path / "in")], tmp_path / "out", PrepareOptions(size_px=SIZE_PX)).report
+    report = prepare_images([str(tmp_path / "in")], tmp_path / "out", PrepareOptions(size_px=SIZE_PX)).report
     assert report["rejections"][0]["source"] == "anna/none-cat.png"
     rows = [
         row for path in sorted((tmp_path / "out/data").iterdir()) for row in pq.ParquetFile(path).read().to_pylist()
@@ -107,7 +107,7 @@ def test_all_eight_orientations_give_the_same_face(found: dict[str, list[Face]])
     assert np.abs(boxes - boxes[0]).max() < 4
 
 
-# --- one picture, with a detector that says what it is told -------------------------------------------------------
+# --- one image, with a detector that says what it is told -------------------------------------------------------
 
 
 def face(left: float = 20, top: float = 20, side: float = 40, score: float = 1.0) -> Face:
@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[Detect, dict[str, Any], str]] = {
     "small": (shows(face(side=12)), {}, "a face of 12 px: at least 16 px"),
     "two": (shows(face(), face(120)), {"faces": "exactly-one"}, "2 faces, and exactly one"),
     "blurred": (shows(face()), {"min_sharpness": 1e9}, "has a sharpness of .* at least 1000000000"),
-    "cut off": (shows(face(-30, -30)), {}, "0.14 of its square in the picture: at least 0.5"),
+    "cut off": (shows(face(-30, -30)), {}, "0.14 of its square in the image: at least 0.5"),
 }
 
 
@@ -164,7 +164,7 @@ def test_of_several_faces_nobody_knows_whose_name_it_is(raw: Raw) -> None:
     assert len({row["pixel_hash"] for row in both}) == 1
 
 
-def test_a_detector_that_fails_costs_one_picture(raw: Raw) -> None:
+def test_a_detector_that_fails_costs_one_image(raw: Raw) -> None:
     def fail(_image: Image.Image) -> list[Face]:
         raise DetectionError("odd shape")
 
@@ -235,5 +235,5 @@ def test_nothing_accepted_is_an_error_with_a_report(tmp_path: Path, capsys: pyte
     (tmp_path / "in/a.png").write_bytes(b"")
     words = ["prepare", "--source", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--detector", "none"]
     assert cli.main([*words, "--workers", "1"]) == 2
-    assert "no picture was accepted" in capsys.readouterr().err
+    assert "no image was accepted" in capsys.readouterr().err
     assert json.loads((tmp_path / "out/report.json").read_text())["rejected"] == {"empty": 1}

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from promptnet.datasets.prepare import image as prepare_picture
+from promptnet.datasets.prepare import image as prepare_image
 from promptnet.datasets.prepare import run as prepare
 from promptnet.datasets.prepare.options import PrepareOptions
 from promptnet.datasets.prepare.report import FEATURES, load_prepared, read_report, schema
-from promptnet.datasets.prepare.run import Prepared, prepare_pictures
+from promptnet.datasets.prepare.run import Prepared, prepare_images
 from promptnet.datasets.prepare.sources.base import Columns, Raw, printable
 from promptnet.images.face_detection import Face
 from promptnet.images.load import ImageError
@@ -35,7 +35,7 @@ from tests.datasets.image_sets import (
     NUM_FILES,
     NUM_OF_A_BAD_KIND,
     NUM_PEOPLE,
-    PictureSet,
+    ImageSet,
     build_portraits,
 )
 
@@ -64,27 +64,27 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(work: Path) -> PictureSet:
+def made(work: Path) -> ImageSet:
     (work / "portraits").mkdir()
     return build_portraits(work / "portraits")
 
 
 @pytest.fixture(scope="module")
-def prepared(work: Path, made: PictureSet) -> Prepared:
-    return prepare_pictures([str(work / "portraits")], work / "out", CROPPED)
+def prepared(work: Path, made: ImageSet) -> Prepared:
+    return prepare_images([str(work / "portraits")], work / "out", CROPPED)
 
 
 def shown(name: bytes) -> str:
     return printable(os.fsdecode(name))
 
 
-def test_the_set_is_what_it_says(made: PictureSet) -> None:
+def test_the_set_is_what_it_says(made: ImageSet) -> None:
     assert len(made.good) + len(made.bad) == NUM_FILES
     ways = len(BAD_FILES) + len(BAD_PLACES) - 1  # a cut at 50 % is one way for both formats
     assert (ways, len(made.bad)) == (20, 20 * NUM_OF_A_BAD_KIND)
 
 
-def test_all_bad_files_are_named_with_their_reason(prepared: Prepared, made: PictureSet) -> None:
+def test_all_bad_files_are_named_with_their_reason(prepared: Prepared, made: ImageSet) -> None:
     named = {refusal["source"]: refusal["reason"] for refusal in prepared.report["rejections"]}
     assert named == {shown(name): reason for name, reason in made.bad.items()}
     assert len(prepared.report["rejections"]) == 100
@@ -97,7 +97,7 @@ def test_no_message_holds_a_path_or_more_than_a_line(prepared: Prepared, work: P
         assert (refusal["problem"] + refusal["source"]).isprintable()
 
 
-def test_none_of_the_rest_is_lost_and_all_come_out_right(prepared: Prepared, made: PictureSet, work: Path) -> None:
+def test_none_of_the_rest_is_lost_and_all_come_out_right(prepared: Prepared, made: ImageSet, work: Path) -> None:
     rows = {row["source"]: row for row in rows_of(work / "out")}
     assert sorted(rows) == sorted(map(shown, made.good))
     assert prepared.report["accepted"] == prepared.report["rows"] == len(rows) == 1900
@@ -106,7 +106,7 @@ def test_none_of_the_rest_is_lost_and_all_come_out_right(prepared: Prepared, mad
         assert np.abs(pixels.astype(int) - expected).max() <= tolerance, name
 
 
-def test_rows_say_where_they_are_from(prepared: Prepared, work: Path, made: PictureSet) -> None:
+def test_rows_say_where_they_are_from(prepared: Prepared, work: Path, made: ImageSet) -> None:
     rows = {row["source"]: row for row in rows_of(work / "out")}
     for name in list(made.good)[::97]:
         row = rows[shown(name)]
@@ -148,7 +148,7 @@ def test_everything_is_for_its_owner_alone(prepared: Prepared, work: Path) -> No
 
 def test_repeating_a_finished_command_changes_nothing(prepared: Prepared, work: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (work / "out").rglob("*")}
-    again = prepare_pictures([str(work / "portraits")], work / "out", CROPPED, workers=3)
+    again = prepare_images([str(work / "portraits")], work / "out", CROPPED, workers=3)
     assert again.was_finished
     assert again.report == prepared.report
     assert {path: path.stat().st_mtime_ns for path in (work / "out").rglob("*")} == before
@@ -159,7 +159,7 @@ def test_repeating_a_finished_command_changes_nothing(prepared: Prepared, work: 
 
 @pytest.fixture(scope="module")
 def few(work: Path) -> Path:
-    """120 pictures of six people, of which 10 come twice."""
+    """120 images of six people, of which 10 come twice."""
     folder = work / "few"
     rng = np.random.default_rng(3)
     for person in range(6):
@@ -196,7 +196,7 @@ def num_calls(work: Path, few: Path) -> dict[str, int]:
         counted = {name: Counted(name) for name in ("replace", "fsync")}
         for name, function in counted.items():
             patch.setattr(os, name, function)
-        prepare_pictures([str(few)], work / "whole", SMALL)
+        prepare_images([str(few)], work / "whole", SMALL)
     return {name: function.calls for name, function in counted.items()}
 
 
@@ -290,10 +290,10 @@ def test_cut_off_at_any_write(
     with monkeypatch.context() as patch:
         patch.setattr(os, name, Counted(name, limit, Killed()))
         with pytest.raises(Killed):
-            prepare_pictures([str(few)], tmp_path / "out", SMALL)
+            prepare_images([str(few)], tmp_path / "out", SMALL)
     for path in (tmp_path / "out").rglob("[!.]*.parquet"):
         pq.ParquetFile(path).read()
-    prepare_pictures([str(few)], tmp_path / "out", SMALL)
+    prepare_images([str(few)], tmp_path / "out", SMALL)
     assert digest_of(tmp_path / "out") == uninterrupted
 
 
@@ -310,11 +310,11 @@ def test_a_full_disk_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", Counted("fsync", 2 * round(share * num_calls["fsync"] / 2), full))
         with pytest.raises(OSError, match="is full: free some space and repeat the command"):
-            prepare_pictures([str(few)], out, SMALL)
+            prepare_images([str(few)], out, SMALL)
     num_finished = len(list((out / ".preparing").glob("part-*.json")))
     assert num_finished == 8 or share < 0.8
     seen: list[tuple[int, int]] = []
-    prepare_pictures([str(few)], out, SMALL, progress=lambda done, total: seen.append((done, total)))
+    prepare_images([str(few)], out, SMALL, progress=lambda done, total: seen.append((done, total)))
     assert (seen[0], seen[-1]) == ((min(16 * num_finished, 120), 120), (120, 120))
     assert digest_of(out) == uninterrupted
 
@@ -326,12 +326,12 @@ def test_a_damaged_part_is_made_again(
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "finish", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            prepare_pictures([str(few)], out, SMALL)
+            prepare_images([str(few)], out, SMALL)
     parts = out / ".preparing"
     (parts / "part-00000.parquet").write_bytes(b"cut")
     (parts / "part-00001.json").write_text("{")
     (parts / "part-00002.parquet").unlink()
-    prepare_pictures([str(few)], out, SMALL)
+    prepare_images([str(few)], out, SMALL)
     assert digest_of(out) == uninterrupted
 
 
@@ -342,14 +342,14 @@ def test_a_file_system_without_links(
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", denied)
-    prepare_pictures([str(few)], tmp_path / "out", SMALL)
+    prepare_images([str(few)], tmp_path / "out", SMALL)
     assert digest_of(tmp_path / "out") == uninterrupted
 
 
 # --- duplicates ---------------------------------------------------------------------------------------------------
 
 
-def test_the_first_of_equal_pictures_stays(few: Path, work: Path, uninterrupted: dict[str, str]) -> None:
+def test_the_first_of_equal_images_stays(few: Path, work: Path, uninterrupted: dict[str, str]) -> None:
     rows = rows_of(work / "whole")
     assert len({row["pixel_hash"] for row in rows}) == len(rows) == 110
     problems = {refusal["source"]: refusal["problem"] for refusal in read_report(work / "whole")["rejections"]}
@@ -362,33 +362,33 @@ def test_the_same_file_twice_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.png"):
         Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "in" / name)
-    report = prepare_pictures([str(tmp_path / "in")], tmp_path / "out", CROPPED).report
+    report = prepare_images([str(tmp_path / "in")], tmp_path / "out", CROPPED).report
     assert [refusal["problem"] for refusal in report["rejections"]] == ["has the same file as 'a.png'"]
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
-def test_other_options_or_pictures_are_not_mixed_in(few: Path, uninterrupted: dict[str, str], work: Path) -> None:
+def test_other_options_or_images_are_not_mixed_in(few: Path, uninterrupted: dict[str, str], work: Path) -> None:
     with pytest.raises(ValueError, match=r"prepared otherwise \(size_px was 32 and is 48\): name another folder"):
-        prepare_pictures([str(few)], work / "whole", PrepareOptions(detector="none", size_px=48, part_size=16))
+        prepare_images([str(few)], work / "whole", PrepareOptions(detector="none", size_px=48, part_size=16))
     with pytest.raises(ValueError, match="identity was None and is 'none'"):
-        prepare_pictures([str(few)], work / "whole", SMALL, Columns(identity="none"))
+        prepare_images([str(few)], work / "whole", SMALL, Columns(identity="none"))
     extra = few / "p0/new.png"
     extra.write_bytes(b"")
     try:
         with pytest.raises(ValueError, match="num_pictures was 120 and is 121"):
-            prepare_pictures([str(few)], work / "whole", SMALL)
+            prepare_images([str(few)], work / "whole", SMALL)
         extra.unlink()
         os.rename(few / "p0/00.png", extra)
         with pytest.raises(ValueError, match="names or sizes of the files in the source have changed"):
-            prepare_pictures([str(few)], work / "whole", SMALL)
+            prepare_images([str(few)], work / "whole", SMALL)
         content = extra.read_bytes()
         os.rename(extra, few / "p0/00.png")
         extra = few / "p0/00.png"
         extra.write_bytes(content + b"\0")
         with pytest.raises(ValueError, match="names or sizes of the files in the source have changed"):
-            prepare_pictures([str(few)], work / "whole", SMALL)
+            prepare_images([str(few)], work / "whole", SMALL)
         extra.write_bytes(content)
     finally:
         os.rename(extra, few / "p0/00.png")
@@ -399,10 +399,10 @@ def test_an_edited_caption_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (32, 32), "red").save(tmp_path / "in/a.png")
     (tmp_path / "in/a.txt").write_text("a red square")
-    prepare_pictures([str(tmp_path / "in")], tmp_path / "out", SMALL, Columns(caption="txt"))
+    prepare_images([str(tmp_path / "in")], tmp_path / "out", SMALL, Columns(caption="txt"))
     (tmp_path / "in/a.txt").write_text("a square")
     with pytest.raises(ValueError, match="names or sizes of the files in the source have changed"):
-        prepare_pictures([str(tmp_path / "in")], tmp_path / "out", SMALL, Columns(caption="txt"))
+        prepare_images([str(tmp_path / "in")], tmp_path / "out", SMALL, Columns(caption="txt"))
 
 
 def test_folders_that_will_not_do(few: Path, tmp_path: Path) -> None:
@@ -412,24 +412,24 @@ def test_folders_that_will_not_do(few: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     for out, said in {"missing/out": "create", "file": "is a file", "full": "holds something else"}.items():
         with pytest.raises(ValueError, match=said):
-            prepare_pictures([str(few)], tmp_path / out, SMALL)
+            prepare_images([str(few)], tmp_path / out, SMALL)
     with pytest.raises(ValueError, match="there is nothing in"):
-        prepare_pictures([str(tmp_path / "nothing")], tmp_path / "out", SMALL)
+        prepare_images([str(tmp_path / "nothing")], tmp_path / "out", SMALL)
     with pytest.raises(ValueError, match="does not exist"):
-        prepare_pictures([str(tmp_path / "nobody")], tmp_path / "out", SMALL)
+        prepare_images([str(tmp_path / "nobody")], tmp_path / "out", SMALL)
     with pytest.raises(ValueError, match="workers=0"):
-        prepare_pictures([str(few)], tmp_path / "out", SMALL, workers=0)
+        prepare_images([str(few)], tmp_path / "out", SMALL, workers=0)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "mine.txt", "nothing"]
 
 
 def test_whoever_waits_has_the_lock_that_the_next_one_takes(few: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepare_pictures([str(few)], out, SMALL)
+    prepare_images([str(few)], out, SMALL)
     with open(out / ".lock") as waiting:  # opened while the first was at work
-        prepare_pictures([str(few)], out, SMALL)
+        prepare_images([str(few)], out, SMALL)
         fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with pytest.raises(ValueError, match="another process prepares"):
-            prepare_pictures([str(few)], out, SMALL)
+            prepare_images([str(few)], out, SMALL)
 
 
 def test_a_file_is_read_once_and_may_then_vanish(few: Path) -> None:
@@ -443,11 +443,11 @@ def test_a_file_is_read_once_and_may_then_vanish(few: Path) -> None:
 
     options = PrepareOptions(size_px=16, min_face_px=16, margin=0.0)
     try:
-        (row,) = prepare_picture.rows_of(Raw(path), path.name, options, vanish)
+        (row,) = prepare_image.rows_of(Raw(path), path.name, options, vanish)
         assert not path.exists()
         assert row["source_hash"] == hashlib.sha256(content).hexdigest()
         with pytest.raises(ImageError, match="does not exist"):
-            prepare_picture.rows_of(Raw(path), path.name, options, None)
+            prepare_image.rows_of(Raw(path), path.name, options, None)
     finally:
         path.write_bytes(content)
 
@@ -455,8 +455,8 @@ def test_a_file_is_read_once_and_may_then_vanish(few: Path) -> None:
 def test_one_preparation_a_folder(few: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with prepare._locked(out), pytest.raises(ValueError, match="another process prepares"):
-        prepare_pictures([str(few)], out, SMALL)
-    assert prepare_pictures([str(few)], out, SMALL).report["rows"] == 110
+        prepare_images([str(few)], out, SMALL)
+    assert prepare_images([str(few)], out, SMALL).report["rows"] == 110
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_keeping_the_aspect_is_not_for_faces() -> None:
 def test_a_set_that_is_not_whole_is_not_loaded(few: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no finished data set"):
         read_report(tmp_path)
-    prepare_pictures([str(few)], tmp_path / "out", SMALL)
+    prepare_images([str(few)], tmp_path / "out", SMALL)
     shard = next((tmp_path / "out/data").iterdir())
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(ValueError, match="is missing or cut short"):

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from promptnet.datasets.avatars.captions import mentioned
-from promptnet.datasets.avatars.render import FIELDS, Portrait
+from promptnet.datasets.avatars.render import FIELDS, AvatarRecord
 from promptnet.evaluation.edits import compare as module
 from promptnet.evaluation.edits.cards import DDIM, Learning, Teacher, card_path, loss_parts
 from promptnet.evaluation.edits.compare import (
-    Pictures,
+    Images,
     all_cards,
     as_kept,
     card_tasks,
@@ -23,19 +23,29 @@ from promptnet.evaluation.edits.compare import (
     evaluate_edits,
     seconds_record,
 )
-from promptnet.evaluation.edits.draw import EditStudioSpec
-from promptnet.evaluation.edits.methods import EIGHT, LEDITS, ONE, ORIGINAL, ROWS, STYLED, SWITCH, Way, fixed_weights
-from promptnet.evaluation.edits.results import claims, stays_rates
+from promptnet.evaluation.edits.draw import EditRendererSpec
+from promptnet.evaluation.edits.methods import (
+    EIGHT,
+    LEDITS,
+    METHODS,
+    ONE,
+    ORIGINAL,
+    STYLED,
+    SWITCH,
+    EditMethod,
+    fixed_weights,
+)
+from promptnet.evaluation.edits.results import checks, stays_rates
 from promptnet.evaluation.edits.score import EditScores, averaged, difference
 from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL, Group, chosen_edits, make_groups
-from promptnet.evaluation.harness.image_cache import Gallery
+from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.renderer import weight_hashes
 from promptnet.inference.editing.card import MixingWeights
 from promptnet.models.judge import AvatarJudge
 from tests.evaluation.conftest import FakeJudge
 from tests.training.editing.edit_base import build_edit_base
 
-PICTURES = Pictures(seeds=9, renders=9, subjects=3, learned_on=2)
+IMAGES = Images(seeds=9, renders=9, subjects=3, learned_on=2)
 HOW = Learning(num_steps=4, iterations=1, teacher="clip")
 
 
@@ -53,22 +63,22 @@ def test_every_prompt_asks_for_its_attribute_alone():
 
 def test_the_truth_differs_in_that_attribute_alone():
     (group,) = make_groups("renders", "test", 3)
-    for portrait in group.portraits():
-        edited = EDITS["sunglasses"].applied(portrait).record()
-        assert {**edited, "glasses": portrait.attributes.glasses} == portrait.record()
+    for avatar in group.avatars():
+        edited = EDITS["sunglasses"].applied(avatar).record()
+        assert {**edited, "glasses": avatar.attributes.glasses} == avatar.record()
         assert edited["glasses"] == "sunglasses"
 
 
-def test_fewer_pictures_are_a_prefix_of_more_and_people_are_held_out():
+def test_fewer_images_are_a_prefix_of_more_and_people_are_held_out():
     few, many = make_groups("renders", "test", 9, seed=3), make_groups("renders", "test", 20, seed=3)
     assert few[0] == many[0]
-    assert many[1].asks[0] == few[1].asks[0]
-    assert [len(group.asks) for group in many] == [8, 8, 4]
-    people = {portrait.identity for group in many for portrait in group.portraits()}
+    assert many[1].eval_prompts[0] == few[1].eval_prompts[0]
+    assert [len(group.eval_prompts) for group in many] == [8, 8, 4]
+    people = {avatar.identity for group in many for avatar in group.avatars()}
     assert len(people) == 20
-    validation = {p.identity for g in make_groups("renders", "validation", 20) for p in g.portraits()}
+    validation = {p.identity for g in make_groups("renders", "validation", 20) for p in g.avatars()}
     assert not people & validation
-    assert make_groups("seeds", "test", 4)[0].portraits() == []
+    assert make_groups("seeds", "test", 4)[0].avatars() == []
 
 
 # --- what is scored -----------------------------------------------------------------------------------------------
@@ -79,7 +89,7 @@ def scores(change: list[float], kept: list[float], asked: list[bool]) -> EditSco
     return EditScores(np.array(asked), values, {})
 
 
-def test_pictures_that_have_the_attribute_already_are_left_out():
+def test_images_that_have_the_attribute_already_are_left_out():
     one = scores([1, 0, 1, 1], [0.5, 1, 1, 0], [True, True, True, False])
     assert one.interval("change").mean == pytest.approx(2 / 3)
     assert one.interval("kept").mean == pytest.approx(2.5 / 3)
@@ -87,7 +97,7 @@ def test_pictures_that_have_the_attribute_already_are_left_out():
     assert one.interval("both").mean == pytest.approx(2 * change * kept / (change + kept))
 
 
-def test_averages_are_over_edits_with_the_same_pictures_resampled():
+def test_averages_are_over_edits_with_the_same_images_resampled():
     good, bad = scores([1] * 8, [1] * 8, [True] * 8), scores([1, 0] * 4, [1] * 8, [True] * 8)
     found = averaged([good, bad], "both")
     assert found.mean == pytest.approx((1 + 2 / 3) / 2)
@@ -99,19 +109,19 @@ def test_averages_are_over_edits_with_the_same_pictures_resampled():
 def of_subjects(**identity: list[float]) -> dict[str, Any]:
     """Scores of subjects by edit, "" for the unedited."""
     asked = np.ones(4, dtype=bool)
-    rows = {name: EditScores(asked, {"identity": np.array(values)}, {}) for name, values in identity.items()}
-    return {"subjects": {ORIGINAL: {"": rows.pop("before")}, EIGHT: rows}}
+    methods = {name: EditScores(asked, {"identity": np.array(values)}, {}) for name, values in identity.items()}
+    return {"subjects": {ORIGINAL: {"": methods.pop("before")}, EIGHT: methods}}
 
 
 def test_identity_is_lost_as_much_by_what_raises_it_and_the_worst_edit_is_named():
-    near = claims(of_subjects(before=[0.5] * 4, happy=[0.52] * 4, sad=[0.5, 0.5, 0.5, 0.34]))["identity-stays"]
+    near = checks(of_subjects(before=[0.5] * 4, happy=[0.52] * 4, sad=[0.5, 0.5, 0.5, 0.34]))["identity-stays"]
     assert near.holds
     assert "worst sad, -0.040" in near.statement
     assert near.figures["edited minus unedited"].mean == pytest.approx(-0.01)
     assert f"at the low end {near.figures['edited minus unedited'].low:+.3f}" in near.statement
     for value in (0.4, 0.6):
-        assert not claims(of_subjects(before=[0.5] * 4, happy=[value] * 4))["identity-stays"].holds
-    opposite = claims(of_subjects(before=[0.5] * 4, happy=[0.6] * 4, sad=[0.4] * 4))["identity-stays"]
+        assert not checks(of_subjects(before=[0.5] * 4, happy=[value] * 4))["identity-stays"].holds
+    opposite = checks(of_subjects(before=[0.5] * 4, happy=[0.6] * 4, sad=[0.4] * 4))["identity-stays"]
     assert not opposite.holds
 
 
@@ -119,14 +129,14 @@ def test_nothing_is_best_without_rivals_and_intervals_may_overlap():
     good = scores([1] * 8, [1] * 8, [True] * 8)
     near = scores([1.0] * 7 + [0.0], [1] * 8, [True] * 8)
     bad = scores([0] * 8, [1] * 8, [True] * 8)
-    assert claims({"seeds": {ORIGINAL: {"": good}, EIGHT: {"happy": good}}}) == {}
-    assert claims({"seeds": {EIGHT: {"happy": good}, STYLED: {"sad": bad}}}) == {}
-    claim = claims({"seeds": {EIGHT: {"happy": good}, STYLED: {"happy": bad}, SWITCH: {"happy": near}}})[
+    assert checks({"seeds": {ORIGINAL: {"": good}, EIGHT: {"happy": good}}}) == {}
+    assert checks({"seeds": {EIGHT: {"happy": good}, STYLED: {"sad": bad}}}) == {}
+    check = checks({"seeds": {EIGHT: {"happy": good}, STYLED: {"happy": bad}, SWITCH: {"happy": near}}})[
         "best-on-seeds"
     ]
-    assert claim.holds
-    assert claim.record()["apart"] == {STYLED: True, SWITCH: False}
-    assert "intervals not apart from fixed-switch" in claim.statement
+    assert check.holds
+    assert check.record()["apart"] == {STYLED: True, SWITCH: False}
+    assert "intervals not apart from fixed-switch" in check.statement
 
 
 def test_a_field_stays_under_the_edits_of_others():
@@ -145,25 +155,25 @@ def test_a_field_stays_under_the_edits_of_others():
 class FakeEditStudio:
     """Draws the truth with a learned card, the same for everybody with the plain prompt, no change with the switch."""
 
-    def __init__(self, judge: FakeJudge, spec: EditStudioSpec) -> None:
-        self.judge, self.drawn = judge, []
+    def __init__(self, judge: FakeJudge, spec: EditRendererSpec) -> None:
+        self.judge, self.generated = judge, []
 
-    def __call__(self, group: Group, way: Way) -> list[Image.Image]:
-        self.drawn.append((group.source, way.name))
-        shown = [ask.portrait or self.imagined(ask.seed) for ask in group.asks]
-        if way.name in (EIGHT, ONE, LEDITS):
-            shown = [way.edit.applied(portrait) for portrait in shown]  # pyright: ignore[reportOptionalMemberAccess]
-        elif way.name == STYLED:
-            shown = [way.edit.applied(shown[0])] * len(shown)  # pyright: ignore[reportOptionalMemberAccess]
-        return [self.judge.render(portrait.identity, portrait.attributes) for portrait in shown]
+    def __call__(self, group: Group, edit_method: EditMethod) -> list[Image.Image]:
+        self.generated.append((group.source, edit_method.name))
+        shown = [eval_prompt.avatar or self.imagined(eval_prompt.seed) for eval_prompt in group.eval_prompts]
+        if edit_method.name in (EIGHT, ONE, LEDITS):
+            shown = [edit_method.edit.applied(avatar) for avatar in shown]  # pyright: ignore[reportOptionalMemberAccess]
+        elif edit_method.name == STYLED:
+            shown = [edit_method.edit.applied(shown[0])] * len(shown)  # pyright: ignore[reportOptionalMemberAccess]
+        return [self.judge.render(avatar.identity, avatar.attributes) for avatar in shown]
 
-    def imagined(self, seed: int) -> Portrait:
-        everybody = [p for group in make_groups("renders", "test", 40) for p in group.portraits()]
+    def imagined(self, seed: int) -> AvatarRecord:
+        everybody = [p for group in make_groups("renders", "test", 40) for p in group.avatars()]
         return everybody[seed % 40]
 
 
 @pytest.fixture
-def studio(monkeypatch: pytest.MonkeyPatch, judge: FakeJudge) -> FakeEditStudio:
+def renderer(monkeypatch: pytest.MonkeyPatch, judge: FakeJudge) -> FakeEditStudio:
     """In place of model, judge and learning."""
 
     def learn(tasks: Any, workers: int) -> list[MixingWeights]:
@@ -180,45 +190,45 @@ def studio(monkeypatch: pytest.MonkeyPatch, judge: FakeJudge) -> FakeEditStudio:
     judge.learn([])
     for source in ("renders", "subjects"):
         for group in make_groups(source, "test", 9):
-            for portrait in group.portraits():
+            for avatar in group.avatars():
                 for edit in EDITS.values():
-                    judge.render(portrait.identity, edit.applied(portrait).attributes)
+                    judge.render(avatar.identity, edit.applied(avatar).attributes)
     monkeypatch.setattr(module, "load_judge", lambda folder, device=None: judge)
     monkeypatch.setattr(module, "learn_cards", learn)
-    monkeypatch.setattr(EditStudioSpec, "build", lambda self: fake)
+    monkeypatch.setattr(EditRendererSpec, "build", lambda self: fake)
     return fake
 
 
 def run(base: Path, **more: Any) -> dict[str, Any]:
-    return evaluate_edits(base, edits=["happy", "red-clothes"], pictures=PICTURES, how=HOW, workers=1, **more)
+    return evaluate_edits(base, edits=["happy", "red-clothes"], images=IMAGES, how=HOW, workers=1, **more)
 
 
-def test_rows_get_the_scores_they_deserve(base: Path, studio: FakeEditStudio, capsys: pytest.CaptureFixture[str]):
+def test_rows_get_the_scores_they_deserve(base: Path, renderer: FakeEditStudio, capsys: pytest.CaptureFixture[str]):
     results = run(base)
     for source in ("seeds", "renders"):
-        rows = results["sources"][source]
-        assert list(rows) == ["original", *ROWS]
+        methods = results["sources"][source]
+        assert list(methods) == ["original", *METHODS]
         for name in (ONE, EIGHT):
-            assert [rows[name]["mean"][metric]["mean"] for metric in ("change", "kept", "both")] == [1, 1, 1]
-        assert rows[STYLED]["mean"]["change"]["mean"] == 1
-        assert rows[STYLED]["mean"]["kept"]["mean"] < 0.9
-        assert rows[SWITCH]["mean"]["change"]["mean"] == 0
-        assert list(rows[LEDITS]["edits"]) == ["happy"]
-        assert 0 < rows[EIGHT]["edits"]["happy"]["asked"] < 9
-        assert rows[EIGHT]["edits"]["happy"]["fields"]["hair"] == {"mean": 1, "low": 1, "high": 1}
-        assert rows[EIGHT]["stays"]["expression"]["mean"] == 1
-        hair = rows[STYLED]["stays"]["hair"]
+            assert [methods[name]["mean"][metric]["mean"] for metric in ("change", "kept", "both")] == [1, 1, 1]
+        assert methods[STYLED]["mean"]["change"]["mean"] == 1
+        assert methods[STYLED]["mean"]["kept"]["mean"] < 0.9
+        assert methods[SWITCH]["mean"]["change"]["mean"] == 0
+        assert list(methods[LEDITS]["edits"]) == ["happy"]
+        assert 0 < methods[EIGHT]["edits"]["happy"]["asked"] < 9
+        assert methods[EIGHT]["edits"]["happy"]["fields"]["hair"] == {"mean": 1, "low": 1, "high": 1}
+        assert methods[EIGHT]["stays"]["expression"]["mean"] == 1
+        hair = methods[STYLED]["stays"]["hair"]
         assert 0 <= hair["low"] <= hair["mean"] <= hair["high"] < 1
     renders = results["sources"]["renders"]
     assert renders[EIGHT]["mean"]["distance"]["mean"] < 1e-6 < renders[SWITCH]["mean"]["distance"]["mean"]
     assert "distance" not in results["sources"]["seeds"][EIGHT]["mean"]
     assert list(results["sources"]["subjects"]) == ["original", EIGHT]
-    claims = results["claims"]
-    assert claims["identity-stays"]["holds"]
+    checks = results["claims"]
+    assert checks["identity-stays"]["holds"]
     # Learned on one seed is as good here, and as good is not better.
-    assert not claims["best-on-seeds"]["holds"]
-    assert claims["best-on-seeds"]["apart"][SWITCH]
-    assert not claims["best-on-seeds"]["apart"][ONE]
+    assert not checks["best-on-seeds"]["holds"]
+    assert checks["best-on-seeds"]["apart"][SWITCH]
+    assert not checks["best-on-seeds"]["apart"][ONE]
     out = capsys.readouterr().out
     assert "U-Net items" in out
     assert "edits of renders" in out
@@ -229,7 +239,7 @@ def test_rows_get_the_scores_they_deserve(base: Path, studio: FakeEditStudio, ca
     assert settings["learning_s"] == {}
 
 
-def test_everything_is_kept_and_nothing_drawn_twice(base: Path, studio: FakeEditStudio, tmp_path: Path):
+def test_everything_is_kept_and_nothing_drawn_twice(base: Path, renderer: FakeEditStudio, tmp_path: Path):
     out, cards = tmp_path / "out", tmp_path / "ready"
     for folder in (out, cards):
         folder.mkdir()
@@ -239,20 +249,20 @@ def test_everything_is_kept_and_nothing_drawn_twice(base: Path, studio: FakeEdit
         assert sheet.format == "PNG"
     assert sorted(path.name for path in cards.iterdir()) == ["happy.safetensors", "red-clothes.safetensors"]
     assert MixingWeights.load(cards / "happy.safetensors").weights.tolist() == pytest.approx([0.2] * 4)
-    drawn = len(studio.drawn)
+    generated = len(renderer.generated)
     assert run(base, out=out) == results
-    assert len(studio.drawn) == drawn
-    assert run(base, out=out, rows=[EIGHT])["sources"]["seeds"][EIGHT] == results["sources"]["seeds"][EIGHT]
-    assert len(studio.drawn) == drawn
+    assert len(renderer.generated) == generated
+    assert run(base, out=out, methods=[EIGHT])["sources"]["seeds"][EIGHT] == results["sources"]["seeds"][EIGHT]
+    assert len(renderer.generated) == generated
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"edits": ["beard"]}, "no edit 'beard'"),
-        ({"rows": ["fast"]}, "no row 'fast'"),
+        ({"methods": ["fast"]}, "no row 'fast'"),
         ({"split": "train"}, "split='train'"),
-        ({"pictures": replace(PICTURES, renders=1000)}, "renders=1000"),
+        ({"images": replace(IMAGES, renders=1000)}, "renders=1000"),
         ({"out": "missing"}, "'missing' does not exist"),
         ({"cards": "missing"}, "'missing' does not exist"),
         ({"how": replace(HOW, num_steps=0)}, "steps=0"),
@@ -260,11 +270,11 @@ def test_everything_is_kept_and_nothing_drawn_twice(base: Path, studio: FakeEdit
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_learned(
-    base: Path, studio: FakeEditStudio, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+    base: Path, renderer: FakeEditStudio, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ):
     monkeypatch.setattr(module, "learn_cards", lambda *_: pytest.fail("learned"))
     with pytest.raises(ValueError, match=message):
-        evaluate_edits(base, **{"pictures": PICTURES, "how": HOW, "workers": 1, **options})
+        evaluate_edits(base, **{"images": IMAGES, "how": HOW, "workers": 1, **options})
 
 
 # --- cards and ways -----------------------------------------------------------------------------------------------
@@ -287,34 +297,38 @@ def test_a_cards_name_holds_all_that_decides_it(tmp_path: Path):
     assert len({first, *others}) == 8
 
 
-def test_names_of_cards_and_pictures_stay_what_they_were(tmp_path: Path):
+def test_names_of_cards_and_images_stay_what_they_were(tmp_path: Path):
     """Whoever goes on with a folder finds what it holds; another scheduler has names of its own."""
     edit, how = EDITS["happy"], Learning(iterations=20, learning_rate=0.05, teacher="clip")
     assert card_path(tmp_path, ["base"], edit, 8, how).name == "happy.8-seeds.866b569f8b75.safetensors"
     assert (
         card_path(tmp_path, ["base"], edit, 8, replace(how, scheduler="PNDMScheduler")).name[:14] != "happy.8-seeds.8"
     )
-    gallery = Gallery(tmp_path / "pictures", {"base": "base", "promptnet": "one"}, 25, 64)
+    image_cache = ImageCache(tmp_path / "pictures", {"base": "base", "promptnet": "one"}, 25, 64)
     card = MixingWeights(torch.tensor([1.0, 0.5]), NEUTRAL, edit.styled, "DDIMScheduler", 3.0, {})
-    ways = (
-        Way("original", "original", guidance_scale=3.0),
-        Way(EIGHT, "card", edit, card),
-        Way(LEDITS, "ledits", edit, guidance_scale=3.0),
+    edit_methods = (
+        EditMethod("original", "original", guidance_scale=3.0),
+        EditMethod(EIGHT, "card", edit, card),
+        EditMethod(LEDITS, "ledits", edit, guidance_scale=3.0),
     )
-    others = [replace(way, scheduler="PNDMScheduler") for way in ways]
-    others[1] = replace(ways[1], card=replace(card, scheduler="PNDMScheduler"))
+    others = [replace(edit_method, scheduler="PNDMScheduler") for edit_method in edit_methods]
+    others[1] = replace(edit_methods[1], card=replace(card, scheduler="PNDMScheduler"))
     names: dict[Any, list[str]] = {
         "seeds": ["64166a2df989ce63d47d", "6a6d7ed97a3cfb16b4ce", "ec597473e147e3085e93"],
         "renders": ["063da60b5893056074ee", "7dc25bf4abcec69d9537", "842e91e3c7e17a09af27"],
     }
     for source, expected in names.items():
         (group,) = make_groups(source, "test", 2)
-        assert [gallery.path(group, as_kept(source, way)).stem for way in ways] == expected
-        assert not {gallery.path(group, way).stem for way in others} & {*expected}
-    # Pictures of subjects depend on the encoder too.
+        assert [image_cache.path(group, as_kept(source, edit_method)).stem for edit_method in edit_methods] == expected
+        assert not {image_cache.path(group, edit_method).stem for edit_method in others} & {*expected}
+    # Images of subjects depend on the encoder too.
     (group,) = make_groups("subjects", "test", 2)
-    again = replace(gallery, weights={**gallery.weights, "promptnet": "two"})
-    paths = {each.path(group, as_kept("subjects", way)) for each in (gallery, again) for way in ways}
+    again = replace(image_cache, weights={**image_cache.weights, "promptnet": "two"})
+    paths = {
+        each.path(group, as_kept("subjects", edit_method))
+        for each in (image_cache, again)
+        for edit_method in edit_methods
+    }
     assert len(paths) == 6
 
 
@@ -323,28 +337,33 @@ def test_rows_that_learn_nothing():
     assert fixed_weights(SWITCH, 25).tolist() == [1] * 10 + [0] * 15
 
 
-def test_ways_are_told_apart_by_what_decides_their_pictures():
+def test_ways_are_told_apart_by_what_decides_their_images():
     card = MixingWeights(torch.zeros(3), NEUTRAL, "a happy portrait of a person", "DDIMScheduler", 3.0, {})
-    way = Way(EIGHT, "card", EDITS["happy"], card)
-    records = [way.record(), replace(way, card=card.scaled(0.5)).record(), replace(way, correct_until=0.5).record()]
-    records += [replace(way, kind="ledits", card=None).record(), Way("original", "original").record()]
+    edit_method = EditMethod(EIGHT, "card", EDITS["happy"], card)
+    records = [
+        edit_method.record(),
+        replace(edit_method, card=card.scaled(0.5)).record(),
+        replace(edit_method, correct_until=0.5).record(),
+    ]
+    records += [replace(edit_method, kind="ledits", card=None).record(), EditMethod("original", "original").record()]
     assert len({json.dumps(record, sort_keys=True) for record in records}) == 5
-    assert replace(way, name="another").record() == way.record()
+    assert replace(edit_method, name="another").record() == edit_method.record()
 
 
 def test_the_estimate_grows_with_the_work():
     edits = chosen_edits(None)
-    whole = estimate(len(edits), ROWS, Pictures(), Learning(iterations=20), 2)
+    whole = estimate(len(edits), METHODS, Images(), Learning(iterations=20), 2)
     assert whole.endswith("minutes in 2 processes at 17 ms an item")
     # The rows that learn nothing have cards too, made of the one learned on eight seeds.
-    none = Pictures(seeds=0, renders=0)
+    none = Images(seeds=0, renders=0)
     learning = [
-        estimate(1, rows, none, Learning(iterations=20), 1).split()[0] for rows in ((STYLED,), (STYLED, EIGHT), ROWS)
+        estimate(1, methods, none, Learning(iterations=20), 1).split()[0]
+        for methods in ((STYLED,), (STYLED, EIGHT), METHODS)
     ]
     assert learning[0] == learning[1] == str(int(8 * 2 * 25 * 20 * 3.5))
     assert int(learning[2]) == int(learning[0]) * 9 / 8
     assert int(whole.split()[0]) > 2 * int(
-        estimate(len(edits), (STYLED, EIGHT), Pictures(), Learning(iterations=5), 2).split()[0]
+        estimate(len(edits), (STYLED, EIGHT), Images(), Learning(iterations=5), 2).split()[0]
     )
 
 
@@ -376,7 +395,7 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("scheduler", "teacher"), [("DDIMScheduler", "judge"), ("PNDMScheduler", "clip")])
 def test_cards_are_learned_and_drawn_for_real(random_base: Path, tmp_path: Path, scheduler: str, teacher: Teacher):
     how = Learning(num_steps=3, iterations=1, batch_size=2, scheduler=scheduler, teacher=teacher)
-    spec = EditStudioSpec(random_base, 3, guidance_scale=how.guidance_scale, scheduler=scheduler)
+    spec = EditRendererSpec(random_base, 3, guidance_scale=how.guidance_scale, scheduler=scheduler)
     tasks = card_tasks(spec, [EDITS["happy"]], [EIGHT], 2, how, tmp_path)
     cards = all_cards(tasks, workers=1)
     card = cards[EIGHT, "happy"]
@@ -388,22 +407,22 @@ def test_cards_are_learned_and_drawn_for_real(random_base: Path, tmp_path: Path,
     (seconds,) = seconds_record(tasks).values()
     assert seconds > 0
 
-    studio = spec.build()
+    renderer = spec.build()
     for source in ("seeds", "renders", "subjects") if scheduler == DDIM else ("seeds", "renders"):
         (group,) = make_groups(source, "test", 1)
-        drawn = []
-        for way in (Way("original", "original"), Way(EIGHT, "card", EDITS["happy"], card)):
-            pictures = studio(group, way)
-            assert [picture.size for picture in pictures] == [(64, 64)]
-            drawn.append(b"".join(picture.tobytes() for picture in pictures))
-        assert drawn[0] != drawn[1]
+        generated = []
+        for edit_method in (EditMethod("original", "original"), EditMethod(EIGHT, "card", EDITS["happy"], card)):
+            images = renderer(group, edit_method)
+            assert [image.size for image in images] == [(64, 64)]
+            generated.append(b"".join(image.tobytes() for image in images))
+        assert generated[0] != generated[1]
 
 
 def test_ledits_runs_on_the_base_model(random_base: Path):
     (group,) = make_groups("seeds", "test", 2)
-    spec = EditStudioSpec(random_base, 2)
-    pictures = spec.build()(group, Way(LEDITS, "ledits", EDITS["happy"], guidance_scale=3.0))
-    assert [picture.size for picture in pictures] == [(64, 64)] * 2
+    spec = EditRendererSpec(random_base, 2)
+    images = spec.build()(group, EditMethod(LEDITS, "ledits", EDITS["happy"], guidance_scale=3.0))
+    assert [image.size for image in images] == [(64, 64)] * 2
 
 
 def test_a_teacher_that_does_not_exist_is_refused():

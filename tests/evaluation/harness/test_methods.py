@@ -1,6 +1,6 @@
 import pytest
 
-from promptnet.evaluation.harness.methods import OURS, PUBLISHED, ROWS, SUBJECT_KNOBS, make_row, our_rows
+from promptnet.evaluation.harness.methods import METHODS, OURS, PUBLISHED, SUBJECT_PARAMETERS, make_method, our_methods
 
 CUSTOMIZE = {OURS: {"steps": 50}, PUBLISHED: {"steps": 80}}
 
@@ -8,7 +8,7 @@ BOTH = {"class_scale": 1.0, "fusion_steps": 1}
 
 
 def test_the_rows_are_those_of_the_comparison_in_order():
-    assert list(ROWS) == [
+    assert list(METHODS) == [
         "prompt-only",
         "plain-guidance",
         "plain-guidance-tuned",
@@ -35,18 +35,18 @@ def test_the_rows_are_those_of_the_comparison_in_order():
     ],
 )
 def test_who_encodes_and_who_is_tuned(name, encoder, tuned):
-    row = make_row(name, BOTH if "profusion" in name else {}, CUSTOMIZE)
-    assert (row.encoder, row.tuned) == (encoder, tuned)
-    assert row.customize == (CUSTOMIZE[encoder] if tuned else {})
+    method = make_method(name, BOTH if "profusion" in name else {}, CUSTOMIZE)
+    assert (method.encoder, method.tuned) == (encoder, tuned)
+    assert method.customize == (CUSTOMIZE[encoder] if tuned else {})
 
 
 def test_without_fusion_means_without():
     for name in ("plain-guidance", "plain-guidance-tuned", "published-plain-guidance-tuned"):
-        row = make_row(name, {"subject_scale": 4.0}, CUSTOMIZE)
-        assert row.knobs == {**SUBJECT_KNOBS, "subject_scale": 4.0}
-        assert row.knobs["fusion_steps"] == row.knobs["class_scale"] == 0
-    assert make_row("refinement-only", {"class_scale": 2.0}, CUSTOMIZE).knobs["fusion_steps"] == 0
-    assert make_row("fusion-only", {"fusion_steps": 2}, CUSTOMIZE).knobs["class_scale"] == 0
+        method = make_method(name, {"subject_scale": 4.0}, CUSTOMIZE)
+        assert method.config == {**SUBJECT_PARAMETERS, "subject_scale": 4.0}
+        assert method.config["fusion_steps"] == method.config["class_scale"] == 0
+    assert make_method("refinement-only", {"class_scale": 2.0}, CUSTOMIZE).config["fusion_steps"] == 0
+    assert make_method("fusion-only", {"fusion_steps": 2}, CUSTOMIZE).config["class_scale"] == 0
 
 
 @pytest.mark.parametrize(
@@ -67,23 +67,25 @@ def test_without_fusion_means_without():
 )
 def test_a_row_that_would_not_be_what_its_name_says_is_refused(name, chosen, message):
     with pytest.raises(ValueError, match=message):
-        make_row(name, chosen, CUSTOMIZE)
+        make_method(name, chosen, CUSTOMIZE)
 
 
 def test_best_may_leave_tuning_out():
-    assert make_row("best", {}, CUSTOMIZE).customize == {"steps": 50}
-    untuned = make_row("best", {"tuned": False, "subject_scale": 2.0}, CUSTOMIZE)
+    assert make_method("best", {}, CUSTOMIZE).customize == {"steps": 50}
+    untuned = make_method("best", {"tuned": False, "subject_scale": 2.0}, CUSTOMIZE)
     assert not untuned.tuned
     assert untuned.customize == {}
-    assert untuned.record() == make_row("plain-guidance", {"subject_scale": 2.0}, CUSTOMIZE).record()
+    assert untuned.record() == make_method("plain-guidance", {"subject_scale": 2.0}, CUSTOMIZE).record()
 
 
 def test_rows_of_our_encoder():
-    assert our_rows() == [name for name in ROWS if not name.startswith(("published", "prompt", "best", "ceiling"))]
+    assert our_methods() == [
+        name for name in METHODS if not name.startswith(("published", "prompt", "best", "ceiling"))
+    ]
 
 
 def test_knobs_of_a_fusion_that_does_not_happen_decide_nothing():
-    first, second = (make_row("best", {"pseudo_word_scale": value}, CUSTOMIZE) for value in (0.4, 0.8))
+    first, second = (make_method("best", {"pseudo_word_scale": value}, CUSTOMIZE) for value in (0.4, 0.8))
     assert first.record() == second.record()
-    first, second = (make_row("best", {"pseudo_word_scale": v, "fusion_steps": 1}, CUSTOMIZE) for v in (0.4, 0.8))
+    first, second = (make_method("best", {"pseudo_word_scale": v, "fusion_steps": 1}, CUSTOMIZE) for v in (0.4, 0.8))
     assert first.record() != second.record()

@@ -1,4 +1,4 @@
-"""With a real pipeline of random weights: 32 px pictures, so only that things fit together and repeat."""
+"""With a real pipeline of random weights: 32 px images, so only that things fit together and repeat."""
 
 import json
 from dataclasses import replace
@@ -12,8 +12,8 @@ from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIP
 
 from promptnet import PromptNetModel, PromptNetPipeline
 from promptnet.datasets.avatars.render import FIELDS
-from promptnet.evaluation.harness.methods import OURS, PUBLISHED, ROWS, Row, make_row
-from promptnet.evaluation.harness.renderer import Studio, encoder_folder, picture_size, weight_hashes
+from promptnet.evaluation.harness.methods import METHODS, OURS, PUBLISHED, Method, make_method
+from promptnet.evaluation.harness.renderer import Renderer, encoder_folder, image_size, weight_hashes
 from promptnet.evaluation.harness.settings import Settings, load_settings, save_settings
 from promptnet.evaluation.harness.tasks import make_people
 from promptnet.evaluation.subjects.base_model import evaluate_base
@@ -28,7 +28,7 @@ CUSTOMIZE = {encoder: {"steps": 1, "num_views": 2, "batch_size": 1, "rank": 1} f
 
 def build_components(seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
-    prompts = [ask.prompt for person in make_people("train", 20, 4) for ask in person.asks]
+    prompts = [eval_prompt.prompt for person in make_people("train", 20, 4) for eval_prompt in person.eval_prompts]
     tokenizer = train_tokenizer(prompts, 700)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     size: dict[str, Any] = {
@@ -90,31 +90,31 @@ def models(tmp_path_factory) -> Path:
     for split in ("validation", "test"):
         judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
         judge.save_pretrained(folder / "judges" / split)
-    save_settings(Settings({}, CUSTOMIZE, load_settings().rows), folder / "settings.yaml")
+    save_settings(Settings({}, CUSTOMIZE, load_settings().methods), folder / "settings.yaml")
     return folder
 
 
 @pytest.fixture
-def studio(models: Path) -> Studio:
-    return Studio(models / "tiny", steps=2)
+def renderer(models: Path) -> Renderer:
+    return Renderer(models / "tiny", steps=2)
 
 
-def pixels(pictures) -> list[bytes]:
-    return [picture.tobytes() for picture in pictures]
+def pixels(images) -> list[bytes]:
+    return [image.tobytes() for image in images]
 
 
-def row(name: str, **knobs) -> Row:
-    return make_row(name, knobs, CUSTOMIZE)
+def method(name: str, **config) -> Method:
+    return make_method(name, config, CUSTOMIZE)
 
 
 def test_all_rows_are_drawn_judged_and_reported(models: Path, tmp_path: Path):
     run: dict[str, Any] = {"people": 2, "prompts": 2, "steps": 2, "workers": 1, "settings": models / "settings.yaml"}
     results = evaluate_avatars(models / "tiny", out=tmp_path, **run)
-    assert list(results["rows"]) == list(ROWS)
+    assert list(results["rows"]) == list(METHODS)
     assert results["rows"]["ceiling"]["distance"]["mean"] == pytest.approx(0, abs=1e-6)
     assert results["rows"]["best"]["distance"]["mean"] > 0
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "plot.png", "results.json", "sheet.png"}
-    again = evaluate_avatars(models / "tiny", rows=["published-profusion"], **run)
+    again = evaluate_avatars(models / "tiny", methods=["published-profusion"], **run)
     assert again["rows"]["published-profusion"] == results["rows"]["published-profusion"]
 
 
@@ -125,51 +125,53 @@ def test_the_base_model_alone(models: Path):
 
 def test_choosing_knobs(models: Path):
     run: dict[str, Any] = {"people": 1, "prompts": 1, "steps": 1, "workers": 1, "settings": models / "settings.yaml"}
-    settings = tune_settings(models / "tiny", rows=["prompt-only", "plain-guidance"], **run)
+    settings = tune_settings(models / "tiny", methods=["prompt-only", "plain-guidance"], **run)
     assert set(settings.chosen["scores"]) == {"prompt-only", "plain-guidance"}
 
 
-def test_a_picture_depends_on_its_own_ask_only(studio: Studio):
+def test_a_image_depends_on_its_own_ask_only(renderer: Renderer):
     person = make_people("validation", 1, 3)[0]
-    drawn = studio(person, row("profusion", class_scale=1.0, fusion_steps=1))
+    generated = renderer(person, method("profusion", class_scale=1.0, fusion_steps=1))
     # Without tuning the subject is the same whatever is asked of it.
-    alone = replace(person, asks=person.asks[1:2])
-    untuned = row("profusion-untuned", class_scale=1.0, fusion_steps=1)
-    first, second = studio(person, untuned)[1], studio(alone, untuned)[0]
+    alone = replace(person, eval_prompts=person.eval_prompts[1:2])
+    untuned = method("profusion-untuned", class_scale=1.0, fusion_steps=1)
+    first, second = renderer(person, untuned)[1], renderer(alone, untuned)[0]
     worst = max(abs(a - b) for a, b in zip(first.tobytes(), second.tobytes(), strict=True))
     assert worst <= 1, "batches may differ by rounding, not more"
-    assert len(set(pixels(drawn))) == 3
+    assert len(set(pixels(generated))) == 3
 
 
-def test_tuning_the_encoder_and_every_knob_change_pictures(studio: Studio):
+def test_tuning_the_encoder_and_every_knob_change_images(renderer: Renderer):
     person = make_people("validation", 1, 1)[0]
-    rows = [
-        row("plain-guidance"),
-        row("plain-guidance", subject_scale=6.0),
-        row("plain-guidance-tuned"),
-        row("published-plain-guidance-tuned"),
-        row("refinement-only", class_scale=4.0),
-        row("fusion-only", fusion_steps=1),
-        row("fusion-only", fusion_steps=2),
-        row("prompt-only"),
-        row("prompt-only", guidance_scale=6.0),
-        row("ceiling"),
+    methods = [
+        method("plain-guidance"),
+        method("plain-guidance", subject_scale=6.0),
+        method("plain-guidance-tuned"),
+        method("published-plain-guidance-tuned"),
+        method("refinement-only", class_scale=4.0),
+        method("fusion-only", fusion_steps=1),
+        method("fusion-only", fusion_steps=2),
+        method("prompt-only"),
+        method("prompt-only", guidance_scale=6.0),
+        method("ceiling"),
     ]
-    drawn = [pixels(studio(person, each))[0] for each in rows]
-    assert len(set(drawn)) == len(rows)
-    assert pixels(Studio(studio.base, steps=2)(person, rows[2]))[0] == drawn[2], "another studio draws otherwise"
+    generated = [pixels(renderer(person, each))[0] for each in methods]
+    assert len(set(generated)) == len(methods)
+    assert pixels(Renderer(renderer.base, steps=2)(person, methods[2]))[0] == generated[2], (
+        "another renderer draws otherwise"
+    )
 
 
 def test_a_subject_is_made_once_while_there_is_room(models: Path):
-    studio = Studio(models / "tiny", steps=1, keep=2)
+    renderer = Renderer(models / "tiny", steps=1, keep=2)
     first, second, third = make_people("validation", 3, 1)
-    subject = studio.subject(first, row("plain-guidance"))
-    assert studio.subject(first, row("plain-guidance", subject_scale=1.0)) is subject
-    studio.subject(second, row("plain-guidance"))
-    assert studio.subject(first, row("plain-guidance")) is subject
-    studio.subject(third, row("plain-guidance"))
-    studio.subject(second, row("plain-guidance"))
-    assert studio.subject(first, row("plain-guidance")) is not subject
+    subject = renderer.subject(first, method("plain-guidance"))
+    assert renderer.subject(first, method("plain-guidance", subject_scale=1.0)) is subject
+    renderer.subject(second, method("plain-guidance"))
+    assert renderer.subject(first, method("plain-guidance")) is subject
+    renderer.subject(third, method("plain-guidance"))
+    renderer.subject(second, method("plain-guidance"))
+    assert renderer.subject(first, method("plain-guidance")) is not subject
 
 
 def test_where_encoders_lie(models: Path, tmp_path: Path):
@@ -183,19 +185,19 @@ def test_where_encoders_lie(models: Path, tmp_path: Path):
 
 
 def test_weights_are_hashed_by_part(base: Path):
-    rows = [row("plain-guidance")]
-    first = weight_hashes(base, [*rows, row("published-plain-guidance-tuned")])
+    methods = [method("plain-guidance")]
+    first = weight_hashes(base, [*methods, method("published-plain-guidance-tuned")])
     assert set(first) == {"base", OURS, PUBLISHED}
-    assert weight_hashes(base, rows) == {name: first[name] for name in ("base", OURS)}
+    assert weight_hashes(base, methods) == {name: first[name] for name in ("base", OURS)}
     (base / "promptnet" / "diffusion_pytorch_model.safetensors").write_bytes(b"other")
-    second = weight_hashes(base, rows)
+    second = weight_hashes(base, methods)
     assert (second["base"] == first["base"], second[OURS] == first[OURS]) == (True, False)
     (base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"other")
-    third = weight_hashes(base, rows)
+    third = weight_hashes(base, methods)
     assert (third["base"] == second["base"], third[OURS] == second[OURS]) == (False, True)
 
 
-def test_picture_size_is_read_from_the_configs(base: Path):
-    assert picture_size(base) == 64
+def test_image_size_is_read_from_the_configs(base: Path):
+    assert image_size(base) == 64
     (base / "unet" / "config.json").write_text(json.dumps({"sample_size": 8}))
-    assert picture_size(base) == 32
+    assert image_size(base) == 32

@@ -3,15 +3,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from promptnet.evaluation.harness.methods import ROWS
+from promptnet.evaluation.harness.methods import METHODS
 from promptnet.evaluation.harness.settings import Settings, load_settings, save_settings
 
 
 def test_the_shipped_settings_make_every_row():
-    rows = load_settings().all_rows()
-    assert [row.name for row in rows] == list(ROWS)
-    for row in rows:
-        assert all(row.knobs[knob] > 0 for knob in ROWS[row.name].positive)
+    methods = load_settings().all_methods()
+    assert [method.name for method in methods] == list(METHODS)
+    for method in methods:
+        assert all(method.config[parameter] > 0 for parameter in METHODS[method.name].positive)
 
 
 def test_settings_come_back_as_written(tmp_path: Path):
@@ -23,31 +23,34 @@ def test_settings_come_back_as_written(tmp_path: Path):
 
 def test_rows_are_given_in_order_and_once():
     names = ["ceiling", "prompt-only", "ceiling"]
-    assert [row.name for row in load_settings().all_rows(names)] == ["prompt-only", "ceiling"]
+    assert [method.name for method in load_settings().all_methods(names)] == ["prompt-only", "ceiling"]
 
 
-@pytest.mark.parametrize(("names", "message"), [([], "rows is empty"), (["profusion", "fast"], "no row 'fast'")])
+@pytest.mark.parametrize(("names", "message"), [([], "methods is empty"), (["profusion", "fast"], "no row 'fast'")])
 def test_rows_that_are_not_there_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
-        load_settings().all_rows(names)
+        load_settings().all_methods(names)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("[1, 2", "is not YAML"),
-        ("rows: {}", "has to hold chosen, customize and rows"),
-        (yaml.safe_dump({"chosen": {}, "customize": {"mine": {}}, "rows": {}}), "customises 'mine'"),
-        (yaml.safe_dump({"chosen": {}, "customize": {}, "rows": {"fast": {}}}), "no row 'fast'"),
-        (yaml.safe_dump({"chosen": {}, "customize": {}, "rows": {"profusion": {"spped": 1}}}), "not choose 'spped'"),
-        (yaml.safe_dump({"chosen": {}, "customize": {"promptnet": {"stepz": 3}}, "rows": {}}), "knob stepz"),
+        ("rows: {}", "has to hold chosen, customize and methods"),
+        (yaml.safe_dump({"chosen": {}, "customize": {"mine": {}}, "methods": {}}), "customises 'mine'"),
+        (yaml.safe_dump({"chosen": {}, "customize": {}, "methods": {"fast": {}}}), "no row 'fast'"),
+        (yaml.safe_dump({"chosen": {}, "customize": {}, "methods": {"profusion": {"spped": 1}}}), "not choose 'spped'"),
+        (yaml.safe_dump({"chosen": {}, "customize": {"promptnet": {"stepz": 3}}, "methods": {}}), "parameter stepz"),
         (
-            yaml.safe_dump({"chosen": {}, "customize": {"promptnet": {"steps": "x"}}, "rows": {}}),
+            yaml.safe_dump({"chosen": {}, "customize": {"promptnet": {"steps": "x"}}, "methods": {}}),
             "customize: promptnet",
         ),
-        (yaml.safe_dump({"chosen": {}, "customize": {"promptnet": None}, "rows": {}}), "customize: promptnet has to"),
-        (yaml.safe_dump({"chosen": {}, "customize": {}, "rows": None}), "rows has to hold names"),
-        (yaml.safe_dump({"chosen": {}, "customize": {}, "rows": {"best": 3}}), "rows: best has to hold names"),
+        (
+            yaml.safe_dump({"chosen": {}, "customize": {"promptnet": None}, "methods": {}}),
+            "customize: promptnet has to",
+        ),
+        (yaml.safe_dump({"chosen": {}, "customize": {}, "methods": None}), "methods has to hold names"),
+        (yaml.safe_dump({"chosen": {}, "customize": {}, "methods": {"best": 3}}), "methods: best has to hold names"),
         ("!!python/object/apply:os.getcwd []", "is not YAML"),
     ],
 )

@@ -20,7 +20,7 @@ def test_tasks_are_a_function_of_their_arguments_and_fewer_are_a_prefix_of_more(
     assert many != make_people("validation", 6, 4, seed=4)
     for few, more in zip(make_people("validation", 3, 2, seed=3), many, strict=False):
         assert (few.identity, few.reference, few.seed) == (more.identity, more.reference, more.seed)
-        assert few.asks == more.asks[:2]
+        assert few.eval_prompts == more.eval_prompts[:2]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -33,36 +33,41 @@ def test_people_are_of_the_split_and_each_drawn_once(split):
 def test_every_asked_value_differs_from_the_reference_and_the_rest_is_kept():
     for person in make_people("test", 30, 4):
         reference = person.reference.record()
-        for ask in person.asks:
-            assert 2 <= len(ask.fields) <= 4
-            kept = set(ATTRIBUTE_FIELDS) - set(ask.fields)
-            assert all(ask.asked()[field] != reference[field] for field in ask.fields)
-            assert all(ask.attributes.record()[field] == reference[field] for field in kept)
+        for eval_prompt in person.eval_prompts:
+            assert 2 <= len(eval_prompt.fields) <= 4
+            kept = set(ATTRIBUTE_FIELDS) - set(eval_prompt.fields)
+            assert all(eval_prompt.asked()[field] != reference[field] for field in eval_prompt.fields)
+            assert all(eval_prompt.attributes.record()[field] == reference[field] for field in kept)
 
 
 def test_prompts_say_what_is_asked_and_nothing_else():
     for person in make_people("test", 20, 4):
-        for ask in person.asks:
-            assert ask.prompt.count(PLACEHOLDER) == 1
-            assert mentioned(ask.prompt) == ask.asked()
+        for eval_prompt in person.eval_prompts:
+            assert eval_prompt.prompt.count(PLACEHOLDER) == 1
+            assert mentioned(eval_prompt.prompt) == eval_prompt.asked()
 
 
-def test_noise_seeds_differ_between_pictures():
-    seeds = [ask.seed for person in make_people("test", 30, 4) for ask in person.asks]
+def test_noise_seeds_differ_between_images():
+    seeds = [eval_prompt.seed for person in make_people("test", 30, 4) for eval_prompt in person.eval_prompts]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_described_people_are_told_whole():
     for person in make_described_people("test", 10, 2):
-        for ask in person.asks:
-            assert PLACEHOLDER not in ask.prompt
-            assert mentioned(ask.prompt) == {**person.identity.record(), **ask.attributes.record()}
+        for eval_prompt in person.eval_prompts:
+            assert PLACEHOLDER not in eval_prompt.prompt
+            assert mentioned(eval_prompt.prompt) == {**person.identity.record(), **eval_prompt.attributes.record()}
 
 
 def test_asked_values_are_as_likely_as_attribute_chances_say():
-    asks = [ask for seed in range(15) for person in make_people("train", 64, 4, seed) for ask in person.asks]
+    eval_prompts = [
+        eval_prompt
+        for seed in range(15)
+        for person in make_people("train", 64, 4, seed)
+        for eval_prompt in person.eval_prompts
+    ]
     for field in ATTRIBUTE_FIELDS:
-        values = Counter(ask.asked()[field] for ask in asks if field in ask.fields)
+        values = Counter(eval_prompt.asked()[field] for eval_prompt in eval_prompts if field in eval_prompt.fields)
         expected = values.total() * attribute_chances()["toon"][field]
         assert set(values) == set(FIELDS[field])
         np.testing.assert_allclose(list(values.values()), expected, rtol=0.2)
@@ -84,7 +89,7 @@ def test_too_many_people_and_no_prompts_are_refused():
         make_people("test", 1, 0)
 
 
-def test_reference_and_truth_are_pictures_of_the_same_person():
+def test_reference_and_truth_are_images_of_the_same_person():
     person = make_people("test", 1, 2)[0]
     assert person.reference_image(32).size == (32, 32)
     truths = person.true_images(32)

@@ -2,65 +2,68 @@ from pathlib import Path
 
 import pytest
 
-from promptnet.evaluation.harness.image_cache import Gallery
-from promptnet.evaluation.harness.methods import Row
+from promptnet.evaluation.harness.image_cache import ImageCache
+from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.tasks import make_people
-from promptnet.evaluation.harness.workers import Crew, StudioSpec, default_workers
+from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool, default_workers
 
-SPEC = StudioSpec(Path("nowhere"), steps=1)
-ROWS = [Row("first", "prompt", knobs={"guidance_scale": 1.0}), Row("second", "prompt", knobs={"guidance_scale": 2.0})]
+SPEC = RendererSpec(Path("nowhere"), steps=1)
+METHODS = [
+    Method("first", "prompt", config={"guidance_scale": 1.0}),
+    Method("second", "prompt", config={"guidance_scale": 2.0}),
+]
 
 
 @pytest.fixture
-def gallery(tmp_path: Path) -> Gallery:
-    return Gallery(tmp_path, {"base": "b"}, 1, 64)
+def image_cache(tmp_path: Path) -> ImageCache:
+    return ImageCache(tmp_path, {"base": "b"}, 1, 64)
 
 
-def test_every_row_is_drawn_for_every_person_persons_together(gallery, studio):
+def test_every_row_is_drawn_for_every_person_persons_together(image_cache, renderer):
     people = make_people("test", 2, 1)
-    with Crew(SPEC, build=lambda: studio) as crew:
-        crew.draw(people, ROWS, gallery)
-    assert studio.drawn == [(0, "first"), (0, "second"), (1, "first"), (1, "second")]
-    assert all(gallery.has(person, row) for person in people for row in ROWS)
+    with WorkerPool(SPEC, build=lambda: renderer) as pool:
+        pool.draw(people, METHODS, image_cache)
+    assert renderer.generated == [(0, "first"), (0, "second"), (1, "first"), (1, "second")]
+    assert all(image_cache.has(person, method) for person in people for method in METHODS)
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(gallery, studio):
+def test_an_interrupted_run_goes_on_where_it_stopped(image_cache, renderer):
     people = make_people("test", 3, 1)
 
-    def interrupted(person, row):
-        if (person.index, row.name) == (1, "second"):
+    def interrupted(person, method):
+        if (person.index, method.name) == (1, "second"):
             raise KeyboardInterrupt
-        return studio(person, row)
+        return renderer(person, method)
 
-    with pytest.raises(KeyboardInterrupt), Crew(SPEC, build=lambda: interrupted) as crew:
-        crew.draw(people, ROWS, gallery)
-    with Crew(SPEC, build=lambda: studio) as crew:
-        crew.draw(people, ROWS, gallery)
-    drawn = [(person.index, row.name) for person in people for row in ROWS]
-    assert studio.drawn == drawn
+    with pytest.raises(KeyboardInterrupt), WorkerPool(SPEC, build=lambda: interrupted) as pool:
+        pool.draw(people, METHODS, image_cache)
+    with WorkerPool(SPEC, build=lambda: renderer) as pool:
+        pool.draw(people, METHODS, image_cache)
+    generated = [(person.index, method.name) for person in people for method in METHODS]
+    assert renderer.generated == generated
 
 
-def test_nothing_is_loaded_when_nothing_is_missing(gallery, studio):
+def test_nothing_is_loaded_when_nothing_is_missing(image_cache, renderer):
     people = make_people("test", 1, 1)
-    with Crew(SPEC, build=lambda: studio) as crew:
-        crew.draw(people, ROWS, gallery)
+    with WorkerPool(SPEC, build=lambda: renderer) as pool:
+        pool.draw(people, METHODS, image_cache)
 
     def build():
         raise AssertionError("loaded a model for nothing")
 
-    with Crew(SPEC, build=build) as crew:
-        crew.draw(people, ROWS, gallery)
+    with WorkerPool(SPEC, build=build) as pool:
+        pool.draw(people, METHODS, image_cache)
 
 
-def test_processes_draw_the_same_pictures(base: Path, tmp_path: Path):
+def test_processes_draw_the_same_images(base: Path, tmp_path: Path):
     # The truth needs no model, so real processes can draw it.
-    people, row = make_people("test", 3, 2), Row("ceiling", "truth")
-    gallery = Gallery(tmp_path / "pictures", {"base": "b"}, 1, 64)
-    with Crew(StudioSpec(base, steps=1), workers=2) as crew:
-        crew.draw(people, [row], gallery)
+    people, method = make_people("test", 3, 2), Method("ceiling", "truth")
+    image_cache = ImageCache(tmp_path / "pictures", {"base": "b"}, 1, 64)
+    with WorkerPool(RendererSpec(base, steps=1), workers=2) as pool:
+        pool.draw(people, [method], image_cache)
     for person in people:
-        drawn = [picture.tobytes() for picture in gallery.get(person, row)]
-        assert drawn == [picture.tobytes() for picture in person.true_images(64)]
+        generated = [image.tobytes() for image in image_cache.get(person, method)]
+        assert generated == [image.tobytes() for image in person.true_images(64)]
 
 
 def test_one_process_draws_on_an_accelerator():

@@ -1,4 +1,4 @@
-"""The comparison of ways of drawing at other sizes, with a studio whose every row is known to be good or bad."""
+"""The comparison of ways of drawing at other sizes, with a renderer whose every row is known to be good or bad."""
 
 import json
 from pathlib import Path
@@ -10,28 +10,28 @@ import torch
 from PIL import Image
 
 from promptnet.datasets.avatars.render import render
-from promptnet.evaluation.harness.methods import Row
+from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.tasks import Person, make_described_people, make_people
-from promptnet.evaluation.harness.workers import StudioSpec
+from promptnet.evaluation.harness.workers import RendererSpec
 from promptnet.evaluation.resolution import compare as resolution
 from promptnet.evaluation.resolution.compare import evaluate_resolution
-from promptnet.evaluation.resolution.methods import LADDER, Shape, Size, ladder_settings, make_rows
-from promptnet.evaluation.resolution.score import real_pictures, right
+from promptnet.evaluation.resolution.methods import LADDER, Shape, Size, ladder_settings, make_methods
+from promptnet.evaluation.resolution.score import real_images, right
 from promptnet.evaluation.resolution.subjects import compare_identity
 from promptnet.metrics.head_count import compose
 from promptnet.metrics.judge import to_pixels
 
 SHAPE = Shape(3, 64, 16)
 PEOPLE: dict[str, Any] = {"people": 10, "workers": 1}
-SMALL: dict[str, Any] = {**PEOPLE, "sizes": ["128x128", "160x96:3"], "rows": ["direct", "auto"]}
+SMALL: dict[str, Any] = {**PEOPLE, "sizes": ["128x128", "160x96:3"], "methods": ["direct", "auto"]}
 
 
 class NearestJudge:
     """Reads the record of the real render that looks most alike."""
 
     def __init__(self, people: list[Person]):
-        self.records = [{**person.identity.record(), **person.asks[0].attributes.record()} for person in people]
-        self.known = self.features(to_pixels(real_pictures(people, (64, 64)))) if people else torch.empty(0)
+        self.records = [{**person.identity.record(), **person.eval_prompts[0].attributes.record()} for person in people]
+        self.known = self.features(to_pixels(real_images(people, (64, 64)))) if people else torch.empty(0)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(pixels, 16).flatten(1)
@@ -41,79 +41,79 @@ class NearestJudge:
 
 
 class KnownStudio:
-    """Draws the truth in the middle, or, where the network is plain and the picture is not small, four of it."""
+    """Draws the truth in the middle, or, where the network is plain and the image is not small, four of it."""
 
     def __init__(self):
-        self.drawn: list[str] = []
+        self.generated: list[str] = []
 
-    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
-        self.drawn.append(row.name)
-        knobs: Any = row.knobs
-        width, height = knobs["width"], knobs["height"]
+    def __call__(self, person: Person, method: Method) -> list[Image.Image]:
+        self.generated.append(method.name)
+        config: Any = method.config
+        width, height = config["width"], config["height"]
         side_px = min(width, height)
-        picture = render(person.identity, person.asks[0].attributes, side_px)
-        if row.name == "direct":
-            picture = compose([picture.resize((side_px // 2, side_px // 2))] * 4, 2)
+        image = render(person.identity, person.eval_prompts[0].attributes, side_px)
+        if method.name == "direct":
+            image = compose([image.resize((side_px // 2, side_px // 2))] * 4, 2)
         canvas = Image.new("RGB", (width, height))
-        canvas.paste(picture, ((width - side_px) // 2, (height - side_px) // 2))
+        canvas.paste(image, ((width - side_px) // 2, (height - side_px) // 2))
         return [canvas]
 
 
 class FakeFinder:
-    def count(self, pictures: list[Image.Image]) -> np.ndarray:
+    def count(self, images: list[Image.Image]) -> np.ndarray:
         """Four where both halves are the same."""
-        halves = [np.split(np.asarray(picture), 2, axis=1) for picture in pictures]
+        halves = [np.split(np.asarray(image), 2, axis=1) for image in images]
         return np.asarray([4 if np.array_equal(left, right) else 1 for left, right in halves])
 
 
 @pytest.fixture
-def studio() -> KnownStudio:
+def renderer() -> KnownStudio:
     return KnownStudio()
 
 
 @pytest.fixture(autouse=True)
-def fakes(monkeypatch: pytest.MonkeyPatch, base: Path, studio: KnownStudio) -> None:
+def fakes(monkeypatch: pytest.MonkeyPatch, base: Path, renderer: KnownStudio) -> None:
     (base / "unet" / "config.json").write_text(json.dumps({"sample_size": 16, "block_out_channels": [4, 4, 4]}))
     judge = NearestJudge(make_described_people("validation", 10, 1))
     monkeypatch.setattr(resolution, "load_judge", lambda folder, device=None: judge)
     monkeypatch.setattr(resolution.HeadFinder, "of", lambda judge: FakeFinder())
-    monkeypatch.setattr(StudioSpec, "build", lambda self: studio)
+    monkeypatch.setattr(RendererSpec, "build", lambda self: renderer)
 
 
 def test_what_is_right_wins_and_what_repeats_loses(base: Path, tmp_path: Path, capsys: Any) -> None:
     results = evaluate_resolution(base, out=tmp_path, **SMALL)
-    assert list(results["sizes"]) == ["128x128"]  # three pictures are for the eye
-    rows = results["sizes"]["128x128"]["rows"]
-    assert list(rows) == ["real", "trained", "direct", "auto"]
-    assert rows["auto"]["attributes"]["mean"] == rows["real"]["attributes"]["mean"] == 1
-    assert rows["auto"]["kid_r"]["mean"] < rows["direct"]["kid_r"]["low"]
-    assert (rows["auto"]["heads"], rows["direct"]["heads"]) == (1, 4)
+    assert list(results["sizes"]) == ["128x128"]  # three images are for the eye
+    methods = results["sizes"]["128x128"]["rows"]
+    assert list(methods) == ["real", "trained", "direct", "auto"]
+    assert methods["auto"]["attributes"]["mean"] == methods["real"]["attributes"]["mean"] == 1
+    assert methods["auto"]["kid_r"]["mean"] < methods["direct"]["kid_r"]["low"]
+    assert (methods["auto"]["heads"], methods["direct"]["heads"]) == (1, 4)
     gains = results["sizes"]["128x128"]["auto_gains"]["direct"]
     assert all(gains[measure]["low"] > 0 for measure in ("kid_r", "kid_b", "one_head"))
-    assert [claim["holds"] for claim in results["claims"]] == [True, True]
+    assert [check["holds"] for check in results["claims"]] == [True, True]
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert (tmp_path / "sheet-160x96.png").is_file()
     assert "KID r" in capsys.readouterr().out
 
 
-def test_repeating_the_command_draws_nothing_again(base: Path, tmp_path: Path, studio: KnownStudio) -> None:
+def test_repeating_the_command_draws_nothing_again(base: Path, tmp_path: Path, renderer: KnownStudio) -> None:
     first = evaluate_resolution(base, out=tmp_path, **SMALL)
-    drawn = len(studio.drawn)
-    assert drawn == 10 + 10 * 2 + 3 * 2
+    generated = len(renderer.generated)
+    assert generated == 10 + 10 * 2 + 3 * 2
     assert evaluate_resolution(base, out=tmp_path, **SMALL) == first
-    assert len(studio.drawn) == drawn
+    assert len(renderer.generated) == generated
 
 
-def test_a_worse_auto_is_said(base: Path, monkeypatch: pytest.MonkeyPatch, studio: KnownStudio) -> None:
+def test_a_worse_auto_is_said(base: Path, monkeypatch: pytest.MonkeyPatch, renderer: KnownStudio) -> None:
     swapped = {"direct": "auto", "auto": "direct"}
     draw = KnownStudio.__call__
 
-    def worse(self: KnownStudio, person: Person, row: Row) -> list[Image.Image]:
-        return draw(self, person, Row(swapped.get(row.name, row.name), "prompt", knobs=row.knobs))
+    def worse(self: KnownStudio, person: Person, method: Method) -> list[Image.Image]:
+        return draw(self, person, Method(swapped.get(method.name, method.name), "prompt", config=method.config))
 
     monkeypatch.setattr(KnownStudio, "__call__", worse)
     results = evaluate_resolution(base, **{**SMALL, "sizes": ["128x128"]})
-    assert [claim["holds"] for claim in results["claims"]] == [False, False]
+    assert [check["holds"] for check in results["claims"]] == [False, False]
     assert "kid_r, auto against direct" in results["claims"][0]["figures"]
 
 
@@ -123,19 +123,23 @@ class SubjectStudio:
     def __init__(self, people: list[Person]):
         self.first = people[0].identity
 
-    def __call__(self, person: Person, row: Row) -> list[Image.Image]:
-        knobs: Any = row.knobs
-        who = self.first if knobs["encoder_input"] == "reference" else person.identity
-        return [render(who, ask.attributes, knobs.get("width", 64)) for ask in person.asks]
+    def __call__(self, person: Person, method: Method) -> list[Image.Image]:
+        config: Any = method.config
+        who = self.first if config["encoder_input"] == "reference" else person.identity
+        return [render(who, eval_prompt.attributes, config.get("width", 64)) for eval_prompt in person.eval_prompts]
 
 
 def test_subjects_are_compared_at_twice_the_size_in_both_ways(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     people = make_people("validation", 4, 2)
     judge = NearestJudge([])
-    judge.records = [{**one.identity.record(), **ask.attributes.record()} for one in people for ask in one.asks]
-    judge.known = judge.features(to_pixels([picture for one in people for picture in one.true_images(64)]))
-    monkeypatch.setattr(StudioSpec, "build", lambda self: SubjectStudio(people))
-    found = compare_identity(StudioSpec(base, 4), 4, seed=0, out=None, judge=judge, workers=1)
+    judge.records = [
+        {**one.identity.record(), **eval_prompt.attributes.record()}
+        for one in people
+        for eval_prompt in one.eval_prompts
+    ]
+    judge.known = judge.features(to_pixels([image for one in people for image in one.true_images(64)]))
+    monkeypatch.setattr(RendererSpec, "build", lambda self: SubjectStudio(people))
+    found = compare_identity(RendererSpec(base, 4), 4, seed=0, out=None, judge=judge, workers=1)
     assert found["size"] == "128x128"
     assert found["trained"]["mean"] == found["auto"]["mean"] == found["adapted"]["mean"] == 1
     assert found["auto minus trained"]["mean"] == 0
@@ -143,15 +147,15 @@ def test_subjects_are_compared_at_twice_the_size_in_both_ways(base: Path, monkey
     lost = found["adapted-reference minus trained"]
     assert lost["mean"] == pytest.approx(found["adapted-reference"]["mean"] - 1)
     for worst, holds in ((found["auto minus trained"], True), (lost, False)):
-        (claim,) = resolution.claims({"sizes": {}, "subjects": {**found, "auto minus trained": worst}})
-        assert claim["holds"] == holds
-        assert len(claim["figures"]) == 3
+        (check,) = resolution.checks({"sizes": {}, "subjects": {**found, "auto minus trained": worst}})
+        assert check["holds"] == holds
+        assert len(check["figures"]) == 3
 
 
 def test_rows_are_the_settings_their_names_say() -> None:
-    rows = {row.name: row.knobs for row in make_rows(None, Size(128, 128), SHAPE, 20, {})}
-    settings: Any = {name: knobs["resolution"] for name, knobs in rows.items()}
-    assert tuple(rows) == LADDER
+    methods = {method.name: method.config for method in make_methods(None, Size(128, 128), SHAPE, 20, {})}
+    settings: Any = {name: config["resolution"] for name, config in methods.items()}
+    assert tuple(methods) == LADDER
     assert settings["direct"] == "off"
     assert settings["attention"]["attention"]
     assert not settings["attention"]["factors"]
@@ -171,13 +175,13 @@ def test_rows_are_the_settings_their_names_say() -> None:
 def test_own_settings_are_rows_too(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("factors: {mid_block: 3}\nactive_steps: 10\n")
-    [row] = make_rows([str(own)], Size(128, 128), SHAPE, 20, {"guidance_scale": 2.0})
-    drawing: Any = row.knobs
+    [method] = make_methods([str(own)], Size(128, 128), SHAPE, 20, {"guidance_scale": 2.0})
+    drawing: Any = method.config
     assert drawing["resolution"]["factors"] == {"mid_block": (3.0, 3.0)}
     assert drawing["guidance_scale"] == 2.0
     for names, message in (([], "rows is empty"), (["nonsense"], "nonsense")):
         with pytest.raises(ValueError, match=message):
-            make_rows(names, Size(128, 128), SHAPE, 20, {})
+            make_methods(names, Size(128, 128), SHAPE, 20, {})
 
 
 def test_sizes_are_read() -> None:
@@ -190,7 +194,7 @@ def test_sizes_are_read() -> None:
 
 def test_fields_are_read_against_the_record() -> None:
     people = make_described_people("validation", 3, 1)
-    from promptnet.metrics.judge import read_pictures
+    from promptnet.metrics.judge import read_images
 
-    reading = read_pictures(NearestJudge(people), real_pictures(people, (96, 160)))
-    assert right(people, reading).tolist() == [1, 1, 1]
+    prediction = read_images(NearestJudge(people), real_images(people, (96, 160)))
+    assert right(people, prediction).tolist() == [1, 1, 1]

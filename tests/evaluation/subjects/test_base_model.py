@@ -6,7 +6,7 @@ import pytest
 
 from promptnet.datasets.avatars.render import FIELDS
 from promptnet.evaluation.harness.tasks import identity_chances, make_described_people
-from promptnet.evaluation.harness.workers import StudioSpec
+from promptnet.evaluation.harness.workers import RendererSpec
 from promptnet.evaluation.subjects import base_model as base_evaluation
 from promptnet.evaluation.subjects.base_model import evaluate_base
 
@@ -14,24 +14,24 @@ PEOPLE: dict[str, Any] = {"people": 4, "prompts": 2, "workers": 1}
 
 
 @pytest.fixture(autouse=True)
-def fakes(monkeypatch, judge, studio):
+def fakes(monkeypatch, judge, renderer):
     judge.learn(make_described_people("validation", 4, 2))
     monkeypatch.setattr(base_evaluation, "load_judge", lambda folder, device=None: judge)
-    monkeypatch.setattr(StudioSpec, "build", lambda self: studio)
+    monkeypatch.setattr(RendererSpec, "build", lambda self: renderer)
 
 
-def wrong_hair_color_of_the_first(person, ask):
+def wrong_hair_color_of_the_first(person, eval_prompt):
     """Everything right but the hair colour of the first person."""
     from dataclasses import replace
 
     if person.index > 0:
-        return person.identity, ask.attributes
+        return person.identity, eval_prompt.attributes
     other = "black" if person.identity.hair_color != "black" else "blond"
-    return replace(person.identity, hair_color=other), ask.attributes
+    return replace(person.identity, hair_color=other), eval_prompt.attributes
 
 
-def test_accuracy_is_field_by_field_beside_majority_and_real_renders(base: Path, studio, tmp_path: Path, capsys):
-    studio.policies["full captions"] = wrong_hair_color_of_the_first
+def test_accuracy_is_field_by_field_beside_majority_and_real_renders(base: Path, renderer, tmp_path: Path, capsys):
+    renderer.policies["full captions"] = wrong_hair_color_of_the_first
     results = evaluate_base(base, out=tmp_path, **PEOPLE)
     assert list(results["fields"]) == list(FIELDS)
     for field, record in results["fields"].items():

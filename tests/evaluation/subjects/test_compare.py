@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from promptnet.evaluation.harness.methods import ROWS
+from promptnet.evaluation.harness.methods import METHODS
 from promptnet.evaluation.harness.tasks import make_people
-from promptnet.evaluation.harness.workers import StudioSpec
+from promptnet.evaluation.harness.workers import RendererSpec
 from promptnet.evaluation.subjects import compare as avatars
 from promptnet.evaluation.subjects.compare import evaluate_avatars
 from promptnet.evaluation.subjects.curves import CURVES
@@ -16,7 +16,7 @@ PEOPLE: dict[str, Any] = {"people": 3, "prompts": 2, "workers": 1}
 
 
 @pytest.fixture
-def loaded(monkeypatch, judge, studio):
+def loaded(monkeypatch, judge, renderer):
     """Which judges were loaded, by folder, with the fakes in place of model and judge."""
     folders = []
 
@@ -27,48 +27,48 @@ def loaded(monkeypatch, judge, studio):
         return judge
 
     monkeypatch.setattr(avatars, "load_judge", load)
-    monkeypatch.setattr(StudioSpec, "build", lambda self: studio)
+    monkeypatch.setattr(RendererSpec, "build", lambda self: renderer)
     return folders
 
 
 def test_all_rows_by_name_with_exact_scores(base: Path, loaded, capsys):
     results = evaluate_avatars(base, **PEOPLE)
-    assert list(results["rows"]) == list(ROWS)
-    for name, row in results["rows"].items():
-        assert row["identity"]["mean"] == 1 or name == "prompt-only"
-        assert row["attributes"]["mean"] == 1 or name == "plain-guidance"
-        assert row["harmonic"]["mean"] == (0 if name in ("prompt-only", "plain-guidance") else 1)
-        assert (row["distance"]["mean"] < 1e-6) is (name not in ("prompt-only", "plain-guidance"))
+    assert list(results["rows"]) == list(METHODS)
+    for name, method in results["rows"].items():
+        assert method["identity"]["mean"] == 1 or name == "prompt-only"
+        assert method["attributes"]["mean"] == 1 or name == "plain-guidance"
+        assert method["harmonic"]["mean"] == (0 if name in ("prompt-only", "plain-guidance") else 1)
+        assert (method["distance"]["mean"] < 1e-6) is (name not in ("prompt-only", "plain-guidance"))
     assert results["claims"]["near-the-ceiling"]["holds"] is True
     assert results["claims"]["fusion-pays"]["holds"] is False
     assert "3 test people, 2 prompts, 20 steps" in capsys.readouterr().out
 
 
 def test_each_split_has_its_own_judge(base: Path, loaded):
-    evaluate_avatars(base, rows=["ceiling"], **PEOPLE)
-    evaluate_avatars(base, rows=["ceiling"], split="validation", **PEOPLE)
+    evaluate_avatars(base, methods=["ceiling"], **PEOPLE)
+    evaluate_avatars(base, methods=["ceiling"], split="validation", **PEOPLE)
     assert loaded == ["test", "validation"]
 
 
-def test_an_output_folder_gets_results_sheet_and_plot(base: Path, loaded, studio, tmp_path: Path):
+def test_an_output_folder_gets_results_sheet_and_plot(base: Path, loaded, renderer, tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
-    results = evaluate_avatars(base, rows=["plain-guidance", "ceiling"], out=out, **PEOPLE)
+    results = evaluate_avatars(base, methods=["plain-guidance", "ceiling"], out=out, **PEOPLE)
     assert json.loads((out / "results.json").read_text()) == results
     assert results["settings"]["rows"]["plain-guidance"]["knobs"]["fusion_steps"] == 0
     for name in ("sheet.png", "plot.png"):
-        with Image.open(out / name) as picture:
-            assert picture.format == "PNG"
+        with Image.open(out / name) as image:
+            assert image.format == "PNG"
     assert sorted(path.name for path in out.iterdir()) == ["pictures", "plot.png", "results.json", "sheet.png"]
-    assert len(studio.drawn) == 6
-    assert evaluate_avatars(base, rows=["plain-guidance", "ceiling"], out=out, **PEOPLE) == results
-    assert len(studio.drawn) == 6, "drawn again although nothing changed"
+    assert len(renderer.generated) == 6
+    assert evaluate_avatars(base, methods=["plain-guidance", "ceiling"], out=out, **PEOPLE) == results
+    assert len(renderer.generated) == 6, "drawn again although nothing changed"
 
 
 def test_curves_move_one_knob_each(base: Path, loaded):
-    results = evaluate_avatars(base, rows=["profusion", "ceiling"], curves=True, **PEOPLE)
+    results = evaluate_avatars(base, methods=["profusion", "ceiling"], curves=True, **PEOPLE)
     assert list(results["rows"]) == ["profusion", "ceiling"]
-    assert set(results["curves"]) == {f"profusion/{knob}" for knob in CURVES}
+    assert set(results["curves"]) == {f"profusion/{parameter}" for parameter in CURVES}
     for curve in results["curves"].values():
         assert [point["value"] for point in curve["points"]] == list(CURVES[curve["knob"]])
         assert all(point["identity"]["mean"] == 1 for point in curve["points"])
@@ -78,7 +78,7 @@ def test_curves_move_one_knob_each(base: Path, loaded):
     ("options", "message"),
     [
         ({"split": "tests"}, "split='tests' is not one of the splits that can be read here: train, validation, test"),
-        ({"rows": ["fast"]}, "no row 'fast'"),
+        ({"methods": ["fast"]}, "no row 'fast'"),
         ({"people": 1000}, "people=1000"),
         ({"prompts": 0}, "prompts=0"),
         ({"steps": 0}, "steps=0"),
@@ -86,19 +86,19 @@ def test_curves_move_one_knob_each(base: Path, loaded):
         ({"judge": "missing"}, "no judge at 'missing'"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_before_drawing(base: Path, loaded, studio, options, message):
+def test_what_cannot_be_compared_is_refused_before_drawing(base: Path, loaded, renderer, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate_avatars(base, **{**PEOPLE, **options})
-    assert studio.drawn == []
+    assert renderer.generated == []
 
 
 def test_what_is_no_base_model_is_refused(base: Path, loaded):
     with pytest.raises(ValueError, match="not the folder of a base model"):
-        evaluate_avatars(base.parent / "judges", judge=base.parent / "judges" / "test", rows=["ceiling"], **PEOPLE)
+        evaluate_avatars(base.parent / "judges", judge=base.parent / "judges" / "test", methods=["ceiling"], **PEOPLE)
 
 
 def test_a_missing_second_encoder_is_named(base: Path, loaded):
     (base / "promptnet-published" / "config.json").unlink()
     with pytest.raises(ValueError, match="no encoder 'promptnet-published': leave its rows out"):
         evaluate_avatars(base, **PEOPLE)
-    evaluate_avatars(base, rows=["profusion", "ceiling"], **PEOPLE)
+    evaluate_avatars(base, methods=["profusion", "ceiling"], **PEOPLE)

@@ -38,7 +38,7 @@ def test_another_round_follows_what_the_last_one_opened():
 def test_of_equal_points_the_first_stays():
     score_all, asked = counted(lambda x, y: 7)
     assert coordinate_search(score_all, {"x": 2, "y": 2}, GRID, rounds=9) == ({"x": 2, "y": 2}, 7)
-    assert len(asked) == 7  # one round: the start and three others for each of the two knobs
+    assert len(asked) == 7  # one round: the start and three others for each of the two parameters
 
 
 def test_knobs_outside_the_grid_keep_their_values():

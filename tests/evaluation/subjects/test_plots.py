@@ -6,28 +6,28 @@ import pytest
 from PIL import Image
 
 from promptnet.evaluation.subjects import plots
-from promptnet.evaluation.subjects.results import row_intervals, summarise
-from promptnet.evaluation.subjects.score import METRICS, RowScores
+from promptnet.evaluation.subjects.results import method_intervals, summarise
+from promptnet.evaluation.subjects.score import METRICS, MethodScores
 
-SCORES = RowScores({metric: np.array([0.4, 0.6]) for metric in METRICS}, {})
+SCORES = MethodScores({metric: np.array([0.4, 0.6]) for metric in METRICS}, {})
 
 
 def test_the_plot_holds_rows_and_curves(tmp_path: Path):
-    points = [{"value": value, **row_intervals(SCORES)} for value in (0, 1)]
+    points = [{"value": value, **method_intervals(SCORES)} for value in (0, 1)]
     curves = {"profusion/fusion_steps": {"row": "profusion", "knob": "fusion_steps", "points": points}}
     results = summarise({"best": SCORES, "published-profusion": SCORES}, {}, curves)
     plots.save_plot(results, tmp_path / "plot.png")
-    with Image.open(tmp_path / "plot.png") as picture:
-        assert picture.width > 500
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.width > 500
 
 
 def test_rows_and_curves_are_drawn_where_they_belong():
     from matplotlib.figure import Figure
 
     axes = Figure().add_subplot()
-    plots._draw_rows(axes, {"best": row_intervals(SCORES), "ceiling": row_intervals(SCORES)})
+    plots._plot_methods(axes, {"best": method_intervals(SCORES), "ceiling": method_intervals(SCORES)})
     points = [{"value": value, "attributes": {"mean": value}, "identity": {"mean": 1 - value}} for value in (0.2, 0.6)]
-    plots._draw_curve(axes, {"row": "profusion", "knob": "class_scale", "points": points})
+    plots._plot_curve(axes, {"row": "profusion", "knob": "class_scale", "points": points})
     labels = axes.get_legend_handles_labels()[1]
     assert sorted(labels) == ["best", "ceiling", "class_scale of profusion"]
     curve = next(line for line in axes.get_lines() if line.get_label() == "class_scale of profusion")

@@ -7,16 +7,18 @@ from rich.console import Console
 from promptnet.evaluation.harness.tasks import make_people
 from promptnet.evaluation.subjects.report import GAP_PX, TEXT_PX, TILE_PX, print_results, save_sheet
 from promptnet.evaluation.subjects.results import summarise
-from promptnet.evaluation.subjects.score import METRICS, RowScores
+from promptnet.evaluation.subjects.score import METRICS, MethodScores
 
 SETTINGS = {"split": "test", "people": 2, "prompts": 4, "steps": 20}
 
 
 def test_the_console_shows_rows_fields_and_claims():
     people = {metric: np.array([0.25, 0.75]) for metric in METRICS}
-    rows = {name: RowScores(people, {"style": 0.5, "glasses": 0.125}) for name in ("best", "profusion", "ceiling")}
+    methods = {
+        name: MethodScores(people, {"style": 0.5, "glasses": 0.125}) for name in ("best", "profusion", "ceiling")
+    }
     console = Console(width=200, record=True)
-    print_results(summarise(rows, SETTINGS, {}), console)
+    print_results(summarise(methods, SETTINGS, {}), console)
     text = console.export_text()
     assert "2 test people, 4 prompts, 20 steps" in text
     assert "0.500 (0.250, 0.750)" in text

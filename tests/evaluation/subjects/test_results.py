@@ -3,21 +3,21 @@ import json
 import numpy as np
 import pytest
 
-from promptnet.evaluation.subjects.results import claims, save_results, summarise
-from promptnet.evaluation.subjects.score import METRICS, RowScores
+from promptnet.evaluation.subjects.results import checks, save_results, summarise
+from promptnet.evaluation.subjects.score import METRICS, MethodScores
 
 SETTINGS = {"split": "test", "people": 20, "prompts": 4, "steps": 20}
 
 
-def row(harmonic: float, spread: float = 0.05, **metrics: float) -> RowScores:
+def method(harmonic: float, spread: float = 0.05, **metrics: float) -> MethodScores:
     """Twenty people, half of them `spread` above and half below each mean."""
     signs = np.resize([1.0, -1.0], 20)
     means = {"identity": harmonic, "attributes": harmonic, "distance": 0.2, "pixel_l1": 0.1, **metrics}
-    return RowScores({name: value + spread * signs for name, value in {**means, "harmonic": harmonic}.items()}, {})
+    return MethodScores({name: value + spread * signs for name, value in {**means, "harmonic": harmonic}.items()}, {})
 
 
 def test_every_row_has_every_metric_with_an_interval():
-    results = summarise({"profusion": row(0.6), "ceiling": row(1.0, 0.0)}, SETTINGS, {})
+    results = summarise({"profusion": method(0.6), "ceiling": method(1.0, 0.0)}, SETTINGS, {})
     assert set(results["rows"]) == {"profusion", "ceiling"}
     for record in results["rows"].values():
         assert set(record) == set(METRICS)
@@ -30,46 +30,46 @@ def test_every_row_has_every_metric_with_an_interval():
 
 
 def test_results_are_written_as_json(tmp_path):
-    results = summarise({"profusion": row(0.6)}, SETTINGS, {})
+    results = summarise({"profusion": method(0.6)}, SETTINGS, {})
     save_results(results, tmp_path / "results.json")
     assert json.loads((tmp_path / "results.json").read_text()) == results
 
 
 def test_claims_wait_for_their_rows():
-    assert claims({"profusion": row(0.5)}) == {}
-    assert set(claims({"best": row(0.5), "profusion": row(0.5)})) == {"best-is-best"}
+    assert checks({"profusion": method(0.5)}) == {}
+    assert set(checks({"best": method(0.5), "profusion": method(0.5)})) == {"best-is-best"}
 
 
 @pytest.mark.parametrize(("plain", "holds"), [(0.4, True), (0.58, False), (0.7, False)])
 def test_fusion_pays_only_with_intervals_apart(plain, holds):
-    found = claims({"published-profusion": row(0.6), "published-plain-guidance-tuned": row(plain)})["fusion-pays"]
+    found = checks({"published-profusion": method(0.6), "published-plain-guidance-tuned": method(plain)})["fusion-pays"]
     assert found["holds"] is holds
     assert found["figures"]["paired difference"]["mean"] == pytest.approx(0.6 - plain)
 
 
 def test_best_is_best_unless_one_of_ours_is_above():
-    rows = {"best": row(0.6), "profusion": row(0.6), "published-profusion": row(0.9)}
-    assert claims(rows)["best-is-best"]["holds"] is True
-    assert claims({**rows, "fusion-only": row(0.61)})["best-is-best"]["holds"] is False
-    assert claims(rows)["beyond-published"]["holds"] is False
+    methods = {"best": method(0.6), "profusion": method(0.6), "published-profusion": method(0.9)}
+    assert checks(methods)["best-is-best"]["holds"] is True
+    assert checks({**methods, "fusion-only": method(0.61)})["best-is-best"]["holds"] is False
+    assert checks(methods)["beyond-published"]["holds"] is False
 
 
 @pytest.mark.parametrize(("identity", "attributes", "holds"), [(0.9, 0.86, True), (0.9, 0.8, False), (0.8, 0.9, False)])
 def test_the_ceiling_has_to_be_near_on_both(identity, attributes, holds):
-    best = row(0.85, identity=identity, attributes=attributes)
-    found = claims({"best": best, "ceiling": row(1.0, 0.0)})["near-the-ceiling"]
+    best = method(0.85, identity=identity, attributes=attributes)
+    found = checks({"best": best, "ceiling": method(1.0, 0.0)})["near-the-ceiling"]
     assert found["holds"] is holds
     assert found["figures"]["identity"]["mean"] == pytest.approx(identity)
 
 
 def test_a_judge_that_cannot_read_the_ceiling_proves_nothing():
-    found = claims({"best": row(0.9), "ceiling": row(0.0)})["near-the-ceiling"]
+    found = checks({"best": method(0.9), "ceiling": method(0.0)})["near-the-ceiling"]
     assert found["holds"] is False
     assert "cannot read the ceiling" in found["statement"]
 
 
 def test_the_ceilings_own_errors_are_not_held_against_best():
-    best, ceiling = row(0.8, 0.0, identity=0.8, attributes=0.8), row(0.9, 0.0, identity=0.9, attributes=0.9)
-    found = claims({"best": best, "ceiling": ceiling})["near-the-ceiling"]
+    best, ceiling = method(0.8, 0.0, identity=0.8, attributes=0.8), method(0.9, 0.0, identity=0.9, attributes=0.9)
+    found = checks({"best": best, "ceiling": ceiling})["near-the-ceiling"]
     assert found["figures"]["attributes"]["mean"] == pytest.approx(8 / 9)
     assert found["holds"] is True

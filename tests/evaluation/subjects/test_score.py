@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from promptnet.evaluation.harness.methods import Row
+from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.tasks import attribute_chances, identity_chances, make_people
-from promptnet.evaluation.subjects.score import METRICS, make_marker
+from promptnet.evaluation.subjects.score import METRICS, make_scorer
 
 SIZE_PX = 64
 
@@ -14,17 +14,17 @@ def people():
 
 
 @pytest.fixture
-def marker(judge, people):
+def scorer(judge, people):
     judge.learn(people)
-    return make_marker(people, judge, "test", SIZE_PX)
+    return make_scorer(people, judge, "test", SIZE_PX)
 
 
-def pictures(studio, people, row):
-    return [studio(person, Row(row, "prompt")) for person in people]
+def images(renderer, people, method):
+    return [renderer(person, Method(method, "prompt")) for person in people]
 
 
-def test_the_truth_scores_one_everywhere_at_no_distance(marker, studio, people):
-    scores = marker.mark(pictures(studio, people, "ceiling"))
+def test_the_truth_scores_one_everywhere_at_no_distance(scorer, renderer, people):
+    scores = scorer.mark(images(renderer, people, "ceiling"))
     assert set(scores.people) == set(METRICS)
     for metric in ("identity", "attributes", "harmonic"):
         np.testing.assert_array_equal(scores.people[metric], np.ones(3))
@@ -33,20 +33,20 @@ def test_the_truth_scores_one_everywhere_at_no_distance(marker, studio, people):
     assert set(scores.fields.values()) == {1.0}
 
 
-def test_a_copy_of_the_reference_is_the_right_person_doing_nothing_asked(marker, studio, people):
-    scores = marker.mark(pictures(studio, people, "plain-guidance"))
+def test_a_copy_of_the_reference_is_the_right_person_doing_nothing_asked(scorer, renderer, people):
+    scores = scorer.mark(images(renderer, people, "plain-guidance"))
     np.testing.assert_array_equal(scores.people["identity"], np.ones(3))
     np.testing.assert_array_equal(scores.people["harmonic"], np.zeros(3))
     for person, found in zip(people, scores.people["attributes"], strict=True):
-        asked = [field for ask in person.asks for field in ask.fields]
+        asked = [field for eval_prompt in person.eval_prompts for field in eval_prompt.fields]
         chance = sum(attribute_chances()[person.identity.style][field] for field in asked) / len(asked)
         assert found == pytest.approx(-chance / (1 - chance))
     assert (scores.people["distance"] > 0).all()
     assert (scores.people["pixel_l1"] > 0).all()
 
 
-def test_a_stranger_as_asked_has_attributes_only(marker, studio, people):
-    scores = marker.mark(pictures(studio, people, "prompt-only"))
+def test_a_stranger_as_asked_has_attributes_only(scorer, renderer, people):
+    scores = scorer.mark(images(renderer, people, "prompt-only"))
     np.testing.assert_array_equal(scores.people["attributes"], np.ones(3))
     np.testing.assert_array_equal(scores.people["harmonic"], np.zeros(3))
     assert scores.fields["style"] == 1
@@ -56,15 +56,15 @@ def test_a_stranger_as_asked_has_attributes_only(marker, studio, people):
         assert found == pytest.approx((0.2 - chance) / (1 - chance))
 
 
-def test_one_wrong_picture_costs_only_its_person(marker, studio, people):
-    drawn = pictures(studio, people, "ceiling")
-    drawn[1][0] = pictures(studio, people, "plain-guidance")[1][0]
-    scores = marker.mark(drawn)
+def test_one_wrong_image_costs_only_its_person(scorer, renderer, people):
+    generated = images(renderer, people, "ceiling")
+    generated[1][0] = images(renderer, people, "plain-guidance")[1][0]
+    scores = scorer.mark(generated)
     assert scores.people["attributes"][1] < 1
     np.testing.assert_array_equal(scores.people["attributes"][[0, 2]], np.ones(2))
     np.testing.assert_array_equal(scores.people["distance"] > 1e-9, [False, True, False])
 
 
-def test_a_row_must_draw_every_ask(marker, studio, people):
-    with pytest.raises(ValueError, match="4 pictures for 6 asks"):
-        marker.mark(pictures(studio, people, "ceiling")[:2])
+def test_a_row_must_draw_every_ask(scorer, renderer, people):
+    with pytest.raises(ValueError, match="4 images for 6 asks"):
+        scorer.mark(images(renderer, people, "ceiling")[:2])

@@ -21,7 +21,7 @@ from promptnet.inference.editing.rule import Directions, Mixing, joined_weights,
 from promptnet.inference.editing.schedule_settings import schedule_settings
 from promptnet.inference.editing.stock_pipeline import stock_arguments
 from promptnet.inference.sampling.conditions import PlainPrompts, networks_of
-from promptnet.inference.sampling.config import SamplingDefaults
+from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.sampling.loop import Step, Term, UNetInputs, sample
 from promptnet.inference.sampling.schedule import plan
@@ -271,16 +271,16 @@ def test_the_rule_takes_one_call_more_than_weights_from_plms_alone(pipe: Any, na
 def test_a_base_models_own_rescaling_and_noise_are_not_an_edits(pipe: Any, monkeypatch: pytest.MonkeyPatch):
     card = make_card(fingerprint=edit_fingerprint(pipe))
 
-    def drawn(**knobs: Any) -> Tensor:
+    def generated(**config: Any) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return pipe(NEUTRAL, edits=card, generator=generator, output_type="latent", **knobs).images
+        return pipe(NEUTRAL, edits=card, generator=generator, output_type="latent", **config).images
 
-    expected = drawn()
-    own = SamplingDefaults(guidance_rescale=0.7, eta=1.0)
+    expected = generated()
+    own = SamplingConfig(guidance_rescale=0.7, eta=1.0)
     monkeypatch.setattr(type(pipe), "sampling_defaults", own)
-    assert torch.equal(drawn(), expected)
-    assert (drawn(guidance_rescale=0.7) - expected).abs().max() > 1e-3
-    assert (drawn(eta=1.0) - expected).abs().max() > 1e-3
+    assert torch.equal(generated(), expected)
+    assert (generated(guidance_rescale=0.7) - expected).abs().max() > 1e-3
+    assert (generated(eta=1.0) - expected).abs().max() > 1e-3
 
 
 # --- the same in diffusers' own pipelines -------------------------------------------------------------------------
@@ -319,8 +319,8 @@ def test_the_stock_pipeline_draws_what_the_rule_draws(pipe: Any, name: str):
     cards, latents = [card, replace(card, styled=OTHER, weights=torch.rand(6))], torch.randn(2, 4, 8, 8)
     expected = on_the_loop(pipe, cards, latents)
     theirs = stock(pipe)
-    drawn: Any = theirs(**stock_arguments(theirs, cards, num_images=2), latents=latents, output_type="latent")
-    torch.testing.assert_close(drawn.images, expected, rtol=1e-4, atol=1e-4)
+    generated: Any = theirs(**stock_arguments(theirs, cards, num_images=2), latents=latents, output_type="latent")
+    torch.testing.assert_close(generated.images, expected, rtol=1e-4, atol=1e-4)
     plain = on_the_loop(pipe, [one.scaled(0) for one in cards], latents)
     assert (plain - expected).abs().max() > 1e-2
 
@@ -382,8 +382,8 @@ def test_a_stock_pipeline_that_an_edit_was_not_learned_in_is_refused(
 def test_without_guidance_too(pipe: Any):
     card = make_card(weights=torch.rand(6), fingerprint=edit_fingerprint(pipe), guidance_scale=1.0)
     latents, theirs = torch.randn(1, 4, 8, 8), stock(pipe)
-    drawn: Any = theirs(**stock_arguments(theirs, card), latents=latents, output_type="latent")
-    torch.testing.assert_close(drawn.images, on_the_loop(pipe, [card], latents), rtol=1e-4, atol=1e-4)
+    generated: Any = theirs(**stock_arguments(theirs, card), latents=latents, output_type="latent")
+    torch.testing.assert_close(generated.images, on_the_loop(pipe, [card], latents), rtol=1e-4, atol=1e-4)
 
 
 def test_prompts_longer_than_the_tower_are_refused(pipe: Any):
@@ -398,7 +398,7 @@ def test_prompts_longer_than_the_tower_are_refused(pipe: Any):
 
 
 def stock_xl(pipe: Any) -> Any:
-    """SDXL's two towers, pooled states and added conditions, in a few thousand weights."""
+    """SDXL's two encoders, pooled states and added conditions, in a few thousand weights."""
     from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -439,7 +439,7 @@ def test_sdxl_mixes_the_pooled_states_too(pipe: Any):
     card = make_card(weights=torch.rand(6), fingerprint=edit_fingerprint(theirs))
     assert set(card.fingerprint) == {"unet", "text_encoder", "text_encoder_2"}
     latents = torch.randn(1, 4, 8, 8)
-    drawn: Any = theirs(**stock_arguments(theirs, card), latents=latents, output_type="latent", height=16, width=16)
+    generated: Any = theirs(**stock_arguments(theirs, card), latents=latents, output_type="latent", height=16, width=16)
 
     def encoded(text: str) -> tuple[Tensor, Tensor]:
         found = theirs.encode_prompt(text, do_classifier_free_guidance=False, device="cpu")
@@ -460,8 +460,8 @@ def test_sdxl_mixes_the_pooled_states_too(pipe: Any):
         return sample(theirs.unet, theirs.scheduler, latents, [guidance, Mixing(card.weights[None], directions)])
 
     expected = ours(Directions(styled - neutral, pooled_styled - pooled_neutral))
-    torch.testing.assert_close(drawn.images, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(drawn.images, ours(Directions(styled - neutral)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(generated.images, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(generated.images, ours(Directions(styled - neutral)), rtol=1e-4, atol=1e-4)
 
 
 # --- in our own pipeline ------------------------------------------------------------------------------------------
@@ -471,9 +471,9 @@ def test_the_pipeline_draws_in_the_steps_and_with_the_guidance_of_the_edit(pipe:
     card = make_card(weights=torch.rand(6), fingerprint=edit_fingerprint(pipe))
     latents = torch.randn(2, 4, 8, 8)
     options: dict[str, Any] = {"latents": latents, "output_type": "latent", "num_images_per_prompt": 2}
-    drawn = pipe(NEUTRAL, edits=card, **options).images
+    generated = pipe(NEUTRAL, edits=card, **options).images
     assert pipe.num_timesteps == 6
-    torch.testing.assert_close(drawn, on_the_loop(pipe, [card], latents))
+    torch.testing.assert_close(generated, on_the_loop(pipe, [card], latents))
     plain = pipe(NEUTRAL, num_inference_steps=6, guidance_scale=3.0, **options).images
     assert torch.equal(pipe(NEUTRAL, edits=[card.scaled(0)], **options).images, plain)
     with pytest.raises(MixingError, match=r"at_steps\(7\)"):
@@ -484,9 +484,9 @@ def test_an_edit_learned_without_a_subject_acts_on_one(pipe: Any, make_subject: 
     card = make_card(weights=torch.zeros(6), fingerprint=edit_fingerprint(pipe))
     options: dict[str, Any] = {"subject": make_subject(pipe, tuned=True), "latents": torch.randn(1, 4, 8, 8)}
 
-    def drawn(**more: Any) -> Tensor:
+    def generated(**more: Any) -> Tensor:
         torch.manual_seed(0)
         return pipe("a photo of S*", output_type="latent", **options, **more).images
 
-    assert torch.equal(drawn(edits=card.scaled(0)), drawn(num_inference_steps=6))
-    assert (drawn(edits=card) - drawn(num_inference_steps=6)).abs().max() > 1e-3
+    assert torch.equal(generated(edits=card.scaled(0)), generated(num_inference_steps=6))
+    assert (generated(edits=card) - generated(num_inference_steps=6)).abs().max() > 1e-3

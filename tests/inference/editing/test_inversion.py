@@ -1,4 +1,4 @@
-"""Inversion gives the picture back: exactly with all corrections, and not as the published replay reads them."""
+"""Inversion gives the image back: exactly with all corrections, and not as the published replay reads them."""
 
 from dataclasses import replace
 from typing import Any
@@ -120,7 +120,7 @@ def test_as_published_the_steps_above_16_of_50_are_corrected(pipe: Any, name: st
     assert [bool(rule.after(x, step)) for step in steps] == [True] * corrected + [False] * 17
 
 
-def test_pictures_inverted_one_after_the_other_are_a_batch(pipe: Any):
+def test_images_inverted_one_after_the_other_are_a_batch(pipe: Any):
     use_scheduler(pipe, "DDIMScheduler")
     latents = torch.randn(3, 4, 8, 8)
     parts = joined([inverted(pipe, part) for part in latents.split(2)])
@@ -187,7 +187,7 @@ def test_schedulers_that_cannot_replay_are_refused(pipe: Any):
         check_invertible(pipe.scheduler)
 
 
-def test_outside_a_mask_the_picture_stays(pipe: Any):
+def test_outside_a_mask_the_image_stays(pipe: Any):
     latents = torch.randn(1, 4, 8, 8)
     inversion = inverted(pipe, latents)
     mask = torch.zeros(8, 8)

@@ -140,8 +140,8 @@ def test_a_bare_networks_steps_are_known_from_its_timesteps(unet: Any, num_steps
     scheduler.set_timesteps(num_steps)
     with adapt_resolution(unet, **SIZE, num_inference_steps=num_steps) as handle:
         for _ in range(2):  # another drawing
-            shares = [handle.share(t) for t in scheduler.timesteps for _ in range(2)]
-            assert shares == [index / num_steps for index in range(num_steps) for _ in range(2)]
+            fractions = [handle.share(t) for t in scheduler.timesteps for _ in range(2)]
+            assert fractions == [index / num_steps for index in range(num_steps) for _ in range(2)]
 
 
 def test_adapters_loaded_and_dtypes_changed_afterwards(unet: Any, call_unet: Any) -> None:

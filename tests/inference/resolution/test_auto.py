@@ -1,7 +1,7 @@
 import pytest
 
 from promptnet.inference.resolution.auto import (
-    active_share,
+    active_fraction,
     automatic_settings,
     depth_factor,
     in_proportion,
@@ -16,21 +16,21 @@ def test_near_the_trained_size_nothing_is_done(size) -> None:
     assert automatic_settings(3, (64, 64), size).is_plain
 
 
-def test_smaller_pictures_scale_attention_alone() -> None:
+def test_smaller_images_scale_attention_alone() -> None:
     settings = automatic_settings(3, (64, 64), (32, 32), 20)
     assert settings.attention
     assert not settings.factors
 
 
 @pytest.mark.parametrize(
-    ("size", "drawn"),
+    ("size", "generated"),
     [((32, 32), (64, 64)), ((48, 48), (64, 64)), ((16, 16), (64, 64)), ((32, 48), (48, 64)), ((32, 64), None)],
 )
-def test_much_smaller_pictures_are_drawn_larger_where_they_can_be_resized(size, drawn) -> None:
+def test_much_smaller_images_are_drawn_larger_where_they_can_be_resized(size, generated) -> None:
     settings = automatic_settings(3, (64, 64), size, 20, multiple_px=16)
-    assert settings.drawn_size_px == drawn
+    assert settings.drawn_size_px == generated
     assert not settings.factors
-    square = drawn == (64, 64)
+    square = generated == (64, 64)
     assert settings.attention is not square, "at the trained size nothing else is needed"
 
 
@@ -67,8 +67,8 @@ def test_each_side_has_its_own_factor_and_the_longer_one_is_halfway() -> None:
 
 
 def test_few_latents_are_drawn_with_the_shorter_side_as_trained() -> None:
-    drawn = {(128, 128): (64, 64), (96, 160): (64, 112), (160, 96): (112, 64), (64, 32): (128, 64), (64, 128): None}
-    for size, expected in drawn.items():
+    generated = {(128, 128): (64, 64), (96, 160): (64, 112), (160, 96): (112, 64), (64, 32): (128, 64), (64, 128): None}
+    for size, expected in generated.items():
         settings = automatic_settings(3, (64, 64), size, 20, trained_latents=16, multiple_px=16)
         assert settings.drawn_size_px == expected
         assert settings.is_plain == (expected == (64, 64))
@@ -97,10 +97,10 @@ def test_four_times_is_progressive_and_damped_with_a_smaller_map() -> None:
         assert all(smaller[name] <= larger[name] for name in smaller)
 
 
-def test_larger_pictures_are_adapted_for_longer() -> None:
-    shares = [active_share(ratio) for ratio in (1.25, 1.5, 2, 3, 4, 8)]
-    assert shares == sorted(shares)
-    assert active_share(2) == pytest.approx(0.6)
+def test_larger_images_are_adapted_for_longer() -> None:
+    fractions = [active_fraction(ratio) for ratio in (1.25, 1.5, 2, 3, 4, 8)]
+    assert fractions == sorted(fractions)
+    assert active_fraction(2) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (128, 128), (256, 256)])
@@ -124,7 +124,7 @@ def test_few_latents_get_dispersed_kernels_everywhere_or_at_the_outermost_depth(
 
 
 @pytest.mark.parametrize(("size", "latents"), [((96, 160), 16), ((128, 128), 64), ((256, 256), 64)])
-def test_wide_pictures_and_more_latents_are_not_dispersed(size, latents: int) -> None:
+def test_wide_images_and_more_latents_are_not_dispersed(size, latents: int) -> None:
     settings = automatic_settings(3, (64, 64), size, 20, trained_latents=latents)
     assert not settings.dispersed
     assert "down_blocks.0" not in settings.factors

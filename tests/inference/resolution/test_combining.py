@@ -25,7 +25,7 @@ def edit(pipe: Any) -> MixingWeights:
 
 @pytest.mark.parametrize("resolution", ["off", "auto", ALWAYS, DAMPED], ids=["off", "auto", "own", "damped"])
 def test_edits_subjects_and_plain_prompts_at_a_foreign_size(resolution: Any, pipe: Any, make_subject: Any) -> None:
-    """Each picture of a batch is what it is alone, under every setting; the edit acts on both."""
+    """Each image of a batch is what it is alone, under every setting; the edit acts on both."""
     subjects, noise = [make_subject(pipe, tuned=True), None], torch.randn(2, 4, 12, 20)
     prompts, options = ["S* on a chair", "a dog"], {"output_type": "np", "height": 24, "width": 40}
     options |= {"edits": edit(pipe), "resolution": resolution, "fusion_steps": 0}
@@ -47,7 +47,7 @@ def test_fusion_is_damped_with_the_refinement(pipe: Any, make_subject: Any) -> N
     options: Any = {"fusion_steps": 1, "class_scale": 2.0, "num_inference_steps": 2, "output_type": "latent"}
     options |= {"subject": make_subject(pipe, tuned=True), "latents": torch.randn(1, 4, 16, 16)}
 
-    def drawn(settings: Any) -> tuple[torch.Tensor, int]:
+    def generated(settings: Any) -> tuple[torch.Tensor, int]:
         rows: list[int] = []
         hook = pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
         generator = torch.Generator().manual_seed(0)
@@ -55,27 +55,27 @@ def test_fusion_is_damped_with_the_refinement(pipe: Any, make_subject: Any) -> N
         hook.remove()
         return latents, sum(rows)
 
-    (damped, num_damped), (undamped, num_undamped) = drawn(DAMPED), drawn(ALWAYS)
+    (damped, num_damped), (undamped, num_undamped) = generated(DAMPED), generated(ALWAYS)
     assert (num_damped, num_undamped) == (2 * 7, 2 * 5)
     assert damped.isfinite().all()
     assert (damped - undamped).abs().max() > 1e-3
 
 
 def test_free_u_is_off_until_enabled_and_goes_with_any_size(pipe: Any) -> None:
-    knobs = load_settings("published:sd21-2048x2048").freeu
-    assert knobs is not None
+    config = load_settings("published:sd21-2048x2048").freeu
+    assert config is not None
 
-    def drawn() -> np.ndarray:
+    def generated() -> np.ndarray:
         options: Any = {"num_inference_steps": 2, "output_type": "np", "height": 32, "width": 32}
         return pipe("a hat", generator=torch.Generator().manual_seed(0), **options).images
 
-    before = drawn()
-    pipe.enable_freeu(**knobs)
-    with_free_u = drawn()
+    before = generated()
+    pipe.enable_freeu(**config)
+    with_free_u = generated()
     pipe.disable_freeu()
     assert np.isfinite(with_free_u).all()
     assert np.abs(with_free_u - before).max() > 1e-3
-    assert np.array_equal(drawn(), before)
+    assert np.array_equal(generated(), before)
 
 
 def test_large_latents_are_decoded_in_tiles(pipe: Any) -> None:

@@ -22,7 +22,7 @@ def resize_matrix(size: int, wanted: int) -> np.ndarray:
 
 
 def naive(x: np.ndarray, weight: np.ndarray, factors: tuple[float, float], stride: int, plain: bool) -> np.ndarray:
-    """Re-dilation of one picture with loops: (C, H, W) -> (C_out, H', W')."""
+    """Re-dilation of one image with loops: (C, H, W) -> (C_out, H', W')."""
     _, height, width = x.shape
     d = [math.ceil(f) for f in factors]
     rho = [di / f for di, f in zip(d, factors, strict=True)]
@@ -79,7 +79,7 @@ def test_published_sizes_are_one_short_on_odd_sides_with_stride_two() -> None:
 
 
 def test_a_direction_with_factor_one_is_left_alone() -> None:
-    """A picture that is constant from top to bottom gives the same as with the horizontal factor alone."""
+    """An image that is constant from top to bottom gives the same as with the horizontal factor alone."""
     x = torch.randn(1, 1, 1, 12, dtype=torch.float64).expand(1, 1, 6, 12)
     weight = torch.randn(1, 1, 1, 3, dtype=torch.float64)
     wide = redilated_conv2d(x, weight, factor=(1, 2))

@@ -80,7 +80,7 @@ def test_dispersed_layers_without_a_factor_are_refused(unet: Any) -> None:
         checked(unet, factors={"mid_block": 2}, dispersed=["mid_block", "down_blocks.1"])
 
 
-def test_attention_to_picture_and_text_at_once_is_refused(make_unet: Any) -> None:
+def test_attention_to_image_and_text_at_once_is_refused(make_unet: Any) -> None:
     simple: Any = {
         "down_block_types": ("SimpleCrossAttnDownBlock2D",) * 2,
         "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",

@@ -138,7 +138,7 @@ FAMILIES = {
 
 
 def draw(pipe: Any, height: int = HEIGHT_PX, width: int = WIDTH_PX, steps: int = 2) -> torch.Tensor:
-    """Pictures (N, 3, H, W), or videos (N, F, 3, H, W)."""
+    """Images (N, 3, H, W), or videos (N, F, 3, H, W)."""
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(9)
     states = torch.randn(2, 5, WIDTH, generator=generator)
@@ -150,10 +150,10 @@ def draw(pipe: Any, height: int = HEIGHT_PX, width: int = WIDTH_PX, steps: int =
         options["image"] = torch.rand(1, 3, height, width, generator=generator)
     if kind in ("AnimateDiffPipeline", "TextToVideoSDPipeline"):
         options["num_frames"] = 2
-    drawn: Any = pipe(
+    generated: Any = pipe(
         height=height, width=width, num_inference_steps=steps, generator=generator, output_type="pt", **options
     )
-    return drawn.frames if hasattr(drawn, "frames") else drawn.images
+    return generated.frames if hasattr(generated, "frames") else generated.images
 
 
 def weights(pipe: Any) -> dict[str, torch.Tensor]:
@@ -205,8 +205,8 @@ def test_four_times_a_large_trained_size_is_damped_by_auto(make_unet: Any) -> No
     assert (damped - undamped).abs().max() > 1e-4
 
 
-def test_a_damped_picture_is_the_formula_with_three_items_a_step(make_unet: Any) -> None:
-    """e_u^damped + w (e_c - e_u), by hand, for two pictures in a batch."""
+def test_a_damped_image_is_the_formula_with_three_items_a_step(make_unet: Any) -> None:
+    """e_u^damped + w (e_c - e_u), by hand, for two images in a batch."""
     pipe: Any = sd(make_unet)
     rows: list[int] = []
     noise, states = torch.randn(2, 4, 32, 24), torch.randn(2, 5, WIDTH)
@@ -236,21 +236,21 @@ def test_a_damped_picture_is_the_formula_with_three_items_a_step(make_unet: Any)
     torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
 
 
-def test_guidance_of_three_rows_a_picture_is_not_damped(make_unet: Any) -> None:
-    """Perturbed attention has a third row: two pictures have halves, but not those."""
+def test_guidance_of_three_rows_a_image_is_not_damped(make_unet: Any) -> None:
+    """Perturbed attention has a third row: two images have halves, but not those."""
     parts: Any = [vae(), None, None, make_unet(), scheduler(), None, None]
     pipe: Any = StableDiffusionPAGPipeline(*parts, requires_safety_checker=False, pag_applied_layers="mid")
     options: Any = {"prompt_embeds": torch.randn(2, 5, WIDTH), "negative_prompt_embeds": torch.randn(2, 5, WIDTH)}
     options |= {"latents": torch.randn(2, 4, 32, 24), "output_type": "pt", "num_inference_steps": 1}
-    pictures = []
+    images = []
     for settings in (DAMPED, {**DAMPED, "damped_steps": 0}):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             handle = adapt_resolution(pipe, HEIGHT_PX, WIDTH_PX, settings=settings)
         assert any("guidance is not damped" in str(each.message) for each in said) == bool(settings["damped_steps"])
         with handle:
-            pictures.append(pipe(height=HEIGHT_PX, width=WIDTH_PX, **options).images)
-    assert torch.equal(*pictures)
+            images.append(pipe(height=HEIGHT_PX, width=WIDTH_PX, **options).images)
+    assert torch.equal(*images)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_pipelines_whose_rows_are_two_halves(name: str, halves: bool) -> None:
 
 
 def text_parts() -> tuple[Any, ...]:
-    """SDXL's two text towers and tokenizers, as small as can be."""
+    """SDXL's two text encoders and tokenizers, as small as can be."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     from promptnet.models.tiny import train_tokenizer
@@ -339,7 +339,7 @@ def test_whether_it_acts_is_decided_from_the_pipelines_timesteps(make_unet: Any)
     pipe = sd(make_unet)
     handle = adapt_resolution(pipe, HEIGHT_PX, WIDTH_PX, num_inference_steps=30)
     pipe.scheduler.set_timesteps(30)
-    shares = [handle.share(timestep) for timestep in pipe.scheduler.timesteps]
-    assert shares == [index / 30 for index in range(30)]
+    fractions = [handle.share(timestep) for timestep in pipe.scheduler.timesteps]
+    assert fractions == [index / 30 for index in range(30)]
     assert handle.share(pipe.scheduler.timesteps[7]) == 7 / 30  # again, and out of order
     handle.remove()

@@ -55,17 +55,19 @@ def test_other_sizes_are_adapted_unless_it_is_off(size: Any, pipe: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "drawn"),
+    ("size", "generated"),
     [((8, 8), (16, 16)), ((4, 8), (16, 32)), ((12, 8), (24, 16)), ((32, 32), (16, 16)), ((40, 24), (28, 16))],
 )
-def test_few_latents_are_drawn_with_the_shorter_side_as_trained_and_resized(size: Any, drawn: Any, pipe: Any) -> None:
+def test_few_latents_are_drawn_with_the_shorter_side_as_trained_and_resized(
+    size: Any, generated: Any, pipe: Any
+) -> None:
     seen: list[Any] = []
     hook = pipe.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     found = draw(pipe, *size)
     hook.remove()
-    assert {shape[-2:] for shape in seen} == {(drawn[0] // 2, drawn[1] // 2)}
+    assert {shape[-2:] for shape in seen} == {(generated[0] // 2, generated[1] // 2)}
     assert found.shape == (1, *size, 3)
-    as_drawn = torch.from_numpy(draw(pipe, *drawn)).permute(0, 3, 1, 2)
+    as_drawn = torch.from_numpy(draw(pipe, *generated)).permute(0, 3, 1, 2)
     expected = fitted(as_drawn, size).permute(0, 2, 3, 1)
     np.testing.assert_allclose(found, expected.clamp(0, 1), atol=1e-6)
 
@@ -73,11 +75,11 @@ def test_few_latents_are_drawn_with_the_shorter_side_as_trained_and_resized(size
 def test_more_latents_are_drawn_as_large_as_asked_and_not_much_smaller(make_unet: Any) -> None:
     options: Any = {**SIZES, "trained_size_px": (512, 512), "multiple_px": 64}
     sizes: Any = {(1024, 1024): (1024, 1024), (512, 768): (512, 768), (256, 256): (512, 512), (128, 256): (256, 512)}
-    for size_px, drawn_px in sizes.items():
-        assert plan_size(make_unet(sample_size=64), "auto", size_px=size_px, **options).drawn_px == drawn_px
+    for size_px, sampled_px in sizes.items():
+        assert plan_size(make_unet(sample_size=64), "auto", size_px=size_px, **options).sampled_px == sampled_px
 
 
-def test_latents_of_much_smaller_pictures_are_as_small_as_asked(pipe: Any) -> None:
+def test_latents_of_much_smaller_images_are_as_small_as_asked(pipe: Any) -> None:
     options: Any = {"height": 8, "width": 8, "num_inference_steps": 2}
     latents = pipe("a hat", output_type="latent", **options).images
     assert latents.shape[-2:] == (4, 4)

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from promptnet.inference.sampling.checkpointing import leaves_of, recomputed
+from promptnet.inference.sampling.checkpointing import checkpointed, leaves_of
 from promptnet.inference.sampling.loop import sample
 
 
@@ -19,7 +19,7 @@ def test_gradients_reach_the_input_and_whatever_the_call_reads():
 
     wanted = [x, weight, *network.parameters()]
     expected = torch.autograd.grad(call(call(x)).square().sum(), wanted, retain_graph=True)
-    found = torch.autograd.grad(recomputed(call, recomputed(call, x)).square().sum(), wanted)
+    found = torch.autograd.grad(checkpointed(call, checkpointed(call, x)).square().sum(), wanted)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
 
@@ -28,7 +28,7 @@ def test_only_the_input_is_kept():
     saved: list[Tensor] = []
     x, weight = torch.randn(2, 3), torch.randn(3, 3, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda one: saved.append(one) or one, lambda one: one):
-        output = recomputed(lambda x: (x @ weight).exp().tanh() @ weight, x)
+        output = checkpointed(lambda x: (x @ weight).exp().tanh() @ weight, x)
     assert [one.data_ptr() for one in saved] == [x.data_ptr()]
     assert leaves_of(output) == [weight]
     output.sum().backward()
@@ -37,7 +37,7 @@ def test_only_the_input_is_kept():
 
 def test_an_input_that_needs_no_gradient_gets_none():
     x, weight = torch.randn(2, 3), torch.tensor(2.0, requires_grad=True)
-    recomputed(lambda x: x * weight, x).sum().backward()
+    checkpointed(lambda x: x * weight, x).sum().backward()
     assert x.grad is None
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad, x.sum())
@@ -46,8 +46,8 @@ def test_an_input_that_needs_no_gradient_gets_none():
 def test_without_gradients_it_is_the_call():
     x, weight = torch.randn(2), torch.tensor(2.0, requires_grad=True)
     with torch.no_grad():
-        assert not recomputed(lambda x: x * weight, x).requires_grad
-    assert not recomputed(lambda x: 3 * x, x).requires_grad
+        assert not checkpointed(lambda x: x * weight, x).requires_grad
+    assert not checkpointed(lambda x: 3 * x, x).requires_grad
 
 
 def test_a_call_is_recomputed_in_the_precision_it_was_made_in():
@@ -60,7 +60,7 @@ def test_a_call_is_recomputed_in_the_precision_it_was_made_in():
         return product.float()
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = recomputed(call, x)
+        output = checkpointed(call, x)
     output.sum().backward()
     assert seen == [torch.bfloat16] * 2
 

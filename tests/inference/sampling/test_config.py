@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from promptnet.inference import PUBLISHED, SamplingDefaults
+from promptnet.inference import PUBLISHED, SamplingConfig
 
 
 def test_published_values():
@@ -14,12 +14,12 @@ def test_published_values():
 
 
 def test_none_leaves_a_knob_as_it_is():
-    knobs = SamplingDefaults(class_scale=2.0).replaced({"class_scale": None, "fusion_steps": 0})
-    assert (knobs.class_scale, knobs.fusion_steps) == (2.0, 0)
+    config = SamplingConfig(class_scale=2.0).replaced({"class_scale": None, "fusion_steps": 0})
+    assert (config.class_scale, config.fusion_steps) == (2.0, 0)
 
 
 @pytest.mark.parametrize(
-    ("knob", "value"),
+    ("parameter", "value"),
     [
         ("num_inference_steps", 0),
         ("num_inference_steps", 2.5),
@@ -36,6 +36,6 @@ def test_none_leaves_a_knob_as_it_is():
         ("fusion_step", 1),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(knob: str, value: Any):
-    with pytest.raises(ValueError, match=knob):
-        SamplingDefaults().replaced({knob: value})
+def test_values_out_of_range_are_refused_by_name(parameter: str, value: Any):
+    with pytest.raises(ValueError, match=parameter):
+        SamplingConfig().replaced({parameter: value})

@@ -249,10 +249,10 @@ def test_rows_without_a_subject_are_left_alone():
     torch.testing.assert_close(mixed[[0, 2]], others)
 
 
-def test_several_reference_pictures_are_averaged_by_their_weights():
+def test_several_reference_images_are_averaged_by_their_weights():
     rows = torch.tensor([0, 1])
-    pictures = [condition(2.0, 2.0, rows=rows), condition(-1.0, rows=torch.tensor([1]))]
-    references = References(rows, pictures, torch.tensor([[4.0, 0.0], [1.0, 3.0]]).double())
+    images = [condition(2.0, 2.0, rows=rows), condition(-1.0, rows=torch.tensor([1]))]
+    references = References(rows, images, torch.tensor([[4.0, 0.0], [1.0, 3.0]]).double())
     rule = FusionSampling(condition(0.5, 0.5, rows=rows), references, Draws(), "epsilon", scale=3.0)
     scheduler = next(schedulers())
     scheduler.set_timesteps(2)

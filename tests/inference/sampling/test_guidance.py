@@ -68,8 +68,8 @@ def test_refinement_without_class_scale_has_two():
     assert predicted(rule) == ([1 + 5 * 9, 2 + 5 * 18, 3 + 5 * 27], 6)
 
 
-def test_refinement_adds_each_reference_picture_with_its_weight():
-    """Row 0 has both pictures, row 1 the first alone, row 2 both with other weights."""
+def test_refinement_adds_each_reference_image_with_its_weight():
+    """Row 0 has both images, row 1 the first alone, row 2 both with other weights."""
     subjects = [condition(10, 20, 30, rows=ALL), condition(-4, -6, rows=torch.tensor([0, 2]))]
     rule = refinement([[0.5, 0.5], [1.0, 0.0], [0.2, 0.6]], subjects, subject_scale=2.0, class_scale=1.0)
     expected = [

@@ -350,7 +350,7 @@ def test_plms_makes_one_more_call():
     ],
     ids=lambda scheduler: type(scheduler).__name__,
 )
-def test_schedulers_that_would_draw_wrong_pictures_are_refused_by_name(scheduler: Any):
+def test_schedulers_that_would_draw_wrong_images_are_refused_by_name(scheduler: Any):
     with pytest.raises(ValueError, match=type(scheduler).__name__):
         schedule.check_scheduler(scheduler)
 
@@ -375,13 +375,13 @@ def test_single_step_solvers_allow_renoising(name: str):
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "knob"),
+    ("scheduler", "parameter"),
     [
         (diffusers.DDIMScheduler(), "clip_sample"),
         (diffusers.DDPMScheduler(), "clip_sample"),
         (diffusers.DPMSolverMultistepScheduler(thresholding=True), "thresholding"),
     ],
 )
-def test_what_cuts_pixels_is_refused_for_latents(scheduler: Any, knob: str):
-    with pytest.raises(ValueError, match=f"{type(scheduler).__name__} has {knob} on.*{knob}=False"):
+def test_what_cuts_pixels_is_refused_for_latents(scheduler: Any, parameter: str):
+    with pytest.raises(ValueError, match=f"{type(scheduler).__name__} has {parameter} on.*{parameter}=False"):
         schedule.check_scheduler(scheduler)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptnet.inference.sampling.requests import distinct_subjects, make_rows, moved, with_class_words
+from promptnet.inference.sampling.requests import distinct_subjects, make_requests, moved, with_class_words
 from promptnet.inference.subject.subject import Subject
 
 
@@ -36,32 +36,32 @@ def test_the_reference_prompt_has_one_article(prompt: str, word: str, expected: 
 def test_each_placeholder_has_its_own_class_word():
     words = {"S1*": "woman", "S2*": "old man"}
     assert with_class_words("S2* kisses S1*", words).startswith("an old man kisses")
-    (row,) = make_rows("S1* with S2*", [ANN, BEN])
-    assert row.reference_prompt == "a woman with an old man"
-    assert row.subjects == {"S1*": ANN, "S2*": BEN}
+    (request,) = make_requests("S1* with S2*", [ANN, BEN])
+    assert request.reference_prompt == "a woman with an old man"
+    assert request.subjects == {"S1*": ANN, "S2*": BEN}
 
 
 def test_one_subject_is_in_every_prompt():
-    rows = make_rows(["S* in Rome", "a hat on S1*"], ANN, negative_prompt="ugly", num_images_per_prompt=2)
-    assert [row.prompt for row in rows] == ["S* in Rome", "S* in Rome", "a hat on S1*", "a hat on S1*"]
-    assert [set(row.subjects.values()) for row in rows] == [{ANN}] * 4
-    assert {row.negative_prompt for row in rows} == {"ugly"}
+    requests = make_requests(["S* in Rome", "a hat on S1*"], ANN, negative_prompt="ugly", num_images_per_prompt=2)
+    assert [request.prompt for request in requests] == ["S* in Rome", "S* in Rome", "a hat on S1*", "a hat on S1*"]
+    assert [set(request.subjects.values()) for request in requests] == [{ANN}] * 4
+    assert {request.negative_prompt for request in requests} == {"ugly"}
 
 
 def test_a_list_of_prompts_has_an_entry_of_subject_each():
-    rows = make_rows(["S* in Rome", "a dog", "S2* and S1*"], [BEN, None, [ANN, BEN]], ["", "cat", "bird"])
-    assert [row.subjects for row in rows] == [{"S*": BEN}, {}, {"S2*": BEN, "S1*": ANN}]
-    assert [row.negative_prompt for row in rows] == ["", "cat", "bird"]
-    assert distinct_subjects(rows) == [BEN, ANN]
+    requests = make_requests(["S* in Rome", "a dog", "S2* and S1*"], [BEN, None, [ANN, BEN]], ["", "cat", "bird"])
+    assert [request.subjects for request in requests] == [{"S*": BEN}, {}, {"S2*": BEN, "S1*": ANN}]
+    assert [request.negative_prompt for request in requests] == ["", "cat", "bird"]
+    assert distinct_subjects(requests) == [BEN, ANN]
 
 
 def test_class_word_of_the_call_counts_more_than_the_subjects():
-    assert make_rows("S* in Rome", ANN, class_word="robot")[0].reference_prompt == "a robot in Rome"
+    assert make_requests("S* in Rome", ANN, class_word="robot")[0].reference_prompt == "a robot in Rome"
 
 
 def test_an_empty_prompt_needs_no_subject():
-    (row,) = make_rows("")
-    assert (row.prompt, row.negative_prompt, row.subjects) == ("", None, {})
+    (request,) = make_requests("")
+    assert (request.prompt, request.negative_prompt, request.subjects) == ("", None, {})
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_an_empty_prompt_needs_no_subject():
 )
 def test_what_does_not_match_is_refused(arguments: dict[str, Any], message: str):
     with pytest.raises(ValueError) as refusal:
-        make_rows(**arguments)
+        make_requests(**arguments)
     assert message in str(refusal.value)
 
 
 def test_subjects_are_moved_once():
-    rows = moved(make_rows(["S*", "S1* and S2*"], [ANN, [ANN, BEN]]), torch.device("cpu"))
-    ann, ben = distinct_subjects(rows)
-    assert rows[0].subjects["S*"] is ann is rows[1].subjects["S1*"]
-    assert rows[1].subjects["S2*"] is ben
+    requests = moved(make_requests(["S*", "S1* and S2*"], [ANN, [ANN, BEN]]), torch.device("cpu"))
+    ann, ben = distinct_subjects(requests)
+    assert requests[0].subjects["S*"] is ann is requests[1].subjects["S1*"]
+    assert requests[1].subjects["S2*"] is ben

@@ -187,7 +187,7 @@ def test_a_bfloat16_copy_is_refused_with_a_hint():
 # -- several ----------------------------------------------------------------------------------------------------------
 
 
-def test_combining_keeps_all_pictures_and_averages_the_deltas():
+def test_combining_keeps_all_images_and_averages_the_deltas():
     one, two = make_subject(2, seed=1), make_subject(1, seed=2)
     two = replace(two, deltas={KEY_LAYER: two.deltas[KEY_LAYER]})
     both = Subject.combine([one, two], [3.0, 1.0])

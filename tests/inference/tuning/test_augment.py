@@ -6,35 +6,35 @@ from hypothesis import strategies as st
 from promptnet.inference.tuning.views import View, latent_mask, place, sample_views
 
 
-def picture(side_px: int = 32) -> torch.Tensor:
+def image(side_px: int = 32) -> torch.Tensor:
     return torch.rand(3, side_px, side_px, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_the_whole_canvas_is_the_picture():
-    canvas, mask = place(picture(), View(32))
-    torch.testing.assert_close(canvas, picture())
+def test_the_whole_canvas_is_the_image():
+    canvas, mask = place(image(), View(32))
+    torch.testing.assert_close(canvas, image())
     assert mask.shape == (1, 32, 32)
     assert mask.all()
 
 
 def test_a_flip_mirrors():
-    torch.testing.assert_close(place(picture(), View(32, flipped=True))[0], picture().flip(-1))
+    torch.testing.assert_close(place(image(), View(32, flipped=True))[0], image().flip(-1))
 
 
-def test_a_shift_moves_the_picture_and_repeats_its_border():
-    canvas, mask = place(picture(), View(32, top_px=5, left_px=-3))
-    torch.testing.assert_close(canvas[:, 5:, :29], picture()[:, :27, 3:])
-    torch.testing.assert_close(canvas[:, :5, :29], picture()[:, :1, 3:].expand(3, 5, 29))
+def test_a_shift_moves_the_image_and_repeats_its_border():
+    canvas, mask = place(image(), View(32, top_px=5, left_px=-3))
+    torch.testing.assert_close(canvas[:, 5:, :29], image()[:, :27, 3:])
+    torch.testing.assert_close(canvas[:, :5, :29], image()[:, :1, 3:].expand(3, 5, 29))
     assert mask[:, 5:, :29].all()
     assert not mask[:, :5].any()
     assert not mask[:, :, 29:].any()
 
 
-def test_a_smaller_picture_keeps_its_mean_and_its_mask():
-    canvas, mask = place(picture(), View(16, top_px=4, left_px=8))
+def test_a_smaller_image_keeps_its_mean_and_its_mask():
+    canvas, mask = place(image(), View(16, top_px=4, left_px=8))
     assert mask.sum() == 16 * 16
     inside = canvas[mask.expand(3, -1, -1).bool()]
-    torch.testing.assert_close(inside.mean(), picture().mean(), atol=0.02, rtol=0)
+    torch.testing.assert_close(inside.mean(), image().mean(), atol=0.02, rtol=0)
 
 
 @given(

@@ -3,22 +3,22 @@ from dataclasses import asdict
 
 import pytest
 
-from promptnet.inference.tuning.config import TuningDefaults
+from promptnet.inference.tuning.config import TuningConfig
 
 
 def test_knobs_survive_a_json_file():
-    knobs = TuningDefaults(steps=7, train=("kv",), scales=(0.5, 1.0), prompts=("S* in a hat", "a photo of S*"))
-    assert TuningDefaults(**json.loads(json.dumps(asdict(knobs)))) == knobs
+    config = TuningConfig(steps=7, train=("kv",), scales=(0.5, 1.0), prompts=("S* in a hat", "a photo of S*"))
+    assert TuningConfig(**json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_none_leaves_a_knob_as_it_is():
-    knobs = TuningDefaults(steps=7, rank=2)
-    assert knobs.replaced({"steps": None, "rank": 3}) == TuningDefaults(steps=7, rank=3)
+    config = TuningConfig(steps=7, rank=2)
+    assert config.replaced({"steps": None, "rank": 3}) == TuningConfig(steps=7, rank=3)
 
 
 def test_one_prompt_or_part_may_be_given_as_it_is():
-    knobs = TuningDefaults(train="kv", prompts="S* smiling")  # type: ignore[arg-type]
-    assert (knobs.train, knobs.prompts) == (("kv",), ("S* smiling",))
+    config = TuningConfig(train="kv", prompts="S* smiling")  # type: ignore[arg-type]
+    assert (config.train, config.prompts) == (("kv",), ("S* smiling",))
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def test_one_prompt_or_part_may_be_given_as_it_is():
         ({"prompts": ()}, "at least one prompt"),
         ({"prompts": "a photo of a man"}, r"'a photo of a man' must mention S\*"),
         ({"prompts": "S1* and S*"}, "no other placeholder"),
-        ({"momentum": 0.9}, "Unknown tuning knob momentum: there are batch_size, "),
+        ({"momentum": 0.9}, "Unknown tuning parameter momentum: there are batch_size, "),
     ],
 )
 def test_values_out_of_range_are_named(given, message):
     with pytest.raises(ValueError, match=message):
-        TuningDefaults().replaced(given)
+        TuningConfig().replaced(given)

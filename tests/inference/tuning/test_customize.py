@@ -1,4 +1,4 @@
-"""Per-user tuning: it learns the picture, keeps the best, repeats, and leaves the networks as they were."""
+"""Per-user tuning: it learns the image, keeps the best, repeats, and leaves the networks as they were."""
 
 import copy
 from io import BytesIO
@@ -13,15 +13,15 @@ from promptnet import PromptNetPipeline, Subject
 from promptnet.inference.references import open_references
 from promptnet.inference.subject.lora import applied
 from promptnet.inference.tuning import customize
-from promptnet.inference.tuning.config import TuningDefaults, TuningError, TuningProgress
+from promptnet.inference.tuning.config import TuningConfig, TuningError, TuningProgress
 from promptnet.inference.tuning.customize import customize_subject
 from promptnet.inference.tuning.loss import held_out_timesteps
-from promptnet.inference.tuning.views import held_out_batches, prepare_material
+from promptnet.inference.tuning.views import held_out_batches, prepare_views
 
 NETWORKS = ("vae", "text_encoder", "unet", "promptnet", "image_encoder")
 
 
-def picture(seed: int = 0, side_px: int = 40) -> Image.Image:
+def image(seed: int = 0, side_px: int = 40) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return Image.fromarray(coarse).resize((side_px, side_px))
 
@@ -29,7 +29,7 @@ def picture(seed: int = 0, side_px: int = 40) -> Image.Image:
 def run(pipe: Any, images: Any = None, *, seed: int = 0, **options: Any) -> Subject:
     settings = {"steps": 3, "num_views": 3, "batch_size": 2, "progress_bar": False, **options}
     generator = torch.Generator().manual_seed(seed)
-    return customize_subject(pipe, picture() if images is None else images, **{"generator": generator, **settings})
+    return customize_subject(pipe, image() if images is None else images, **{"generator": generator, **settings})
 
 
 def history(pipe: Any, **options: Any) -> tuple[Subject, list[TuningProgress]]:
@@ -64,15 +64,15 @@ def test_the_held_out_loss_falls_whatever_trains(pipe, train, prediction):
 
 
 def test_the_deltas_that_are_kept_have_the_loss_that_was_reported(pipe):
-    knobs = TuningDefaults(num_views=3)
+    config = TuningConfig(num_views=3)
     subject, seen = history(pipe, steps=8, validate_every=2, learning_rate=3e-2, train=("words", "kv"))
     draws = customize._own_generator(torch.Generator().manual_seed(0))
-    material = prepare_material(pipe, open_references(picture()), knobs, draws)
-    batches = held_out_batches(material, knobs, held_out_timesteps(1000), draws)
+    tuning_views = prepare_views(pipe, open_references(image()), config, draws)
+    batches = held_out_batches(tuning_views, config, held_out_timesteps(1000), draws)
 
     def loss(unet_deltas: Any, promptnet_deltas: Any) -> float:
         with torch.no_grad(), applied(pipe.unet, [unet_deltas] * 4), applied(pipe.promptnet, [promptnet_deltas] * 4):
-            return float(customize.denoising_loss(pipe, material.references, batches[0]).mean())
+            return float(customize.denoising_loss(pipe, tuning_views.references, batches[0]).mean())
 
     assert loss(subject.unet_deltas, subject.promptnet_deltas) == pytest.approx(seen[-1].best_validation_loss, rel=1e-5)
     assert loss({}, {}) > seen[-1].best_validation_loss
@@ -94,21 +94,21 @@ def test_a_tuned_subject_draws_saves_and_loads(pipe, tmp_path):
         return pipe("a photo of S*", subject=who, **options).images
 
     assert torch.equal(draw(loaded), draw(subject))
-    assert not torch.allclose(draw(loaded), draw(pipe.encode(picture())), atol=1e-3)
+    assert not torch.allclose(draw(loaded), draw(pipe.encode(image())), atol=1e-3)
 
 
-def test_several_pictures_of_one_person(pipe):
+def test_several_images_of_one_person(pipe):
     seen: set[int] = set()
 
     def noting(*args: Any) -> Any:
         batch = training_batch(*args)
-        seen.update(batch.pictures.tolist())
+        seen.update(batch.images.tolist())
         return batch
 
     training_batch = customize.training_batch
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(customize, "training_batch", noting)
-        subject = run(pipe, [picture(0), picture(1, 64), picture(2)], steps=8, class_word="woman")
+        subject = run(pipe, [image(0), image(1, 64), image(2)], steps=8, class_word="woman")
     assert subject.num_references == 3
     assert subject.class_word == "woman"
     assert seen == {0, 1, 2}
@@ -116,7 +116,7 @@ def test_several_pictures_of_one_person(pipe):
 
 
 def test_no_steps_is_encoding(pipe):
-    assert run(pipe, steps=0, class_word="boy").content_hash == pipe.encode(picture(), class_word="boy").content_hash
+    assert run(pipe, steps=0, class_word="boy").content_hash == pipe.encode(image(), class_word="boy").content_hash
 
 
 def test_no_step_trains_on_a_held_out_level(pipe, monkeypatch):
@@ -167,7 +167,7 @@ def test_tuning_that_never_helped_leaves_no_deltas(pipe, monkeypatch):
     scripted_losses(monkeypatch, [1.0, 1.1, 1.0, 1.2])
     subject = run(pipe, steps=3, validate_every=1, patience=3)
     assert subject.deltas == {}
-    assert subject.content_hash == pipe.encode(picture()).content_hash
+    assert subject.content_hash == pipe.encode(image()).content_hash
 
 
 def test_the_last_step_is_looked_at(pipe, monkeypatch):
@@ -297,7 +297,7 @@ def test_half_precision_networks_give_a_half_precision_subject(networks):
 def test_the_pipelines_own_knobs_are_the_defaults(pipe):
     pipe.register_to_config(tuning={"steps": 2, "train": ["kv"], "rank": 1})
     seen: list[TuningProgress] = []
-    subject = customize_subject(pipe, picture(), callback=seen.append, progress_bar=False, num_views=2, batch_size=2)
+    subject = customize_subject(pipe, image(), callback=seen.append, progress_bar=False, num_views=2, batch_size=2)
     assert [progress.num_steps for progress in seen] == [2, 2]
     assert {delta.rank for delta in subject.deltas.values()} <= {1}
     assert not subject.promptnet_deltas
@@ -305,7 +305,7 @@ def test_the_pipelines_own_knobs_are_the_defaults(pipe):
 
 def test_the_pipelines_method_is_this(pipe):
     options = {"steps": 2, "num_views": 2, "batch_size": 2, "progress_bar": False}
-    one = pipe.customize(picture(), class_word="man", generator=torch.Generator().manual_seed(0), **options)
+    one = pipe.customize(image(), class_word="man", generator=torch.Generator().manual_seed(0), **options)
     other = run(pipe, class_word="man", **options)
     assert one.content_hash == other.content_hash
 
@@ -318,16 +318,16 @@ def test_it_shows_progress(pipe, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_bad_pictures_and_knobs_are_refused_before_any_work(pipe, monkeypatch):
+def test_bad_images_and_knobs_are_refused_before_any_work(pipe, monkeypatch):
     def work(*_args: Any) -> None:
         raise AssertionError("began to encode")
 
-    monkeypatch.setattr(customize, "prepare_material", work)
+    monkeypatch.setattr(customize, "prepare_views", work)
     with pytest.raises(ValueError, match="too small, 20x20"):
-        run(pipe, picture(side_px=20))
-    with pytest.raises(ValueError, match="not a picture"):
+        run(pipe, image(side_px=20))
+    with pytest.raises(ValueError, match="not an image"):
         run(pipe, BytesIO(b"<html>"))
-    with pytest.raises(ValueError, match="no reference picture"):
+    with pytest.raises(ValueError, match="no reference image"):
         run(pipe, [])
     with pytest.raises(ValueError, match="steps=-3"):
         run(pipe, steps=-3)

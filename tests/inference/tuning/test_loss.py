@@ -41,7 +41,7 @@ def test_the_target_means_the_noise_that_was_added(kind):
         torch.testing.assert_close(to_noise(target, noisy, float(alpha), kind), noise[i : i + 1], atol=1e-5, rtol=1e-5)
 
 
-def test_the_error_counts_only_where_the_picture_is():
+def test_the_error_counts_only_where_the_image_is():
     output, target = torch.randn(2, 4, 3, 5, requires_grad=True), torch.randn(2, 4, 3, 5)
     mask = torch.zeros(2, 1, 3, 5)
     mask[0, 0, 1:, 2:] = 1

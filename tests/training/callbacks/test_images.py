@@ -28,13 +28,13 @@ from promptnet.training.callbacks import (
     GradientWatch,
     MetricsFile,
     Throughput,
+    ValidationImages,
     ValidationMeasures,
-    ValidationPictures,
     WriteModelCard,
 )
-from promptnet.training.callbacks.held_out_people import portrait_people
+from promptnet.training.callbacks.held_out_people import avatar_people
 from promptnet.training.callbacks.metrics_file import read_metrics, values_of
-from promptnet.training.callbacks.sampling import draw, drawing_pipeline, undisturbed
+from promptnet.training.callbacks.sampling import draw, stage_pipeline, undisturbed
 from promptnet.training.pretrain.stage import PretrainStage
 from promptnet.training.run.checkpoints import newest_checkpoint
 from promptnet.training.run.preemption import EXIT_INTERRUPTED
@@ -45,7 +45,7 @@ TINY: dict[str, Any] = {"num_people": 2, "num_prompts": 2, "num_steps": 2}
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained judge of portraits."""
+    """An untrained judge of avatars."""
     folder = tmp_path_factory.mktemp("judges") / "validation"
     torch.manual_seed(0)
     AvatarJudge({name: list(values) for name, values in FIELDS.items()}, width=8).save_pretrained(folder)
@@ -68,7 +68,7 @@ def fit(
     base: Path, cache: Path, folder: Path, *callbacks: Callback, resume: Path | None = None, **options: Any
 ) -> tuple[L.Trainer, PretrainStage]:
     stage = stage_of(base, folder)
-    data = PairDataModule(num_pictures=48, num_validation=8, batch_size=2, cache_dir=str(cache))
+    data = PairDataModule(num_images=48, num_validation=8, batch_size=2, cache_dir=str(cache))
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     chosen = {"max_steps": 3, "log_every_n_steps": 1, "logger": False, "gradient_clip_val": 1.0, **quiet, **options}
     chosen = {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 1, **chosen}
@@ -81,11 +81,11 @@ class Global(Callback):
     """Draws from every global generator after each batch, and remembers modes."""
 
     def __init__(self) -> None:
-        self.drawn: list[tuple[float, float, float]] = []
+        self.generated: list[tuple[float, float, float]] = []
         self.modes: list[bool] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        self.drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+        self.generated.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
         parts = [pl_module, *pl_module.frozen.values()]
         self.modes += [module.training for part in parts for module in part.modules()]
 
@@ -93,7 +93,7 @@ class Global(Callback):
 def everything(judge: Path, **card: Any) -> list[Callback]:
     owner = {"data": "portraits", "data_licence": "CC BY 4.0", "base_licence": "apache-2.0", "licence": "apache-2.0"}
     callbacks: list[Callback] = [
-        ValidationPictures(**TINY),
+        ValidationImages(**TINY),
         ValidationMeasures(judge=str(judge)),
         CollapseAlarm(),
         GradientWatch(),
@@ -105,7 +105,7 @@ def everything(judge: Path, **card: Any) -> list[Callback]:
 
 
 @pytest.fixture(scope="module")
-def run(random_base: Path, picture_cache: Path, judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def run(random_base: Path, image_cache: Path, judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A short training with all callbacks, and the same one without."""
     outcomes = []
     for name, callbacks in (("plain", []), ("watched", everything(judge))):
@@ -116,7 +116,7 @@ def run(random_base: Path, picture_cache: Path, judge: Path, tmp_path_factory: p
         state = Global()
         logger = TensorBoardLogger(str(folder), name="", version="tensorboard")
         trainer, stage = fit(
-            random_base, picture_cache, folder, EMAWeightAveraging(decay=0.5), *callbacks, state, logger=logger
+            random_base, image_cache, folder, EMAWeightAveraging(decay=0.5), *callbacks, state, logger=logger
         )
         outcomes.append((folder, trainer, stage, state))
     return outcomes
@@ -126,13 +126,13 @@ def test_weights_randomness_and_modes_are_bit_for_bit_those_of_a_run_without(run
     (_, _, plain, before), (_, _, watched, after) = run
     for (name, one), two in zip(plain.promptnet.named_parameters(), watched.promptnet.parameters(), strict=True):
         assert torch.equal(one, two), name
-    assert before.drawn == after.drawn
+    assert before.generated == after.generated
     assert before.modes == after.modes
     assert any(before.modes)
 
 
 def test_a_resumed_run_ends_with_the_same_weights_and_the_same_file(
-    run: Any, random_base: Path, picture_cache: Path, judge: Path, tmp_path: Path
+    run: Any, random_base: Path, image_cache: Path, judge: Path, tmp_path: Path
 ):
     class Save(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
@@ -140,10 +140,10 @@ def test_a_resumed_run_ends_with_the_same_weights_and_the_same_file(
                 trainer.save_checkpoint(tmp_path / "one.ckpt")
 
     average = EMAWeightAveraging(decay=0.5)
-    fit(random_base, picture_cache, tmp_path, average, *everything(judge), Save(), max_steps=2)
+    fit(random_base, image_cache, tmp_path, average, *everything(judge), Save(), max_steps=2)
     folder, _, whole, _ = run[1]
     _, resumed = fit(
-        *(random_base, picture_cache, tmp_path, EMAWeightAveraging(decay=0.5)),
+        *(random_base, image_cache, tmp_path, EMAWeightAveraging(decay=0.5)),
         *everything(judge),
         resume=tmp_path / "one.ckpt",
     )
@@ -155,24 +155,24 @@ def test_a_resumed_run_ends_with_the_same_weights_and_the_same_file(
 
 
 def test_every_second_validation_stays_every_second_one_in_a_resumed_run(
-    random_base: Path, picture_cache: Path, tmp_path: Path
+    random_base: Path, image_cache: Path, tmp_path: Path
 ):
     def drawn_at(**options: Any) -> list[int]:
-        pictures = ValidationPictures(**TINY, every_n_validations=2)
-        fit(random_base, picture_cache, tmp_path, pictures, MetricsFile(), val_check_interval=1, **options)
+        images = ValidationImages(**TINY, every_n_validations=2)
+        fit(random_base, image_cache, tmp_path, images, MetricsFile(), val_check_interval=1, **options)
         return [step for step, _ in values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")]
 
-    class Save(ValidationPictures):
+    class Save(ValidationImages):
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
             if trainer.global_step == 2:
                 trainer.save_checkpoint(tmp_path / "two.ckpt")
 
-    pictures = Save(**TINY, every_n_validations=2)
-    fit(random_base, picture_cache, tmp_path, pictures, max_steps=3, val_check_interval=1)
+    images = Save(**TINY, every_n_validations=2)
+    fit(random_base, image_cache, tmp_path, images, max_steps=3, val_check_interval=1)
     state = torch.load(tmp_path / "two.ckpt", weights_only=True)
     (counted,) = (value for name, value in state["callbacks"].items() if "Save" in name)
     assert counted == {"num_validations": 2, "counted_at": 2}
-    state["callbacks"] = {"ValidationPictures": counted}
+    state["callbacks"] = {"ValidationImages": counted}
     torch.save(state, tmp_path / "two.ckpt")
     assert drawn_at(resume=tmp_path / "two.ckpt", max_steps=4) == [3, 4]  # the last one shows what the run ends with
     (tmp_path / "metrics.jsonl").unlink()
@@ -198,7 +198,7 @@ def test_what_a_run_logs(run: Any):
         assert mfu == pytest.approx(tflop[step] / 2 * rates[step] / 0.1)
 
 
-def test_pictures_reach_tensorboard(run: Any):
+def test_images_reach_tensorboard(run: Any):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder, *_ = run[1]
@@ -225,15 +225,15 @@ def test_the_model_card_lies_beside_the_encoder(run: Any):
     assert str(folder) not in card
     assert str(Path(stage.hparams["base_dir"]).parent) not in card
     assert "![Loss by step](loss.png)" in card
-    with Image.open(folder / "encoder" / "loss.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(folder / "encoder" / "loss.png") as image:
+        assert image.format == "PNG"
     assert (folder / "encoder" / "config.json").is_file()
 
 
-def test_the_validated_weights_are_the_averaged_ones(random_base: Path, picture_cache: Path, tmp_path: Path):
+def test_the_validated_weights_are_the_averaged_ones(random_base: Path, image_cache: Path, tmp_path: Path):
     seen: list[torch.Tensor] = []
 
-    class Spy(ValidationPictures):
+    class Spy(ValidationImages):
         def _draw(self, trainer: Any, stage: Any) -> Any:
             seen.append(stage.promptnet.region_prompt_output.weight.detach().clone())
             return super()._draw(trainer, stage)
@@ -244,7 +244,7 @@ def test_the_validated_weights_are_the_averaged_ones(random_base: Path, picture_
             self.at_validation = self.average.module.promptnet.region_prompt_output.weight.detach().clone()  # pyright: ignore
 
     averages, average = Averages(), EMAWeightAveraging(decay=0.9)
-    _, stage = fit(random_base, picture_cache, tmp_path, averages, average, Spy(**TINY))
+    _, stage = fit(random_base, image_cache, tmp_path, averages, average, Spy(**TINY))
     assert torch.equal(seen[0], averages.at_validation)
     final = averages.average.module.promptnet.region_prompt_output.weight.detach()  # pyright: ignore
     assert torch.equal(seen[1], final)
@@ -252,22 +252,20 @@ def test_the_validated_weights_are_the_averaged_ones(random_base: Path, picture_
     assert not torch.equal(seen[0], seen[1])
 
 
-def test_pictures_are_drawn_under_mixed_precision(random_base: Path, picture_cache: Path, tmp_path: Path):
-    _, stage = fit(
-        random_base, picture_cache, tmp_path, ValidationPictures(**TINY), MetricsFile(), precision="bf16-mixed"
-    )
+def test_images_are_drawn_under_mixed_precision(random_base: Path, image_cache: Path, tmp_path: Path):
+    _, stage = fit(random_base, image_cache, tmp_path, ValidationImages(**TINY), MetricsFile(), precision="bf16-mixed")
     assert values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")
     assert stage.trainer.precision == "bf16-mixed"
 
 
 def test_sharded_weights_and_other_networks_are_said_before_the_training(random_base: Path, tmp_path: Path):
-    stage, callback = stage_of(random_base, tmp_path), ValidationPictures(**TINY)
+    stage, callback = stage_of(random_base, tmp_path), ValidationImages(**TINY)
     sharded: Any = SimpleNamespace(
         strategy=FSDPStrategy(), callbacks=[callback], datamodule=SimpleNamespace(held_out_people=lambda *_: ["one"])
     )
-    with pytest.warns(UserWarning, match="no validation pictures"):
+    with pytest.warns(UserWarning, match="no validation images"):
         callback.setup(sharded, stage, "fit")
-    assert callback.drawn(sharded, stage) is None
+    assert callback.generated(sharded, stage) is None
     stage.frozen["unet"].register_to_config(addition_embed_type="text_image")
     with pytest.raises(ValueError, match="addition_embed_type='text_image' are not supported"):
         callback.setup(sharded, stage, "fit")
@@ -275,19 +273,19 @@ def test_sharded_weights_and_other_networks_are_said_before_the_training(random_
 
 def test_drawing_uses_the_stages_own_weights(random_base: Path, tmp_path: Path):
     stage = stage_of(random_base, tmp_path)
-    pipe = drawing_pipeline(stage)
+    pipe = stage_pipeline(stage)
     for name in ("vae", "unet", "text_encoder", "image_encoder"):
         assert getattr(pipe, name) is stage.frozen[name]
     assert pipe.promptnet is stage.promptnet
     assert pipe.scheduler is not stage.scheduler
 
 
-def test_pictures_are_decoded_one_by_one(random_base: Path, tmp_path: Path):
-    stage, (person,), sizes = stage_of(random_base, tmp_path), portrait_people(1, 3), []
+def test_images_are_decoded_one_by_one(random_base: Path, tmp_path: Path):
+    stage, (person,), sizes = stage_of(random_base, tmp_path), avatar_people(1, 3), []
     stage.frozen["vae"].decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    pictures = draw(drawing_pipeline(stage), person, num_steps=1, guidance=1.0)
-    assert pictures is not None
-    assert len(pictures) == 3
+    images = draw(stage_pipeline(stage), person, num_steps=1, guidance=1.0)
+    assert images is not None
+    assert len(images) == 3
     assert sizes == [1, 1, 1]
     assert not stage.frozen["vae"].use_slicing
 
@@ -312,15 +310,15 @@ def test_undisturbed_restores_modes_and_randomness_after_an_error():
     assert (np.random.get_state()[1] == states[2]).all()  # pyright: ignore
 
 
-def test_a_run_that_is_to_stop_draws_no_more(random_base: Path, picture_cache: Path, tmp_path: Path):
-    class Ask(Callback):
+def test_a_run_that_is_to_stop_draws_no_more(random_base: Path, image_cache: Path, tmp_path: Path):
+    class EvalPrompt(Callback):
         def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
             if not trainer.sanity_checking:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    callbacks = [ValidationPictures(**TINY), MetricsFile(), Ask(), SaveState(str(tmp_path / "checkpoints"))]
+    callbacks = [ValidationImages(**TINY), MetricsFile(), EvalPrompt(), SaveState(str(tmp_path / "checkpoints"))]
     with pytest.raises(SystemExit) as leaving:
-        fit(random_base, picture_cache, tmp_path, *callbacks, enable_checkpointing=True)
+        fit(random_base, image_cache, tmp_path, *callbacks, enable_checkpointing=True)
     assert leaving.value.code == EXIT_INTERRUPTED
     entries = read_metrics(tmp_path / "metrics.jsonl")
     assert [step for step, _ in values_of(entries, "train/loss")] == [1, 2]
@@ -328,33 +326,33 @@ def test_a_run_that_is_to_stop_draws_no_more(random_base: Path, picture_cache: P
 
 
 def test_drawing_leaves_off_behind_any_step(random_base: Path, tmp_path: Path):
-    stage, person = stage_of(random_base, tmp_path), portrait_people(1, 2)[0]
+    stage, person = stage_of(random_base, tmp_path), avatar_people(1, 2)[0]
     asked: list[bool] = []
 
     def is_to_stop() -> bool:
         asked.append(len(asked) == 1)
         return asked[-1]
 
-    assert draw(drawing_pipeline(stage), person, 5, 1.0, is_to_stop) is None
+    assert draw(stage_pipeline(stage), person, 5, 1.0, is_to_stop) is None
     assert asked == [False, True]
-    pictures = draw(drawing_pipeline(stage), person, 2, 1.0, is_to_stop)
-    assert pictures is not None
-    assert len(pictures) == 2
+    images = draw(stage_pipeline(stage), person, 2, 1.0, is_to_stop)
+    assert images is not None
+    assert len(images) == 2
 
 
-def test_a_validation_that_is_done_again_counts_once(random_base: Path, picture_cache: Path, tmp_path: Path):
-    class Ask(Callback):
+def test_a_validation_that_is_done_again_counts_once(random_base: Path, image_cache: Path, tmp_path: Path):
+    class EvalPrompt(Callback):
         def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
             if trainer.global_step == 2 and not trainer.sanity_checking:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def callbacks(*more: Callback) -> list[Callback]:
-        pictures = ValidationPictures(**TINY, every_n_validations=2)
-        return [pictures, MetricsFile(), *more, SaveState(str(tmp_path / "checkpoints"))]
+        images = ValidationImages(**TINY, every_n_validations=2)
+        return [images, MetricsFile(), *more, SaveState(str(tmp_path / "checkpoints"))]
 
-    given = (random_base, picture_cache, tmp_path)
+    given = (random_base, image_cache, tmp_path)
     with pytest.raises(SystemExit):
-        fit(*given, *callbacks(Ask()), val_check_interval=1, enable_checkpointing=True)
+        fit(*given, *callbacks(EvalPrompt()), val_check_interval=1, enable_checkpointing=True)
     newest = newest_checkpoint(tmp_path)
     fit(*given, *callbacks(), val_check_interval=1, enable_checkpointing=True, resume=newest, max_steps=5)
     seconds = values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")
@@ -363,36 +361,38 @@ def test_a_validation_that_is_done_again_counts_once(random_base: Path, picture_
 
 @pytest.mark.parametrize("has_its_own", [True, False])
 def test_the_tower_sees_what_it_sees_in_training(has_its_own: bool, random_base: Path, tmp_path: Path):
-    base, tower = tmp_path / "base", tmp_path / "tower"
+    base, text_encoder = tmp_path / "base", tmp_path / "tower"
     shutil.copytree(random_base, base)
-    shutil.move(base / "image_encoder", tower)
+    shutil.move(base / "image_encoder", text_encoder)
     if has_its_own:  # the base's own processor is another
-        CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(tower)
-        stage = stage_of(base, tmp_path, vision_id=str(tower))
+        CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(
+            text_encoder
+        )
+        stage = stage_of(base, tmp_path, vision_id=str(text_encoder))
     else:
-        shutil.move(tower, base / "image_encoder")
+        shutil.move(text_encoder, base / "image_encoder")
         shutil.rmtree(base / "feature_extractor")
         stage = stage_of(base, tmp_path)
-    picture = Image.effect_noise((64, 64), 60).convert("RGB")
-    extractor: Any = drawing_pipeline(stage).feature_extractor
-    found = extractor(images=picture, return_tensors="pt").pixel_values
-    torch.testing.assert_close(found, stage.vision_input(to_pixels(picture)[None]), rtol=0, atol=1e-5)
+    image = Image.effect_noise((64, 64), 60).convert("RGB")
+    extractor: Any = stage_pipeline(stage).feature_extractor
+    found = extractor(images=image, return_tensors="pt").pixel_values
+    torch.testing.assert_close(found, stage.vision_input(to_pixels(image)[None]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [
         (lambda judge: [ValidationMeasures(judge=str(judge))], "add it to trainer.callbacks"),
-        (lambda judge: [ValidationPictures(**TINY), EMAWeightAveraging()], "must come after EMAWeightAveraging"),
-        (lambda judge: [ValidationPictures(prompts=["a portrait"])], r"'a portrait' has no S\*"),
-        (lambda judge: [ValidationPictures(**TINY), ValidationMeasures("judge", judge="nowhere")], "nowhere"),
-        (lambda judge: [ValidationPictures(**TINY), ValidationMeasures("judge", judge=judge.parent / "test")], "alone"),
+        (lambda judge: [ValidationImages(**TINY), EMAWeightAveraging()], "must come after EMAWeightAveraging"),
+        (lambda judge: [ValidationImages(prompts=["a portrait"])], r"'a portrait' has no S\*"),
+        (lambda judge: [ValidationImages(**TINY), ValidationMeasures("judge", judge="nowhere")], "nowhere"),
+        (lambda judge: [ValidationImages(**TINY), ValidationMeasures("judge", judge=judge.parent / "test")], "alone"),
         (lambda judge: [everything(judge)[-1]], "add MetricsFile"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_training(
-    callbacks: Any, message: str, random_base: Path, picture_cache: Path, judge: Path, tmp_path: Path
+    callbacks: Any, message: str, random_base: Path, image_cache: Path, judge: Path, tmp_path: Path
 ):
     with pytest.raises(ValueError, match=message):
-        fit(random_base, picture_cache, tmp_path, *callbacks(judge), max_steps=1)
+        fit(random_base, image_cache, tmp_path, *callbacks(judge), max_steps=1)
     assert not (tmp_path / "encoder").exists()

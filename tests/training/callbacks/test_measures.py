@@ -24,16 +24,22 @@ from promptnet.training.callbacks import (
     CollapseAlarm,
     LogToWandb,
     Throughput,
+    ValidationImages,
     ValidationMeasures,
-    ValidationPictures,
 )
 from promptnet.training.callbacks.collapse_alarm import fall_from_best
 from promptnet.training.callbacks.contact_sheet import contact_sheet
-from promptnet.training.callbacks.held_out_people import Ask, HeldOutPerson, held_out_people, people_of, portrait_people
+from promptnet.training.callbacks.held_out_people import (
+    EvalPrompt,
+    HeldOutPerson,
+    avatar_people,
+    held_out_people,
+    people_of,
+)
 from promptnet.training.callbacks.loss_curve import loss_curve, smoothed
 from promptnet.training.callbacks.model_card import MARK, CardText, model_card
 from promptnet.training.callbacks.throughput import counting_flops, num_rows, peak_tflops, utilisation
-from promptnet.training.callbacks.validation_images import Drawn
+from promptnet.training.callbacks.validation_images import GeneratedImage
 from tests.datasets.image_sets import photograph
 
 ROOT = Path(__file__).parents[3]
@@ -81,10 +87,10 @@ def shipped_judge() -> AvatarJudge:
 
 
 def test_the_judges_identity_knows_the_person_whatever_they_wear(shipped_judge: AvatarJudge):
-    people = portrait_people(6, 1)
+    people = avatar_people(6, 1)
     scorer = JudgeIdentity(shipped_judge)
     references = scorer.identity([person.reference for person in people])
-    truths = scorer.identity([person.asks[0].truth for person in people])  # type: ignore[misc]
+    truths = scorer.identity([person.eval_prompts[0].truth for person in people])  # type: ignore[misc]
     similarity = references @ truths.T  # (6, 6)
     torch.testing.assert_close(references.norm(dim=1), torch.ones(6))
     assert (similarity.diagonal() > 0.9).all()
@@ -94,22 +100,23 @@ def test_the_judges_identity_knows_the_person_whatever_they_wear(shipped_judge: 
 
 
 def test_appearance_tells_copies_from_answers(shipped_judge: AvatarJudge):
-    people = portrait_people(4, 1)
+    people = avatar_people(4, 1)
     scorer = JudgeIdentity(shipped_judge)
     references = scorer.appearance([person.reference for person in people])
-    truths = scorer.appearance([person.asks[0].truth for person in people])  # type: ignore[misc]
+    truths = scorer.appearance([person.eval_prompts[0].truth for person in people])  # type: ignore[misc]
     assert (angle_between(references, truths) > 0.2).all()
     torch.testing.assert_close(copy_paste(references, references, truths), torch.ones(4))
 
 
 def test_the_judge_reads_what_was_asked(shipped_judge: AvatarJudge):
-    people = portrait_people(4, 2)
-    asks = [ask for person in people for ask in person.asks]
-    assert fields_read_right(shipped_judge, [ask.truth for ask in asks], [ask.asked for ask in asks]) > 0.9  # type: ignore[misc]
-    copies = [person.reference for person in people for _ in person.asks]
-    assert fields_read_right(shipped_judge, copies, [ask.asked for ask in asks]) < 0.2
+    people = avatar_people(4, 2)
+    eval_prompts = [eval_prompt for person in people for eval_prompt in person.eval_prompts]
+    truths: Any = [eval_prompt.truth for eval_prompt in eval_prompts]
+    assert fields_read_right(shipped_judge, truths, [eval_prompt.asked for eval_prompt in eval_prompts]) > 0.9
+    copies = [person.reference for person in people for _ in person.eval_prompts]
+    assert fields_read_right(shipped_judge, copies, [eval_prompt.asked for eval_prompt in eval_prompts]) < 0.2
     with pytest.raises(ValueError, match="no prompt asks"):
-        fields_read_right(shipped_judge, copies, [{} for _ in asks])
+        fields_read_right(shipped_judge, copies, [{} for _ in eval_prompts])
 
 
 class SmallNet(torch.nn.Module):
@@ -161,14 +168,14 @@ def test_the_real_face_embedder_has_the_interface_we_use():
 
 def test_the_face_is_found_wherever_it_is_and_whatever_is_beside_it():
     face = photograph("astronaut.png").crop((100, 0, 356, 256))
-    pictures = [Image.new("RGB", (512, 512), ground) for ground in ("white", "black")]
-    pictures[0].paste(face, (0, 0))
-    pictures[1].paste(face.resize((384, 384)), (128, 128))
+    images = [Image.new("RGB", (512, 512), ground) for ground in ("white", "black")]
+    images[0].paste(face, (0, 0))
+    images[1].paste(face.resize((384, 384)), (128, 128))
     seen: list[torch.Tensor] = []
     network = SmallNet()
     network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    FaceIdentity(network).identity(pictures)
-    FaceIdentity(network, detect=lambda _: []).identity(pictures)
+    FaceIdentity(network).identity(images)
+    FaceIdentity(network, detect=lambda _: []).identity(images)
     found, whole = seen
     assert found.shape == (2, 3, 160, 160)
     assert (found[0] - found[1]).abs().mean() < 0.2  # resized once more, and boxes differ by a pixel
@@ -189,23 +196,23 @@ def test_clip_similarity_is_that_of_the_whole_clip():
     extractor = CLIPImageProcessor.from_pretrained(base / "feature_extractor")
     from transformers import CLIPTextModel, CLIPVisionModel
 
-    towers: Any = (CLIPTextModel, CLIPVisionModel)
+    text_encoders: Any = (CLIPTextModel, CLIPVisionModel)
     text, vision = (
-        tower.from_pretrained(base / part).float().eval()
-        for tower, part in zip(towers, ("text_encoder", "image_encoder"), strict=True)
+        text_encoder.from_pretrained(base / part).float().eval()
+        for text_encoder, part in zip(text_encoders, ("text_encoder", "image_encoder"), strict=True)
     )
     projections = shared_projections(base, text, vision)
     assert projections is not None
-    people = portrait_people(3, 1)
-    prompts = [person.asks[0].prompt for person in people]
-    pictures: Any = [person.asks[0].truth for person in people]
-    found = ClipPrompts(tokenizer, text, vision, extractor, *projections).similarity(prompts, pictures)
+    people = avatar_people(3, 1)
+    prompts = [person.eval_prompts[0].prompt for person in people]
+    images: Any = [person.eval_prompts[0].truth for person in people]
+    found = ClipPrompts(tokenizer, text, vision, extractor, *projections).similarity(prompts, images)
     words = tokenizer([p.replace("S*", "a person") for p in prompts], padding="max_length", return_tensors="pt")
     with torch.no_grad():
-        outputs = clip(**words, pixel_values=extractor(images=pictures, return_tensors="pt").pixel_values)
+        outputs = clip(**words, pixel_values=extractor(images=images, return_tensors="pt").pixel_values)
     expected = (outputs.text_embeds * outputs.image_embeds).sum(dim=1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    swapped = ClipPrompts(tokenizer, text, vision, extractor, *projections).similarity(prompts, pictures[::-1])
+    swapped = ClipPrompts(tokenizer, text, vision, extractor, *projections).similarity(prompts, images[::-1])
     assert found.mean() > swapped.mean()
     assert shared_projections(base, vision, text) is None
     assert shared_projections(base / "unet", text, vision) is None
@@ -222,25 +229,27 @@ def test_a_whole_clip_of_ones_own_is_moved_there_and_back_and_a_part_of_one_refu
     CLIPTokenizer.from_pretrained(base / "tokenizer").save_pretrained(tmp_path)
     CLIPImageProcessor.from_pretrained(base / "feature_extractor").save_pretrained(tmp_path)
 
-    people = portrait_people(2, 1)
-    pictures, measures = ValidationPictures(2, 1), ValidationMeasures("none", clip=str(tmp_path))
-    trainer: Any = SimpleNamespace(callbacks=[pictures, measures], strategy=None, global_step=3)
+    people = avatar_people(2, 1)
+    images, measures = ValidationImages(2, 1), ValidationMeasures("none", clip=str(tmp_path))
+    trainer: Any = SimpleNamespace(callbacks=[images, measures], strategy=None, global_step=3)
     trainer.datamodule = SimpleNamespace(held_out_people=lambda *_: people)
     stage: Any = SimpleNamespace(frozen={}, device=torch.device("cpu"))
     measures.setup(trainer, stage, "fit")
-    pictures._last = Drawn(3, people, [[person.asks[0].truth] for person in people], 0.0)  # type: ignore[list-item]
-    figures = measures._figures(trainer, stage, pictures)
+    images._last = GeneratedImage(3, people, [[person.eval_prompts[0].truth] for person in people], 0.0)  # type: ignore[list-item]
+    figures = measures._figures(trainer, stage, images)
 
     own: Any = measures._prompts
     assert {weight.dtype for weight in own.text_encoder.parameters()} == {torch.float16}
-    texts = [person.asks[0].prompt.replace("S*", "a person") for person in people]
+    texts = [person.eval_prompts[0].prompt.replace("S*", "a person") for person in people]
     words = own.tokenizer(texts, padding="max_length", return_tensors="pt")
-    seen = own.feature_extractor(images=[person.asks[0].truth for person in people], return_tensors="pt").pixel_values
+    seen = own.feature_extractor(
+        images=[person.eval_prompts[0].truth for person in people], return_tensors="pt"
+    ).pixel_values
     with torch.no_grad():
         outputs = clip(**words, pixel_values=seen)
     expected = (outputs.text_embeds * outputs.image_embeds).sum(dim=1).mean()
     assert figures == {"val/prompt_clip": pytest.approx(float(expected), abs=2e-3)}
-    with pytest.raises(ValueError, match=r"no whole CLIP, it lacks .*name one with both towers"):
+    with pytest.raises(ValueError, match=r"no whole CLIP, it lacks .*name one with both encoders"):
         load_clip_prompts(str(base / "image_encoder"))
 
 
@@ -255,21 +264,21 @@ def test_a_base_model_without_a_clip_of_its_own_asks_for_one(tmp_path: Path):
 
 
 def test_portraits_are_asked_for_what_their_reference_lacks_and_are_the_same_every_time():
-    people, again = portrait_people(3, 2, seed=4), portrait_people(3, 2, seed=4)
-    assert [person.asks[0].seed for person in people] == [person.asks[0].seed for person in again]
+    people, again = avatar_people(3, 2, seed=4), avatar_people(3, 2, seed=4)
+    assert [person.eval_prompts[0].seed for person in people] == [person.eval_prompts[0].seed for person in again]
     assert people[0].reference.tobytes() == again[0].reference.tobytes()
     assert len({person.reference.tobytes() for person in people}) == 3
     for person in people:
-        assert person.compared() == [ask.truth for ask in person.asks]
-        for ask in person.asks:
-            assert "S*" in ask.prompt
-            assert set(ask.asked) <= set(ATTRIBUTE_FIELDS)
-            assert ask.truth is not None
-            assert ask.truth.tobytes() != person.reference.tobytes()
-    assert len(portrait_people(10_000, 1)) == len(identities("validation"))
+        assert person.compared() == [eval_prompt.truth for eval_prompt in person.eval_prompts]
+        for eval_prompt in person.eval_prompts:
+            assert "S*" in eval_prompt.prompt
+            assert set(eval_prompt.asked) <= set(ATTRIBUTE_FIELDS)
+            assert eval_prompt.truth is not None
+            assert eval_prompt.truth.tobytes() != person.reference.tobytes()
+    assert len(avatar_people(10_000, 1)) == len(identities("validation"))
 
 
-def test_people_with_two_pictures_come_first():
+def test_people_with_two_images_come_first():
     import datasets
 
     rows = {"image": [colour(name, 8) for name in ("red", "green", "blue")], "identity": ["one", "two", "two"]}
@@ -282,32 +291,32 @@ def test_people_with_two_pictures_come_first():
     assert two.other.getpixel((0, 0)) == (0, 0, 255)
     assert two.compared() == [two.other, two.other]
     assert (one.other, one.compared()) == (None, [None, None])
-    assert [ask.prompt for ask in one.asks] == ["a photo of S*", "S* in a hat"]
-    assert len({ask.seed for person in (one, two) for ask in person.asks}) == 4
+    assert [eval_prompt.prompt for eval_prompt in one.eval_prompts] == ["a photo of S*", "S* in a hat"]
+    assert len({eval_prompt.seed for person in (one, two) for eval_prompt in person.eval_prompts}) == 4
 
 
 def test_faces_are_taken_from_the_fixed_validation_pairs():
-    pictures = {3: colour("red", 8), 5: colour("green", 8), 6: colour("blue", 8)}
+    images = {3: colour("red", 8), 5: colour("green", 8), 6: colour("blue", 8)}
     pairs = SimpleNamespace(
         fixed=[3, 5, 6],
         partners=SimpleNamespace(of=lambda row: {5: [6], 6: [5]}.get(row, [])),
         sizes=SimpleNamespace(square=(8, 8)),
-        picture=lambda row, flipped, size, sample: pictures[row],
+        image=lambda row, flipped, size, sample: images[row],
     )
     first, second = held_out_people(SimpleNamespace(validation=pairs), 4, 1, 0)
-    assert (first.reference, first.other) == (pictures[5], pictures[6])
-    assert (second.reference, second.other) == (pictures[3], None)
+    assert (first.reference, first.other) == (images[5], images[6])
+    assert (second.reference, second.other) == (images[3], None)
     with pytest.raises(ValueError, match="nobody to draw"):
         held_out_people(SimpleNamespace(validation=None), 4, 1, 0)
 
 
 def test_the_sheet_shows_the_truth_where_it_is_known():
-    drawn = [[colour("red", 8), colour("blue", 8)]]
-    known = HeldOutPerson(colour("white"), (Ask("S*", 0, colour("lime")), Ask("S*", 1, colour("lime"))))
-    unknown = HeldOutPerson(colour("white"), (Ask("S*", 0), Ask("S*", 1)))
-    assert contact_sheet([known], drawn).size == (50, 10)
-    assert contact_sheet([known], drawn).getpixel((44, 4)) == (0, 255, 0)
-    assert contact_sheet([unknown], drawn).size == (30, 10)
+    generated = [[colour("red", 8), colour("blue", 8)]]
+    known = HeldOutPerson(colour("white"), (EvalPrompt("S*", 0, colour("lime")), EvalPrompt("S*", 1, colour("lime"))))
+    unknown = HeldOutPerson(colour("white"), (EvalPrompt("S*", 0), EvalPrompt("S*", 1)))
+    assert contact_sheet([known], generated).size == (50, 10)
+    assert contact_sheet([known], generated).getpixel((44, 4)) == (0, 255, 0)
+    assert contact_sheet([unknown], generated).size == (30, 10)
 
 
 # --- alarm --------------------------------------------------------------------------------------------------------
@@ -420,9 +429,9 @@ def test_what_gradient_checkpointing_computes_again_is_counted_apart():
         network(x).square().sum().backward()
     with counting_flops([network]) as twice:
         checkpoint(network, x, use_reentrant=False).square().sum().backward()  # type: ignore[union-attr]
-    assert plain.recomputed == 0
-    assert twice.recomputed == 2 * (2 * 3 * 8 * 16) == plain.total / 3
-    assert twice.total - twice.recomputed == plain.total
+    assert plain.checkpointed == 0
+    assert twice.checkpointed == 2 * (2 * 3 * 8 * 16) == plain.total / 3
+    assert twice.total - twice.checkpointed == plain.total
 
 
 @pytest.mark.parametrize(
@@ -489,7 +498,7 @@ def test_a_card_of_somebody_elses_is_left_alone(tmp_path: Path):
         assert _card_place(tmp_path).name == "MODEL_CARD.md"
 
 
-def test_the_curve_is_a_picture_of_the_losses():
+def test_the_curve_is_a_image_of_the_losses():
     assert loss_curve([{"step": 1, "other": 1.0}]) is None
     png = loss_curve([{"step": step, "train/loss": 1 / (step + 1), "val/loss": 0.5} for step in range(5)])
     assert png is not None

@@ -13,12 +13,12 @@ import yaml
 from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.models.base_model_shapes import clip_model
-from promptnet.training.callbacks import MetricsFile, ValidationMeasures, ValidationPictures, WriteModelCard
+from promptnet.training.callbacks import MetricsFile, ValidationImages, ValidationMeasures, WriteModelCard
 from promptnet.training.callbacks.logs import check_after_averaging
-from promptnet.training.callbacks.sampling import check_drawable
-from promptnet.training.dry_run.meter import StepMeter
+from promptnet.training.callbacks.sampling import check_can_generate
+from promptnet.training.dry_run.meter import StepCounter
 from promptnet.training.dry_run.plan import Plan, Setting, build_on_meta, make_plan, meta_batch, setting_of
-from promptnet.training.dry_run.validation import Drawing, _clip_work
+from promptnet.training.dry_run.validation import Method, _clip_work
 
 ROOT = Path(__file__).parents[3]
 # Numbers of parameters as the models' own files have them.
@@ -62,7 +62,7 @@ def test_config_builds_at_its_true_shapes(name: str):
     assert count(stage.frozen["vae"]) == 83_653_863
     texts = [part for key, part in stage.frozen.items() if key.startswith("text_encoder")]
     assert [count(text) for text in texts] == expected["text"]
-    assert stage.text_towers.width == stage.promptnet.config["prompt_channel"] == expected["width"]
+    assert stage.text_encoders.width == stage.promptnet.config["prompt_channel"] == expected["width"]
     assert prediction_type(stage.scheduler) == expected["kind"]
     vae = stage.frozen["vae"].config
     side = module.resolution_px // 2 ** (len(vae.block_out_channels) - 1)
@@ -76,8 +76,8 @@ def check_callbacks(config: dict[str, Any], stage: Any) -> None:
     trainer: Any = SimpleNamespace(callbacks=callbacks_of(config))
     found = {type(callback): callback for callback in trainer.callbacks}
     found[WriteModelCard].setup(trainer, stage, "fit")
-    check_drawable(stage)
-    for kind in (ValidationPictures, ValidationMeasures):
+    check_can_generate(stage)
+    for kind in (ValidationImages, ValidationMeasures):
         check_after_averaging(trainer, found[kind])
     steps = config["trainer"]["val_check_interval"] / config["trainer"].get("accumulate_grad_batches", 1)
     assert steps == config["checkpoint"]["every_n_train_steps"]
@@ -103,16 +103,16 @@ def test_work_is_that_of_the_networks(plans: dict[bool, Plan]):
 
 
 def test_recomputing_saves_most_of_the_activations(plans: dict[bool, Plan]):
-    kept, recomputed = (plans[on].memory_bytes["activations, at their peak"] / 2**30 for on in (False, True))
+    kept, checkpointed = (plans[on].memory_bytes["activations, at their peak"] / 2**30 for on in (False, True))
     assert 0.8 < kept < 3
-    assert recomputed < 0.7 * kept  # at one picture, what is left is one block and its weights' gradients
+    assert checkpointed < 0.7 * kept  # at one image, what is left is one block and its weights' gradients
     assert sum(plans[True].memory_bytes.values()) < 24e9
     assert plans[True].memory_bytes["encoder's weights"] == 4 * (408_337_024 + 1)
 
 
 def test_peak_memory_counts_what_is_alive_at_one_time():
     weight = torch.empty(5000, device="meta")
-    with StepMeter([weight]) as memory:
+    with StepCounter([weight]) as memory:
         transposed = weight.view(50, 100).t()
         first = torch.empty(1000, device="meta")
         second = first * 2
@@ -130,7 +130,7 @@ def test_peak_memory_counts_what_is_alive_at_one_time():
 
 def test_operations_and_attention_are_counted_as_fused_kernels_do_them():
     query, key, value = (torch.empty(2, 3, 50, 8, device="meta", requires_grad=True) for _ in range(3))
-    with StepMeter() as meter:
+    with StepCounter() as meter:
         out = meter.attention(query, key, value, is_causal=True)
         out.sum().backward()
         _ = torch.empty(5, 7, device="meta") @ torch.empty(7, 11, device="meta")
@@ -159,7 +159,7 @@ def test_the_setting_is_read_from_the_config():
     config["trainer"] |= {"num_nodes": 2, "devices": 8, "strategy": "ddp"}
     setting = setting_of(config)
     expected = Setting(2, 1024, ("latents",), "bf16-mixed", 16, "ddp", 4, True, 80_000)
-    drawing = Drawing(4, 4, 25, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+    drawing = Method(4, 4, 25, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
     assert setting == replace(expected, validate_every=8000, drawing=drawing)
     stage = build_on_meta(load("sd2")["model"]["init_args"])
     assert meta_batch(stage, Setting())["reference_pixels"].shape == (8, 3, 512, 512)
@@ -190,7 +190,7 @@ def test_all_devices_are_those_of_this_machine(
 def test_a_validation_is_counted_with_what_it_draws():
     config = load("sd2")
     config["trainer"] |= {"num_nodes": 1, "strategy": "auto", "accumulate_grad_batches": 2}
-    drawing = Drawing(4, 4, 25, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+    drawing = Method(4, 4, 25, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
     assert setting_of(config).drawing == drawing
     config["trainer"]["strategy"] = "fsdp"
     assert setting_of(config).drawing is None  # no device holds the encoder
@@ -198,7 +198,7 @@ def test_a_validation_is_counted_with_what_it_draws():
     base = {"base_dir": str(ROOT / "checkpoints/tiny"), "region_kernel_size": 1}
     plain = Setting(batch_size=4, resolution_px=64, features=("latents", "vision"), precision="32-true", max_steps=100)
     loss = replace(plain, num_validation=9, validate_every=10)
-    few, many = (replace(loss, drawing=Drawing(2, 3, num_steps)) for num_steps in (5, 10))
+    few, many = (replace(loss, drawing=Method(2, 3, num_steps)) for num_steps in (5, 10))
     plans = [make_plan(base, setting) for setting in (plain, loss, few, many)]
     flops = [plan.validation_flops for plan in plans]
     assert flops[0] == 0
@@ -207,7 +207,7 @@ def test_a_validation_is_counted_with_what_it_draws():
     guided_step, rest = (flops[3] - flops[2]) / 5, flops[2] - flops[1]
     assert rest > 5 * guided_step  # the decoder
     lines = "\n".join(plans[2].lines())
-    assert "6 pictures drawn in 5 steps; every 10 steps it is" in lines
+    assert "6 images drawn in 5 steps; every 10 steps it is" in lines
     more = {plan.memory_bytes.get("what a validation takes beyond these", 0) for plan in plans[:2]}
     assert more == {0}
 
@@ -215,7 +215,7 @@ def test_a_validation_is_counted_with_what_it_draws():
 def test_a_clip_of_its_own_is_counted_at_its_true_size():
     clip = clip_model("laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
     assert count(clip) == 986_109_441
-    work = _clip_work(Drawing(clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"))
+    work = _clip_work(Method(clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"))
     assert work.peak_bytes > 2 * 986_109_441
 
 

@@ -15,7 +15,7 @@ from promptnet.models.tiny import (
     build_scheduler,
     build_unet,
     build_vae,
-    copy_tower,
+    copy_encoder,
     save_projections,
     train_tokenizer,
 )
@@ -26,22 +26,22 @@ def build_edit_base(folder: Path) -> Path:
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["a portrait of a person, happy"])
     clip: Any = build_clip(tokenizer)
-    towers: dict[str, Any] = {"text": CLIPTextModel, "vision": CLIPVisionModel}
-    for name, kind in towers.items():
-        towers[name] = kind(getattr(clip.config, f"{name}_config"))
-        copy_tower(getattr(clip, f"{name}_model"), towers[name])
+    text_encoders: dict[str, Any] = {"text": CLIPTextModel, "vision": CLIPVisionModel}
+    for name, kind in text_encoders.items():
+        text_encoders[name] = kind(getattr(clip.config, f"{name}_config"))
+        copy_encoder(getattr(clip, f"{name}_model"), text_encoders[name])
     unet = build_unet((32, 32, 64))
     promptnet = PromptNetModel.from_unet(
         unet, vision_dim=VISION_WIDTH, prompt_channel=TEXT_WIDTH, region_proj_channel=8, region_kernel_size=2
     )
     pipe = PromptNetPipeline(
         vae=build_vae(),
-        text_encoder=towers["text"],
+        text_encoder=text_encoders["text"],
         tokenizer=tokenizer,
         unet=unet,
         scheduler=build_scheduler(),
         promptnet=promptnet,
-        image_encoder=towers["vision"],
+        image_encoder=text_encoders["vision"],
         feature_extractor=build_image_processor(),
     )
     pipe.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Learning mixing weights: exact gradients, what trains, the parts of the loss, resuming, pictures."""
+"""Learning mixing weights: exact gradients, what trains, the parts of the loss, resuming, images."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from promptnet import PromptNetPipeline, Subject
 from promptnet.inference.editing.card import MixingError, MixingWeights
-from promptnet.inference.editing.edit_image import edit_picture
+from promptnet.inference.editing.edit_image import edit_image
 from promptnet.inference.editing.inversion import make_scheduler
 from promptnet.inference.editing.rule import Directions, Mixing
 from promptnet.inference.references import decode_latents
@@ -23,7 +23,7 @@ from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condit
 from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.models.tiny import load_clip
 from promptnet.training.editing.data import SeedDataModule
-from promptnet.training.editing.judge_losses import JudgeKeeps, JudgeShows
+from promptnet.training.editing.judge_losses import JudgeEditSuccess, JudgePreservation
 from promptnet.training.editing.losses import (
     DirectionalClip,
     Edit,
@@ -35,7 +35,7 @@ from promptnet.training.editing.losses import (
     repeated_and_pooled,
     soft_cosine,
 )
-from promptnet.training.editing.stage import DisentangleStage, draw_pixels, weights_picture
+from promptnet.training.editing.stage import DisentangleStage, sample_pixels, weights_image
 from tests.inference.conftest import build_unet as build_small_unet
 from tests.training.editing.edit_base import build_edit_base
 
@@ -47,7 +47,7 @@ NUM_STEPS = 5
 
 
 class Problem:
-    """A picture of mixing weights on small random networks in float64, and a number made of it."""
+    """An image of mixing weights on small random networks in float64, and a number made of it."""
 
     def __init__(self, scheduler: str) -> None:
         self.unet = build_small_unet().double()
@@ -73,7 +73,7 @@ class Problem:
         self.scheduler.set_timesteps(NUM_STEPS)
         rules = [self.guidance, Mixing(weights[None], self.directions)]
         x = self.noise * self.scheduler.init_noise_sigma
-        return (draw_pixels(self.unet, self.vae, self.scheduler, x, rules, checkpoint=checkpoint) * self.reader).sum()
+        return (sample_pixels(self.unet, self.vae, self.scheduler, x, rules, checkpoint=checkpoint) * self.reader).sum()
 
     def gradient(self, weights: Tensor, *, checkpoint: bool = True) -> Tensor:
         weights = weights.clone().requires_grad_()
@@ -112,7 +112,7 @@ def test_a_step_leaves_nothing_behind_but_its_latents(scheduler: str):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            pixels = draw_pixels(problem.unet, problem.vae, problem.scheduler, x, rules, checkpoint=checkpoint)
+            pixels = sample_pixels(problem.unet, problem.vae, problem.scheduler, x, rules, checkpoint=checkpoint)
         return sum(tensor.untyped_storage().nbytes() for tensor in sizes.values()), num_nodes(pixels)
 
     latents_bytes = 2 * 4 * 8 * 8 * 8
@@ -148,8 +148,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_stage(base: Path, out: Path, **more: Any) -> DisentangleStage:
     torch.manual_seed(0)
     prompts = ("a portrait of a person", "a happy portrait of a person")
-    knobs: dict[str, Any] = {"num_steps": 3, "guidance_scale": 2.0, "picture_every": 0, **more}
-    return DisentangleStage(*prompts, str(out), str(base), **knobs)
+    config: dict[str, Any] = {"num_steps": 3, "guidance_scale": 2.0, "picture_every": 0, **more}
+    return DisentangleStage(*prompts, str(out), str(base), **config)
 
 
 def fit(stage: DisentangleStage, folder: Path, max_steps: int, checkpoint: Path | None = None, **data: Any) -> Any:
@@ -203,20 +203,20 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(base: Path, tmp_p
     assert torch.equal(second.weights, whole.weights)
 
 
-def test_pictures_in_place_of_seeds_come_back_with_weight_one(base: Path, tmp_path: Path):
+def test_images_in_place_of_seeds_come_back_with_weight_one(base: Path, tmp_path: Path):
     from PIL import Image
 
     for name, colour in (("one", (200, 90, 30)), ("two", (20, 90, 130))):
         Image.new("RGB", (80, 64), colour).save(tmp_path / f"{name}.png")
-    pictures = [str(tmp_path / f"{name}.png") for name in ("one", "two")]
-    stage = make_stage(base, tmp_path / "card.safetensors", pictures=pictures)
+    images = [str(tmp_path / f"{name}.png") for name in ("one", "two")]
+    stage = make_stage(base, tmp_path / "card.safetensors", images=images)
     stage.prepare()
     index = torch.tensor([1, 0])
     from promptnet.images.crop import square, to_pixels
     from promptnet.images.load import open_image
     from promptnet.inference.references import decode_latents, encode_pixels
 
-    pixels = torch.stack([to_pixels(square(open_image(pictures[place]), 64)) for place in index])
+    pixels = torch.stack([to_pixels(square(open_image(images[place]), 64)) for place in index])
     with torch.no_grad():
         expected = decode_latents(stage.frozen["vae"], encode_pixels(stage.frozen["vae"], pixels))
     torch.testing.assert_close(stage.originals(index), expected, rtol=0, atol=1e-3)
@@ -235,7 +235,7 @@ def somebody(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_subjects_picture_in_place_of_seeds(base: Path, somebody: Path, tmp_path: Path):
+def test_a_subjects_image_in_place_of_seeds(base: Path, somebody: Path, tmp_path: Path):
     stage = make_stage(base, tmp_path / "card.safetensors", subjects=[str(somebody)])
     stage.prepare()
     with torch.no_grad():
@@ -254,34 +254,34 @@ def test_a_card_learned_without_a_subject_edits_that_subject(base: Path, somebod
     pipe = PromptNetPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
 
-    def drawn(strength: float | None) -> Tensor:
+    def generated(strength: float | None) -> Tensor:
         edits = [] if strength is None else [card.scaled(strength)]
         how: dict[str, Any] = {"num_inference_steps": 3, "fusion_steps": 0, "output_type": "latent"}
         generator = torch.Generator().manual_seed(0)
         return pipe("a portrait of S*", subject=subject, edits=edits, generator=generator, **how).images
 
-    torch.testing.assert_close(drawn(0), drawn(None))
-    assert (drawn(1) - drawn(0)).abs().max() > 1e-4
-    back = edit_picture(pipe, subject, card.scaled(0), output_type="latent")
+    torch.testing.assert_close(generated(0), generated(None))
+    assert (generated(1) - generated(0)).abs().max() > 1e-4
+    back = edit_image(pipe, subject, card.scaled(0), output_type="latent")
     torch.testing.assert_close(back, subject.reference_latents, rtol=0, atol=1e-4)
 
 
 def test_what_cannot_be_learned_on_is_refused(base: Path, somebody: Path, tmp_path: Path):
     out = tmp_path / "card.safetensors"
-    with pytest.raises(ValueError, match="either pictures or subjects"):
-        make_stage(base, out, subjects=[str(somebody)], pictures=["a.png"])
+    with pytest.raises(ValueError, match="either images or subjects"):
+        make_stage(base, out, subjects=[str(somebody)], images=["a.png"])
     stranger = replace(Subject.load(somebody), fingerprint={"unet": "0"})
     stranger.save(tmp_path / "stranger.safetensors")
     with pytest.raises(ValueError, match="another base model"):
         make_stage(base, out, subjects=[str(tmp_path / "stranger.safetensors")])
 
 
-def test_more_seeds_than_pictures_are_refused(base: Path, tmp_path: Path):
+def test_more_seeds_than_images_are_refused(base: Path, tmp_path: Path):
     from PIL import Image
 
     Image.new("RGB", (64, 64), "grey").save(tmp_path / "one.png")
-    stage = make_stage(base, tmp_path / "card.safetensors", pictures=[str(tmp_path / "one.png")])
-    with pytest.raises(ValueError, match="num_seeds=3 must be the number of pictures, 1"):
+    stage = make_stage(base, tmp_path / "card.safetensors", images=[str(tmp_path / "one.png")])
+    with pytest.raises(ValueError, match="num_seeds=3 must be the number of images, 1"):
         fit(stage, tmp_path, 1)
 
 
@@ -298,11 +298,11 @@ def test_bad_settings_are_refused(base: Path, tmp_path: Path):
 
 def test_prompts_that_the_tower_cannot_tell_apart_or_read_are_refused(base: Path, tmp_path: Path):
     neutral, out = "a portrait of a person", str(tmp_path / "card.safetensors")
-    with pytest.raises(ValueError, match="are the same to the text tower"):
+    with pytest.raises(ValueError, match="are the same to the text encoder"):
         DisentangleStage(neutral, " A portrait  of a person", out, str(base))
     long = "a happy portrait " * 40
     for prompts in ((neutral, long), (long, neutral)):
-        with pytest.raises(MixingError, match="tokens, but the text tower reads 48"):
+        with pytest.raises(MixingError, match="tokens, but the text encoder reads 48"):
             DisentangleStage(*prompts, out, str(base))
 
 
@@ -312,7 +312,7 @@ def test_a_subjects_prompt_that_would_be_cut_off_is_refused(
     stage = make_stage(base, tmp_path / "card.safetensors", subjects=[str(somebody)])
     stage.neutral = "a person, happy, happy"  # short, but not behind so many pseudo-words
     monkeypatch.setattr(type(stage.frozen["promptnet"]), "num_pseudo_words", lambda *_: 45)
-    with pytest.raises(MixingError, match=r"'S\*, happy, happy' has 51 tokens, but the text tower reads 48"):
+    with pytest.raises(MixingError, match=r"'S\*, happy, happy' has 51 tokens, but the text encoder reads 48"):
         stage.prepare()
 
 
@@ -329,7 +329,7 @@ def test_bases_that_edits_cannot_be_learned_in_are_refused_by_name(base: Path, t
             make_stage(tmp_path, tmp_path / "card.safetensors")
 
 
-def test_pictures_are_inverted_as_many_at_once_as_a_batch_has(base: Path, tmp_path: Path, monkeypatch: Any):
+def test_images_are_inverted_as_many_at_once_as_a_batch_has(base: Path, tmp_path: Path, monkeypatch: Any):
     from PIL import Image
 
     from promptnet.training.editing import stage as disentangle
@@ -344,7 +344,7 @@ def test_pictures_are_inverted_as_many_at_once_as_a_batch_has(base: Path, tmp_pa
         return invert(unet, scheduler, latents, *rules, **how)
 
     monkeypatch.setattr(disentangle, "invert", noted)
-    stage = make_stage(base, tmp_path / "card.safetensors", pictures=[str(path) for path in paths])
+    stage = make_stage(base, tmp_path / "card.safetensors", images=[str(path) for path in paths])
     fit(stage, tmp_path, 1, num_seeds=3, batch_size=2)
     assert sizes == [2, 1]
 
@@ -413,10 +413,10 @@ def test_every_scheduler_learns(base: Path, tmp_path: Path, scheduler: str):
     assert (card.weights - before).abs().min() > 1e-3
 
 
-def test_tensorboard_shows_curves_pictures_and_weights(base: Path, tmp_path: Path):
+def test_tensorboard_shows_curves_images_and_weights(base: Path, tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    stage = make_stage(base, tmp_path / "card.safetensors", picture_every=2)
+    stage = make_stage(base, tmp_path / "card.safetensors", image_every=2)
     trainer = L.Trainer(
         max_steps=3,
         accelerator="cpu",
@@ -557,14 +557,14 @@ def test_the_judge_part_reads_the_fields_that_may_not_change(tmp_path: Path):
     torch.manual_seed(0)
     AvatarJudge({"hair": ["a", "b"], "mood": ["c", "d"]}, width=8).save_pretrained(str(tmp_path / "judge"))
     edit = Edit(tmp_path, "", "", torch.device("cpu"))
-    part = JudgeKeeps(["mood"], str(tmp_path / "judge"))
+    part = JudgePreservation(["mood"], str(tmp_path / "judge"))
     part.prepare(edit)
     original, image = torch.rand(2, 2, 3, 64, 64)
     read, was = (part.judge(pixels)["hair"].log_softmax(1) for pixels in (image, original))
     expected = (was.exp() * (was - read)).sum(1)
     torch.testing.assert_close(part(image, original), expected)
     with pytest.raises(ValueError, match=r"changed=\['nose'\]"):
-        JudgeKeeps(["nose"], str(tmp_path / "judge")).prepare(edit)
+        JudgePreservation(["nose"], str(tmp_path / "judge")).prepare(edit)
 
 
 def test_the_judge_says_whether_what_is_asked_appears(tmp_path: Path):
@@ -574,7 +574,7 @@ def test_the_judge_says_whether_what_is_asked_appears(tmp_path: Path):
     folder = str(tmp_path / "judge")
     AvatarJudge({"hair": ["a", "b"], "mood": ["c", "d", "e"]}, width=8).save_pretrained(folder)
     edit = Edit(tmp_path, "", "", torch.device("cpu"))
-    part = JudgeShows({"mood": "d", "hair": "b"}, folder, temperature=2.0)
+    part = JudgeEditSuccess({"mood": "d", "hair": "b"}, folder, temperature=2.0)
     part.prepare(edit)
     original, image = torch.rand(2, 2, 3, 64, 64)
     image.requires_grad_()
@@ -589,11 +589,11 @@ def test_the_judge_says_whether_what_is_asked_appears(tmp_path: Path):
         ({"mood": "f"}, "mood='f' is nothing that the judge reads: c, d, e"),
     ):
         with pytest.raises(ValueError, match=message):
-            JudgeShows(asked, folder).prepare(edit)
+            JudgeEditSuccess(asked, folder).prepare(edit)
     with pytest.raises(ValueError, match="names nothing to show"):
-        JudgeShows({}, folder)
+        JudgeEditSuccess({}, folder)
     with pytest.raises(ValueError, match="temperature=0 must be above 0"):
-        JudgeShows({"mood": "d"}, folder, temperature=0)
+        JudgeEditSuccess({"mood": "d"}, folder, temperature=0)
 
 
 def test_the_test_judge_may_not_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -609,13 +609,13 @@ def test_the_test_judge_may_not_teach(tmp_path: Path, monkeypatch: pytest.Monkey
     for spelling in (tests, tests / "..", tmp_path / "link", tmp_path / "judges" / "other" / ".." / "test", Path()):
         folder = str(spelling / "test" if spelling.name == ".." else spelling)
         with pytest.raises(ValueError, match="is the test judge, which measures what was learned"):
-            JudgeKeeps([], folder).prepare(edit)
+            JudgePreservation([], folder).prepare(edit)
         with pytest.raises(ValueError, match="is the test judge, which measures what was learned"):
-            JudgeShows({"hair": "a"}, folder).prepare(edit)
-    JudgeKeeps([], str(tmp_path / "judges" / "other")).prepare(edit)
+            JudgeEditSuccess({"hair": "a"}, folder).prepare(edit)
+    JudgePreservation([], str(tmp_path / "judges" / "other")).prepare(edit)
 
 
 def test_the_curve_shows_the_weights():
-    found = weights_picture(torch.tensor([1.5, 0.5, -0.5]), height_px=40, column_px=2)
+    found = weights_image(torch.tensor([1.5, 0.5, -0.5]), height_px=40, column_px=2)
     assert found.shape == (1, 40, 6)
     assert (found == 1).float().mean(dim=(0, 1)).tolist() == pytest.approx([0, 0, 0.5, 0.5, 1, 1], abs=0.12)

@@ -6,7 +6,7 @@ from tests.training.conftest import ROOT
 from tests.training.forked import Runs
 from tests.training.run.ranks import CALLBACKS
 
-BATCH = 3  # pictures of a process and step
+BATCH = 3  # images of a process and step
 ROWS = "[sample, target_row, reference_row]"
 
 

@@ -1,4 +1,4 @@
-"""What a pretraining run for SDXL draws is conditioned as its training is, and its pictures are looked at."""
+"""What a pretraining run for SDXL draws is conditioned as its training is, and its images are looked at."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,9 @@ from PIL import Image
 from promptnet import PromptNetPipeline
 from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.images.crop import to_pixels
-from promptnet.training.callbacks import MetricsFile, ValidationMeasures, ValidationPictures
+from promptnet.training.callbacks import MetricsFile, ValidationImages, ValidationMeasures
 from promptnet.training.callbacks.metrics_file import read_metrics, values_of
-from promptnet.training.callbacks.sampling import check_drawable, drawing_pipeline
+from promptnet.training.callbacks.sampling import check_can_generate, stage_pipeline
 from promptnet.training.pretrain.stage import PretrainStage, write_index
 from tests.base_models import write_base
 
@@ -32,7 +32,7 @@ def stage_of(base: Path, folder: Path, **options: Any) -> PretrainStage:
     return PretrainStage(str(base), str(folder), warmup_steps=1, **given)
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     pixels = torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
 
@@ -40,20 +40,20 @@ def picture() -> Image.Image:
 @torch.no_grad()
 def test_the_network_is_given_in_drawing_what_it_is_given_in_training(base: Path, tmp_path: Path):
     stage, calls = stage_of(base, tmp_path / "encoder"), []
-    pipe = drawing_pipeline(stage)
+    pipe = stage_pipeline(stage)
     unet = stage.frozen["unet"]
     hook = unet.register_forward_pre_hook(lambda _, args, kwargs: calls.append((*args, kwargs)), with_kwargs=True)
-    subject = pipe.encode(picture())
+    subject = pipe.encode(image())
     plain: dict[str, Any] = {"subject_scale": 1.0, "class_scale": 0.0, "fusion_steps": 0, "output_type": "latent"}
     generator = torch.Generator().manual_seed(0)
     pipe(PROMPT, subject=subject, num_inference_steps=3, generator=generator, **plain)
     hook.remove()
     assert len(calls) == 3
-    pixels = to_pixels(picture())[None]
+    pixels = to_pixels(image())[None]
     batch = {"prompt": [PROMPT], "size_ids": torch.tensor([[32, 32, 0, 0, 32, 32]]), "reference_pixels": pixels}
     reference = stage._latents(batch, "reference", "validation")
     for x, timestep, given in calls:
-        # The vision tower's own preprocessing rounds to 8 bits when it scales a picture, so both get its states.
+        # The image encoder's own preprocessing rounds to 8 bits when it scales an image, so both get its states.
         words = stage.promptnet(reference, timestep[None], subject.vision_states, noisy_latents=x).pseudo_words
         expected = stage._conditions(batch, words)
         torch.testing.assert_close(given["encoder_hidden_states"], expected["encoder_hidden_states"])
@@ -70,7 +70,7 @@ def test_held_out_people_are_drawn_and_measured_at_a_validation(base: Path, face
         str(faces), cache_dir=str(tmp_path), resolution_px=32, batch_size=2, num_workers=0, num_validation=2
     )
     callbacks = [
-        ValidationPictures(num_people=1, num_prompts=1, num_steps=2, prompts=[PROMPT]),
+        ValidationImages(num_people=1, num_prompts=1, num_steps=2, prompts=[PROMPT]),
         ValidationMeasures(identity="none"),
         MetricsFile(),
     ]
@@ -88,8 +88,8 @@ def test_held_out_people_are_drawn_and_measured_at_a_validation(base: Path, face
     )
     with pytest.warns(UserWarning, match="val/prompt_clip is not measured"):
         trainer.fit(stage, datamodule=data)
-    drawn: Any = callbacks[0]
-    ((image,),) = drawn.drawn(trainer, stage).pictures
+    generated: Any = callbacks[0]
+    ((image,),) = generated.generated(trainer, stage).images
     assert image.size == (32, 32)
     seconds = values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")
     assert [step for step, _ in seconds] == [1, 2]
@@ -101,7 +101,7 @@ def test_zeros_for_no_negative_prompt_are_the_base_models_choice(zeros: bool, tm
     file = base / "model_index.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "force_zeros_for_empty_prompt": zeros}))
     stage = stage_of(base, tmp_path / "encoder")
-    assert drawing_pipeline(stage).config["force_zeros_for_empty_prompt"] is zeros
+    assert stage_pipeline(stage).config["force_zeros_for_empty_prompt"] is zeros
     stage.promptnet.save_pretrained(base / "promptnet")
     for part in ("image_encoder", "feature_extractor"):
         (base / part).symlink_to(base / "vision")
@@ -110,12 +110,12 @@ def test_zeros_for_no_negative_prompt_are_the_base_models_choice(zeros: bool, tm
     assert pipe.config["force_zeros_for_empty_prompt"] is zeros
     assert pipe.sampling_defaults.class_scale == 1.5
     assert pipe.text_encoder_2 is not None
-    pipe.encode(picture()).check(pipe)
+    pipe.encode(image()).check(pipe)
 
 
 def test_what_cannot_be_drawn_with_is_refused_before_the_training(base: Path, tmp_path: Path):
     stage = stage_of(base, tmp_path / "encoder")
-    check_drawable(stage)
+    check_can_generate(stage)
     stage.frozen["unet"].register_to_config(in_channels=9)
     with pytest.raises(ValueError, match="takes 9 channels"):
-        check_drawable(stage)
+        check_can_generate(stage)

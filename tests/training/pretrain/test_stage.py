@@ -44,14 +44,14 @@ def build(bases: dict[str, Path]) -> Build:
     return make
 
 
-def batch_of(pictures: int = 2, height_px: int = 32, width_px: int = 32) -> dict[str, Any]:
+def batch_of(images: int = 2, height_px: int = 32, width_px: int = 32) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(2)
     return {
-        "sample": torch.arange(7, 7 + pictures),
-        "prompt": ["a photo of S*"] * pictures,
-        "reference_pixels": torch.rand(pictures, 3, 32, 32, generator=generator) * 2 - 1,
-        "target_pixels": torch.rand(pictures, 3, height_px, width_px, generator=generator) * 2 - 1,
-        "size_ids": torch.tensor([[40, 40, 0, 0, height_px, width_px]] * pictures),
+        "sample": torch.arange(7, 7 + images),
+        "prompt": ["a photo of S*"] * images,
+        "reference_pixels": torch.rand(images, 3, 32, 32, generator=generator) * 2 - 1,
+        "target_pixels": torch.rand(images, 3, height_px, width_px, generator=generator) * 2 - 1,
+        "size_ids": torch.tensor([[40, 40, 0, 0, height_px, width_px]] * images),
     }
 
 
@@ -123,7 +123,7 @@ def test_sdxl_has_a_part_of_the_word_for_each_tower_and_needs_sizes(build: Build
     assert pooled is not None
     assert pooled.shape == (2, 12)
     changed = words.clone()
-    changed[..., :24] += 1  # the first tower's part
+    changed[..., :24] += 1  # the first encoder's part
     first, same_pooled = stage.encode_prompts(batch["prompt"], changed)
     assert not torch.equal(first[..., :24], states[..., :24])
     assert torch.equal(first[..., 24:], states[..., 24:])
@@ -157,7 +157,7 @@ def test_agreeing_with_the_described_person_is_a_second_error_in_training(family
         build(family, described_weight=-1)
 
 
-def test_cached_features_give_the_loss_of_the_pictures(build: Build):
+def test_cached_features_give_the_loss_of_the_images(build: Build):
     stage, batch = build("sd"), batch_of()
     expected = stage.loss(batch, "train")
     cached = {key: value for key, value in batch.items() if "pixels" not in key}
@@ -167,7 +167,7 @@ def test_cached_features_give_the_loss_of_the_pictures(build: Build):
     assert torch.equal(stage.loss(cached, "train"), expected)
 
 
-def test_a_batch_of_one_picture_each_is_encoded_once(build: Build):
+def test_a_batch_of_one_image_each_is_encoded_once(build: Build):
     stage, batch = build("sd"), batch_of()
     batch["target_pixels"] = batch["reference_pixels"]
     expected = stage.loss(batch, "train")
@@ -176,11 +176,11 @@ def test_a_batch_of_one_picture_each_is_encoded_once(build: Build):
 
 
 def test_the_posterior_is_drawn_by_sample_number_and_in_training_alone(build: Build):
-    mode, drawn, batch = build("sd"), build("sd", sample_posterior=True), batch_of()
-    assert torch.equal(drawn._latents(batch, "target", "train"), drawn._latents(batch, "target", "train"))
-    assert not torch.equal(drawn._latents(batch, "target", "train"), mode._latents(batch, "target", "train"))
+    mode, generated, batch = build("sd"), build("sd", sample_posterior=True), batch_of()
+    assert torch.equal(generated._latents(batch, "target", "train"), generated._latents(batch, "target", "train"))
+    assert not torch.equal(generated._latents(batch, "target", "train"), mode._latents(batch, "target", "train"))
     for role, split in (("reference", "train"), ("target", "validation")):
-        assert torch.equal(drawn._latents(batch, role, split), mode._latents(batch, role, split))
+        assert torch.equal(generated._latents(batch, role, split), mode._latents(batch, role, split))
 
 
 def test_targets_may_have_another_shape_than_references(build: Build):
@@ -190,20 +190,20 @@ def test_targets_may_have_another_shape_than_references(build: Build):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_recomputing_gives_the_same_gradients(family: str, build: Build):
-    kept, recomputed = build(family).double(), build(family, gradient_checkpointing=True).double()
-    for stage in (kept, recomputed):
+    kept, checkpointed = build(family).double(), build(family, gradient_checkpointing=True).double()
+    for stage in (kept, checkpointed):
         for part in stage.frozen.values():
             nn.Module.to(part, dtype=torch.float64)
     counted = []
     watched = {
-        "unet": recomputed.frozen["unet"].up_blocks[0].resnets[0],
-        "promptnet": recomputed.promptnet.get_submodule("down_blocks.0.resnets.0"),
-        "text": recomputed.text_towers.towers[0].network,
+        "unet": checkpointed.frozen["unet"].up_blocks[0].resnets[0],
+        "promptnet": checkpointed.promptnet.get_submodule("down_blocks.0.resnets.0"),
+        "text": checkpointed.text_encoders.text_encoders[0].network,
     }
     for name, module in watched.items():
         module.register_forward_pre_hook(lambda *_, name=name: counted.append(name))
     batch = batch_of()
-    expected, found = gradients(kept, batch), gradients(recomputed, batch)
+    expected, found = gradients(kept, batch), gradients(checkpointed, batch)
     assert {name: counted.count(name) for name in watched} == dict.fromkeys(watched, 2)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -221,15 +221,15 @@ def test_transformer_blocks_are_compiled_and_keep_their_names(build: Build):
     assert set(stage.state_dict()) == names
 
 
-def test_large_pictures_are_encoded_few_at_a_time(build: Build, monkeypatch: pytest.MonkeyPatch):
-    stage, pictures = build("sd"), list(torch.rand(5, 3, 32, 32))
+def test_large_images_are_encoded_few_at_a_time(build: Build, monkeypatch: pytest.MonkeyPatch):
+    stage, images = build("sd"), list(torch.rand(5, 3, 32, 32))
     counts: list[int] = []
     stage.frozen["vae"].encoder.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
-    together = stage._encode_moments(pictures)
+    together = stage._encode_moments(images)
     monkeypatch.setattr(pretrain, "_PIXELS_TOGETHER", 2 * 32 * 32)
-    torch.testing.assert_close(stage._encode_moments(pictures), together)
+    torch.testing.assert_close(stage._encode_moments(images), together)
     monkeypatch.setattr(pretrain, "_PIXELS_TOGETHER", 1)
-    torch.testing.assert_close(stage._encode_moments(pictures), together)
+    torch.testing.assert_close(stage._encode_moments(images), together)
     assert counts == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
@@ -309,8 +309,8 @@ def test_vision_input_is_clips_own_preprocessing():
     side = {"height": 16, "width": 16}
     processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=side)
     expected = processor(images=image, return_tensors="pt").pixel_values
-    tower = type("Tower", (), {"config": type("Config", (), {"image_size": 16})})
-    found = VisionInput.of(processor, tower)(to_pixels(image)[None])
+    text_encoder = type("Tower", (), {"config": type("Config", (), {"image_size": 16})})
+    found = VisionInput.of(processor, text_encoder)(to_pixels(image)[None])
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # the processor rounds to 8 bits in between
     untouched = torch.rand(1, 3, 16, 16)
     assert VisionInput(16)(untouched) is untouched

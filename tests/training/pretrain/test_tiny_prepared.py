@@ -1,4 +1,4 @@
-"""From portraits in a folder to an encoder, by the shipped config: prepare, cache, train, validate, save."""
+"""From avatars in a folder to an encoder, by the shipped config: prepare, cache, train, validate, save."""
 
 import shutil
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 
 from promptnet import PromptNetPipeline
-from promptnet.datasets.avatars.files import write_portraits
+from promptnet.datasets.avatars.files import write_avatars
 from promptnet.datasets.avatars.render import Split
 from promptnet.datasets.prepare.options import PrepareOptions
 from promptnet.datasets.prepare.report import load_prepared
-from promptnet.datasets.prepare.run import prepare_pictures
+from promptnet.datasets.prepare.run import prepare_images
 from promptnet.datasets.prepare.sources.base import Columns
 from promptnet.training.callbacks.metrics_file import read_metrics, values_of
 from tests.training.conftest import ROOT
@@ -23,10 +23,10 @@ def prepare(folder: Path) -> list[Path]:
     places: list[Path] = []
     sets: tuple[tuple[Split, int], ...] = (("train", 12), ("validation", 6))
     for split, number in sets:
-        write_portraits(folder / "files" / split, split, number)
+        write_avatars(folder / "files" / split, split, number)
         places.append(folder / split)
         names, options = [str(folder / "files" / split)], PrepareOptions(detector="none", size_px=64)
-        prepare_pictures(names, places[-1], options, Columns(caption="txt"))
+        prepare_images(names, places[-1], options, Columns(caption="txt"))
     return places
 
 
@@ -39,7 +39,7 @@ def config_of(folder: Path, base: Path, train: Path, validation: Path) -> Path:
     config["data"]["init_args"] |= {**places, "num_validation": 4, "batch_size": 2, "num_workers": 0}
     config["trainer"] |= {"max_steps": 2, "val_check_interval": 2, "accelerator": "cpu", "log_every_n_steps": 1}
     for callback in config["trainer"]["callbacks"]:
-        if callback["class_path"].endswith("ValidationPictures"):
+        if callback["class_path"].endswith("ValidationImages"):
             callback["init_args"] |= {"num_people": 1, "num_steps": 1}
     place = folder / "config.yaml"
     place.write_text(yaml.safe_dump(config))

@@ -4,7 +4,7 @@
 
 An uninterrupted run of 200 steps, then one that is killed (`kill -9`) at random moments and as often while it saves,
 the command repeated each time. Compared bit for bit: every loss, weights, their average, optimiser and schedule; and
-the ledger must show every picture exactly once an epoch. After every kill, a whole checkpoint must be there and load.
+the ledger must show every image exactly once an epoch. After every kill, a whole checkpoint must be there and load.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from promptnet.training.run.ledger import read_ledger
 from promptnet.training.run.manifest import DRAFT, read_manifest
 from tests.training.forked import Runs
 
-NUM_PICTURES = 60
+NUM_IMAGES = 60
 
 
 @dataclass
@@ -159,7 +159,7 @@ def state_at(run_dir: Path, step: int) -> dict[str, Any]:
 
 
 def compare(whole: Path, killed: Path, step: int = 200) -> None:
-    """Assert that both runs ended with the same state, had the same losses and saw the same pictures."""
+    """Assert that both runs ended with the same state, had the same losses and saw the same images."""
     expected, found = state_at(whole, step), state_at(killed, step)
     wrong = [line for part in COMPARED for line in differences(expected[part], found[part], part)]
     assert not wrong, wrong
@@ -169,13 +169,13 @@ def compare(whole: Path, killed: Path, step: int = 200) -> None:
 
 
 def check_epochs(ledger: list[dict[str, Any]]) -> None:
-    """Assert that sample numbers run on without a gap and every epoch holds every picture once."""
+    """Assert that sample numbers run on without a gap and every epoch holds every image once."""
     samples = [sample for entry in ledger for sample in entry["sample"]]
-    pictures = [picture for entry in ledger for picture in entry["index"]]
+    images = [image for entry in ledger for image in entry["index"]]
     assert samples == list(range(len(samples)))
-    epochs = [pictures[start : start + NUM_PICTURES] for start in range(0, len(pictures), NUM_PICTURES)]
+    epochs = [images[start : start + NUM_IMAGES] for start in range(0, len(images), NUM_IMAGES)]
     for epoch in epochs[:-1]:
-        assert sorted(epoch) == list(range(NUM_PICTURES))
+        assert sorted(epoch) == list(range(NUM_IMAGES))
     assert len(set(epochs[-1])) == len(epochs[-1])
     assert epochs[0] != epochs[1], "the order is the same in every epoch"
 

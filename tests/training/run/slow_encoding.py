@@ -16,8 +16,8 @@ class SlowEncoding(Callback):
         """Put the pause before the stage's own encoding."""
         encode = pl_module._encode_moments
 
-        def slowly(pictures: Any) -> Any:
+        def slowly(images: Any) -> Any:
             time.sleep(self.pause_s)
-            return encode(pictures)
+            return encode(images)
 
         pl_module._encode_moments = slowly

@@ -46,7 +46,9 @@ def test_the_average_lies_where_the_stage_trains_and_holds_only_what_trains(face
     assert {value.device.type for value in copied.parameters()} == {"meta"}
     assert {value.device.type for value in stage.parameters()} == {"cpu"}
     assert all(copied.frozen[name] is part for name, part in stage.frozen.items())
-    assert [tower.network for tower in copied.text_towers.towers] == [t.network for t in stage.text_towers.towers]
+    assert [text_encoder.network for text_encoder in copied.text_encoders.text_encoders] == [
+        t.network for t in stage.text_encoders.text_encoders
+    ]
     assert all(value.device.type == "cpu" for part in stage.frozen.values() for value in part.parameters())
 
 

@@ -43,18 +43,18 @@ ALONE = ("--trainer.accumulate_grad_batches=2", "--trainer.devices=1")
 
 
 @pytest.fixture(scope="module")
-def one(runs: Runs, random_base: Path, picture_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one(runs: Runs, random_base: Path, image_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that one process makes, with the checkpoints of steps 2 and 4."""
     folder = tmp_path_factory.mktemp("one")
-    start = pretraining(runs, random_base, picture_cache)
+    start = pretraining(runs, random_base, image_cache)
     assert runs.wait(start(folder, *ALONE)) == 0, (folder / "log").read_text()[-3000:]
     return folder
 
 
 def test_one_rank_goes_on_as_two_that_slurm_has_started(
-    runs: Runs, random_base: Path, picture_cache: Path, one: Path, tmp_path: Path
+    runs: Runs, random_base: Path, image_cache: Path, one: Path, tmp_path: Path
 ):
-    start, more = pretraining(runs, random_base, picture_cache), tmp_path / "more"
+    start, more = pretraining(runs, random_base, image_cache), tmp_path / "more"
     shutil.copytree(one / "checkpoints/step=2.ckpt", more / "checkpoints/step=2.ckpt")
     ranks = start_ranks(runs, more, start, told=slurm_task)
     assert [runs.wait(pid) for pid in ranks] == [0, 0], (more / "log").read_text()[-3000:]
@@ -65,9 +65,9 @@ def test_one_rank_goes_on_as_two_that_slurm_has_started(
 
 
 def test_all_ranks_skip_what_has_changed_at_the_same_length(
-    runs: Runs, random_base: Path, picture_cache: Path, one: Path, tmp_path: Path
+    runs: Runs, random_base: Path, image_cache: Path, one: Path, tmp_path: Path
 ):
-    start, run_dir = pretraining(runs, random_base, picture_cache), tmp_path / "run"
+    start, run_dir = pretraining(runs, random_base, image_cache), tmp_path / "run"
     shutil.copytree(one / "checkpoints", run_dir / "checkpoints")
     damage(run_dir / "checkpoints/step=4.ckpt")
     ranks = start_ranks(runs, run_dir, start, "--trainer.max_steps=6")
@@ -83,9 +83,9 @@ def read_ledger_from(path: Path) -> list[dict[str, Any]]:
 
 
 def test_two_ranks_equal_accumulation_and_go_on_as_one(
-    runs: Runs, random_base: Path, picture_cache: Path, one: Path, tmp_path: Path
+    runs: Runs, random_base: Path, image_cache: Path, one: Path, tmp_path: Path
 ):
-    start, two = pretraining(runs, random_base, picture_cache), tmp_path / "two"
+    start, two = pretraining(runs, random_base, image_cache), tmp_path / "two"
     kill = ["--trainer.callbacks+=tests.training.run.killer.KillAt", "--trainer.callbacks.step=3"]
     ranks = start_ranks(runs, two, start, *kill)
     codes = [runs.wait(pid) for pid in ranks]

@@ -1,4 +1,4 @@
-"""Two processes share a prepared set: each picture once an epoch between them, also through a kill, also streamed."""
+"""Two processes share a prepared set: each image once an epoch between them, also through a kill, also streamed."""
 
 import signal
 from pathlib import Path
@@ -36,7 +36,7 @@ def whole_epochs(run_dir: Path, num_rows: int) -> list[list[set[int]]]:
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_two_ranks_see_each_picture_once_an_epoch_between_them_and_go_on_exactly(
+def test_two_ranks_see_each_image_once_an_epoch_between_them_and_go_on_exactly(
     name: str, runs: Runs, face_base: Path, faces: Path, tmp_path: Path
 ):
     start, num_rows = face_pretraining(runs, face_base, faces, *CASES[name]), 18 if name == "cached" else 24

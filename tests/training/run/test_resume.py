@@ -41,13 +41,13 @@ def _taken(base: Path, config: str) -> bytes:
 
 @pytest.mark.parametrize("config", list(CASES))
 def test_killed_and_repeated_is_bit_identical(
-    config: str, runs: Runs, random_base: Path, picture_cache: Path, tmp_path: Path
+    config: str, runs: Runs, random_base: Path, image_cache: Path, tmp_path: Path
 ):
     base = tmp_path / "base"
     shutil.copytree(random_base, base)
 
     def train(name: str, *options: str) -> int:
-        given = [*options_of(config, tmp_path / name, picture_cache), *STEPS]
+        given = [*options_of(config, tmp_path / name, image_cache), *STEPS]
         given += [option.format(base=base) for option in CASES[config]]
         return runs.wait(runs.start(tmp_path / f"{name}.log", "fit", *given, *options))
 

@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, webdataset shards, a Hugging Face data set. Each is a list of entries to read.
+"""Where images come from: a folder, webdataset shards, a Hugging Face data set. Each is a list of entries to read.
 
 Nothing from a source is executed: no pickles, no loading scripts.
 """
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from promptnet.images import load as opening
 from promptnet.images.load import ImageError
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-# Why an entry is refused, beside what can be wrong with any picture (promptnet.images.load.REASONS).
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+# Why an entry is refused, beside what can be wrong with any image (promptnet.images.load.REASONS).
 REASONS = (
     "no face",
     "several faces",
@@ -23,13 +23,13 @@ REASONS = (
     "detector failed",
     "duplicate",
     "pickle",
-    "several pictures",
+    "several images",
     "damaged shard",
 )
 
 
 class Refused(ImageError):
-    """An entry that cannot become a picture of the data set; `reason` in a word or two, `problem` in a sentence."""
+    """An entry that cannot become an image of the data set; `reason` in a word or two, `problem` in a sentence."""
 
     def __init__(self, reason: str, problem: str) -> None:
         assert reason in (*REASONS, *opening.REASONS), reason
@@ -41,13 +41,13 @@ class Refused(ImageError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in a source that is, or should be, a picture.
+    """One thing in a source that is, or should be, an image.
 
     Attributes:
         name: of it in the source, one printable line.
         place: what its source needs in order to read it; None if listing has shown that it cannot be read.
         refusal: then the reason and the problem.
-        num_bytes: of the picture's file and of its caption's, where these are files of their own. A preparation that
+        num_bytes: of the image's file and of its caption's, where these are files of their own. A preparation that
             goes on tells from them that files were replaced.
     """
 
@@ -62,7 +62,7 @@ class Raw:
     """An entry as its source has it.
 
     Attributes:
-        content: the picture's file, or the bytes of one.
+        content: the image's file, or the bytes of one.
         identity: who is in it, if that is known.
         caption: text about it, if there is any.
     """
@@ -73,7 +73,7 @@ class Raw:
 
 
 class Source(Protocol):
-    """A place that pictures come from. It can be sent to another process."""
+    """A place that images come from. It can be sent to another process."""
 
     def entries(self) -> list[Entry]:
         """Everything in it, always in the same order."""
@@ -97,9 +97,9 @@ class Columns:
     """What is called what in a source; None where it is not given.
 
     Args:
-        identity: "folder" (the sub-folder of the source), "parent" (the folder that the picture lies in), "none", or
-            the name of a column. None: "folder" for a folder of pictures, else "none".
-        image: the column with the picture (Hugging Face data sets).
+        identity: "folder" (the sub-folder of the source), "parent" (the folder that the image lies in), "none", or
+            the name of a column. None: "folder" for a folder of images, else "none".
+        image: the column with the image (Hugging Face data sets).
         caption: the column with a text.
         split: of a Hugging Face data set.
     """

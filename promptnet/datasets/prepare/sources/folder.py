@@ -1,4 +1,4 @@
-"""A folder of pictures, with sub-folders for people."""
+"""A folder of images, with sub-folders for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptnet.datasets.prepare.sources.base import PICTURE_ENDINGS, Columns, Entry, Raw, printable
+from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS, Columns, Entry, Raw, printable
 from promptnet.images.load import read_file
 
 _IDENTITIES = ("folder", "parent", "none")
@@ -21,7 +21,7 @@ class FolderSource:
     Args:
         root: the folder.
         columns: `identity` is "folder" (default), "parent" or "none"; `caption` is the ending of text files beside the
-            pictures ("txt"), which are then not taken for pictures themselves.
+            images ("txt"), which are then not taken for images themselves.
         prefix: of the entries' names.
 
     Raises:
@@ -59,8 +59,8 @@ class FolderSource:
         except OSError as error:
             yield self._refused(folder, "unreadable", f"is a folder that cannot be listed ({error.strerror})")
             return
-        if not items and folder.suffix.lower() in PICTURE_ENDINGS:
-            yield self._refused(folder, "folder", "is an empty folder with the name of a picture")
+        if not items and folder.suffix.lower() in IMAGE_ENDINGS:
+            yield self._refused(folder, "folder", "is an empty folder with the name of an image")
         names = {item.name for item in items}
         for item in items:
             inner = folder / item.name
@@ -101,7 +101,7 @@ class FolderSource:
         return f"{os.path.splitext(name)[0]}.{self.columns.caption.lstrip('.')}"
 
     def _is_caption(self, name: str, names: set[str]) -> bool:
-        """Whether it belongs to a picture of the same name; alone it is a file like any other."""
+        """Whether it belongs to an image of the same name; alone it is a file like any other."""
         if not self.columns.caption or not name.endswith("." + self.columns.caption.lstrip(".")):
             return False
         stem = os.path.splitext(name)[0]

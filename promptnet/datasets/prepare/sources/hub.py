@@ -119,19 +119,19 @@ def _loaded(name: str, split: str) -> Dataset:
 
 
 def _undecoded(data: Dataset, column: str) -> Dataset:
-    """Pictures as their files' bytes: decoding is for the one guarded function alone."""
+    """Images as their files' bytes: decoding is for the one guarded function alone."""
     import datasets
 
     try:
         return data.cast_column(column, datasets.Image(decode=False))
     except Exception as error:
         kind = data.features[column]
-        raise ValueError(f"column '{column}' holds {kind}, not pictures (--image-column)") from error
+        raise ValueError(f"column '{column}' holds {kind}, not images (--image-column)") from error
 
 
 def _content(value: Any) -> Path | bytes:
     if value is None or (value["bytes"] is None and value["path"] is None):
-        raise Refused("missing", "is a row without a picture")
+        raise Refused("missing", "is a row without an image")
     if value["bytes"] is not None:
         return value["bytes"]
     return Path(value["path"])

@@ -12,7 +12,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def open_sources(names: Sequence[str], columns: Columns) -> list[Source]:
-    """A source for each name: a folder of pictures, tar shards or a folder of them, a data set saved or on the Hub.
+    """A source for each name: a folder of images, tar shards or a folder of them, a data set saved or on the Hub.
 
     Raises:
         ValueError: a name that is none of these or comes twice, or options that do not go with it.

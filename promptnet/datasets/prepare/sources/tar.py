@@ -1,6 +1,6 @@
 """Webdataset shards: tar files in which the members of one name and different endings are one sample.
 
-Only pictures, texts and JSON are read, and only where they are asked for. Nothing is unpacked or unpickled.
+Only images, texts and JSON are read, and only where they are asked for. Nothing is unpacked or unpickled.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from promptnet.datasets.prepare.sources.base import PICTURE_ENDINGS, Columns, Entry, Raw, Refused, printable
+from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS, Columns, Entry, Raw, Refused, printable
 
 _PICKLED = (".pth", ".pt", ".pkl", ".pickle", ".pyd")
 _MAX_TEXT_BYTES = 1024 * 1024
-_MAX_PICTURE_BYTES = 128 * 1024 * 1024  # less than of a file, whose header is read before the rest
+_MAX_IMAGE_BYTES = 128 * 1024 * 1024  # less than of a file, whose header is read before the rest
 _BLOCK = 512
 
 
@@ -32,13 +32,13 @@ class Place(NamedTuple):
     """Where a sample's parts lie."""
 
     shard: int
-    picture: Span
+    image: Span
     identity: Span | None
     caption: Span | None
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The tar file itself, or those of a folder that holds tar files and neither pictures nor folders.
+    """The tar file itself, or those of a folder that holds tar files and neither images nor folders.
 
     Raises:
         ValueError: the file is a compressed tar.
@@ -46,13 +46,13 @@ def find_shards(path: Path) -> list[Path]:
     if path.is_file():
         if path.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
             raise ValueError(
-                f"shard '{path}' is compressed, so its pictures cannot be reached one by one: unpack it first"
+                f"shard '{path}' is compressed, so its images cannot be reached one by one: unpack it first"
             )
         return [path] if path.suffix == ".tar" else []
     if not path.is_dir():
         return []
     inside = sorted(path.iterdir(), key=os.fsencode)
-    if any(item.is_dir() or item.suffix.lower() in PICTURE_ENDINGS for item in inside):
+    if any(item.is_dir() or item.suffix.lower() in IMAGE_ENDINGS for item in inside):
         return []
     return [item for item in inside if item.suffix == ".tar"]
 
@@ -85,13 +85,13 @@ class ShardSource:
     def read(self, entry: Entry) -> Raw:
         """See `Source`."""
         place: Place = entry.place
-        if place.picture.num_bytes > _MAX_PICTURE_BYTES:
-            raise Refused("file too large", f"has more than {_MAX_PICTURE_BYTES // 2**20} MiB: save a smaller copy")
+        if place.image.num_bytes > _MAX_IMAGE_BYTES:
+            raise Refused("file too large", f"has more than {_MAX_IMAGE_BYTES // 2**20} MiB: save a smaller copy")
         try:
             with self.shards[place.shard].open("rb") as file:
                 identity = self._text(file, place.identity, self._identity_column)
                 caption = self._text(file, place.caption, self.columns.caption)
-                return Raw(_content(file, place.picture), identity, caption)
+                return Raw(_content(file, place.image), identity, caption)
         except OSError as error:
             raise Refused("unreadable", f"cannot be read from its shard ({error.strerror or error})") from error
 
@@ -120,12 +120,12 @@ class ShardSource:
             yield self._entry(f"{shard}/{printable(key)}", number, spans)
 
     def _entry(self, name: str, shard: int, spans: dict[str, Span]) -> Entry:
-        endings = [ending for ending in spans if "." + ending.rpartition(".")[2] in PICTURE_ENDINGS]
+        endings = [ending for ending in spans if "." + ending.rpartition(".")[2] in IMAGE_ENDINGS]
         if not endings:
             have = ", ".join(map(printable, spans)) or "nothing"
-            return Entry(name, refusal=("not a picture", f"is a sample without a picture: it has {have}"))
+            return Entry(name, refusal=("not an image", f"is a sample without an image: it has {have}"))
         if len(endings) > 1:
-            return Entry(name, refusal=("several pictures", f"is a sample of several pictures: {', '.join(endings)}"))
+            return Entry(name, refusal=("several images", f"is a sample of several images: {', '.join(endings)}"))
         place = Place(
             shard,
             spans[endings[0]],

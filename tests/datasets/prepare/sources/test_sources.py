@@ -19,7 +19,7 @@ from promptnet.datasets.prepare.sources.registry import open_sources
 from promptnet.datasets.prepare.sources.tar import ShardSource
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     file = BytesIO()
     Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()
@@ -74,7 +74,7 @@ def test_a_refusal_crosses_processes() -> None:
 def photos(tmp_path: Path) -> Path:
     for number, name in enumerate(["top.png", "anna/1.png", "anna/holiday/2.png", "ben/1.png"]):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "photos" / name).write_bytes(picture(number))
+        (tmp_path / "photos" / name).write_bytes(image(number))
     (tmp_path / "photos/anna/1.txt").write_text(" at the sea\n")
     (tmp_path / "photos/anna/alone.txt").write_text("to do")
     return tmp_path / "photos"
@@ -90,7 +90,7 @@ def test_identities_from_folders(photos: Path, identity: str | None, deep: str |
     assert found["ben/1.png"][0] == (None if identity == "none" else "ben")
 
 
-def test_captions_lie_beside_pictures(photos: Path) -> None:
+def test_captions_lie_beside_images(photos: Path) -> None:
     found = readable(only(photos, caption="txt"))
     assert found["anna/1.png"] == ("anna", "at the sea")
     assert found["ben/1.png"] == ("ben", None)
@@ -106,7 +106,7 @@ def test_entries_come_in_the_order_of_their_names(photos: Path) -> None:
 
 def test_links_are_followed_but_not_in_circles(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/3.png").write_bytes(picture(3))
+    (tmp_path / "elsewhere/3.png").write_bytes(image(3))
     (photos / "carl").symlink_to(tmp_path / "elsewhere")
     (photos / "ben/up").symlink_to(photos)
     (photos / "ben/twice.png").symlink_to(photos / "ben/1.png")
@@ -116,10 +116,10 @@ def test_links_are_followed_but_not_in_circles(photos: Path, tmp_path: Path) -> 
     assert refused(source) == {"ben/up": "link loop"}
 
 
-def test_a_folder_with_the_name_of_a_picture_is_a_folder(photos: Path) -> None:
+def test_a_folder_with_the_name_of_a_image_is_a_folder(photos: Path) -> None:
     (photos / "dora.png").mkdir()
     assert refused(only(photos)) == {"dora.png": "folder"}
-    (photos / "dora.png/1.png").write_bytes(picture(9))
+    (photos / "dora.png/1.png").write_bytes(image(9))
     assert readable(only(photos))["dora.png/1.png"][0] == "dora.png"
 
 
@@ -160,7 +160,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub() -> None:
         only("nobody/nothing")
 
 
-def test_a_single_picture_is_no_source(photos: Path) -> None:
+def test_a_single_image_is_no_source(photos: Path) -> None:
     with pytest.raises(ValueError, match="is a file"):
         only(photos / "top.png")
 
@@ -184,13 +184,13 @@ def about(person: str) -> bytes:
 
 
 MEMBERS = {
-    "a/001.png": picture(1),
+    "a/001.png": image(1),
     "a/001.json": about("anna"),
     "a/001.cls": b"7",
     "a/001.txt": b"at the sea",
-    "a/002.jpg": picture(2),
+    "a/002.jpg": image(2),
     "a/002.json": about("ben"),
-    "b/001.main.png": picture(3),
+    "b/001.main.png": image(3),
 }
 
 
@@ -211,12 +211,12 @@ def test_samples_of_a_shard(tmp_path: Path) -> None:
 
 def test_a_folder_of_shards_in_order(tmp_path: Path) -> None:
     for number in (2, 0, 1):
-        shard(tmp_path / f"{number}.tar", {f"{number}.png": picture(number)})
+        shard(tmp_path / f"{number}.tar", {f"{number}.png": image(number)})
     assert list(readable(only(tmp_path))) == ["0.tar/0.png", "1.tar/1.png", "2.tar/2.png"]
 
 
-def test_a_folder_of_pictures_with_a_tar_among_them_is_a_folder(photos: Path) -> None:
-    shard(photos / "backup.tar", {"1.png": picture(1)})
+def test_a_folder_of_images_with_a_tar_among_them_is_a_folder(photos: Path) -> None:
+    shard(photos / "backup.tar", {"1.png": image(1)})
     source = only(photos)
     assert isinstance(source, FolderSource)
     assert "backup.tar" in readable(source)
@@ -267,20 +267,20 @@ def test_a_huge_member_is_not_read(tmp_path: Path) -> None:
         source.read(entry)
 
 
-def test_samples_without_a_picture_or_with_two(tmp_path: Path) -> None:
-    more = {"x.txt": b"text alone", "y.png": picture(8), "y.jpg": picture(9), "z\n.weights": b""}
+def test_samples_without_a_image_or_with_two(tmp_path: Path) -> None:
+    more = {"x.txt": b"text alone", "y.png": image(8), "y.jpg": image(9), "z\n.weights": b""}
     source = only(shard(tmp_path / "s.tar", MEMBERS | more))
     assert refused(source) == {
-        "s.tar/x": "not a picture",
-        "s.tar/y": "several pictures",
-        "s.tar/z\\n": "not a picture",
+        "s.tar/x": "not an image",
+        "s.tar/y": "several images",
+        "s.tar/z\\n": "not an image",
     }
 
 
 @pytest.mark.parametrize("how", ["cut", "overwritten", "empty", "no tar"])
 def test_a_damaged_shard_is_named_and_the_rest_read(how: str, tmp_path: Path) -> None:
     path = shard(tmp_path / "1.tar", MEMBERS)
-    shard(tmp_path / "2.tar", {"x.png": picture(7)})
+    shard(tmp_path / "2.tar", {"x.png": image(7)})
     data = bytearray(path.read_bytes())
     third = data.index(b"a/001.cls")
     if how == "cut":
@@ -304,7 +304,7 @@ def test_a_shard_without_its_end_marks_is_whole(tmp_path: Path) -> None:
 
 def test_json_that_is_none(tmp_path: Path) -> None:
     for data in (b"{", b"[1]", b'{"other": 1', b"[" * 100_000):
-        source = only(shard(tmp_path / "s.tar", {"a.png": picture(1), "a.json": data}), identity="json.person")
+        source = only(shard(tmp_path / "s.tar", {"a.png": image(1), "a.json": data}), identity="json.person")
         with pytest.raises(Refused, match="has no field 'person'"):
             source.read(source.entries()[0])
 
@@ -333,7 +333,7 @@ def data_set() -> Any:
         }
     )
     rows = {
-        "photo": [{"bytes": picture(0), "path": None}, {"bytes": b"broken", "path": "x.png"}, None],
+        "photo": [{"bytes": image(0), "path": None}, {"bytes": b"broken", "path": "x.png"}, None],
         "who": [1, 0, None],
         "number": [5, 6, 7],
         "text": ["at the sea", None, ""],
@@ -359,9 +359,9 @@ def test_saved_data_sets(saved: str, data_set: Any, tmp_path: Path, monkeypatch:
     first, second, third = source.entries()
     assert first.name == f"{folder}/train/0"
     raw = source.read(first)
-    assert (raw.content, raw.identity, raw.caption) == (picture(0), "ben", "at the sea")
+    assert (raw.content, raw.identity, raw.caption) == (image(0), "ben", "at the sea")
     assert source.read(second).content == b"broken"  # decoding is not for the library
-    with pytest.raises(Refused, match="row without a picture"):
+    with pytest.raises(Refused, match="row without an image"):
         source.read(third)
     with pytest.raises(Refused, match=r"cannot be read \(IndexError") as refusal:  # an error of the library's
         source.read(Entry("beyond", 9))
@@ -383,7 +383,7 @@ def test_columns_that_are_not_there(data_set: Any, tmp_path: Path) -> None:
         ({"image": "photo", "identity": "person"}, r"no column 'person' for the identity.*\(--identity\)"),
         ({"image": "photo", "caption": "words"}, r"no column 'words'.*\(--caption-column\)"),
         ({"image": "photo", "identity": "folder"}, "does not go with a data set"),
-        ({"image": "number"}, "column 'number' holds .*, not pictures"),
+        ({"image": "number"}, "column 'number' holds .*, not images"),
     ]:
         with pytest.raises(ValueError, match=said):
             only(tmp_path / "set", **columns)

@@ -231,13 +231,16 @@ def edit_image(images: Images) -> Result:
 
 @case
 def inversion(images: Images) -> Result:
-    """Invert an image and replay it."""
+    """Invert an image and replay it.
+
+    Corrections are small differences of large values, so of them sums are compared, in which rounding averages out.
+    """
     pipe, card = tiny(), happy()
     latents = image_latents(pipe, images[0])
     inverted = invert_images(pipe, latents, make_requests(card.neutral, None), num_steps=STEPS, guidance_scale=3.0)
     found = inverted.inversion
     replayed = redrawn(pipe, inverted, [card.scaled(0.0)])
-    return {"start": found.start, "corrections": found.corrections, "replayed": replayed}
+    return {"start": found.start, "corrections": list(found.corrections), "replayed": replayed}
 
 
 @case
@@ -247,7 +250,8 @@ def inversion_plms(images: Images) -> Result:
     pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
     latents = image_latents(pipe, images[0], crop=True)
     inverted = invert_images(pipe, latents, make_requests("a hat", None), num_steps=STEPS, guidance_scale=3.0)
-    return {"start": inverted.inversion.start, "corrections": inverted.inversion.corrections}
+    found = inverted.inversion
+    return {"start": found.start, "levels": found.levels, "corrections": list(found.corrections)}
 
 
 # -- other sizes ------------------------------------------------------------------------------------------------------

@@ -106,6 +106,17 @@ def test_names_that_are_not_there_are_refused(unchanged: Any) -> None:
 def test_sums_see_order_sign_and_size(unchanged: Any) -> None:
     values = torch.tensor([1.0, -2.0, 3.0])
     sums = unchanged.sums_of([values])
-    assert sums.tolist() == [[1 * 1 + 3 * 2, -2 * 1.5]]
+    assert sums.tolist() == [[1 * 1 + 3 * 2, -2 * 1.5, 1 + 1.5 + 2]]
     for other in (values.flip(0), -values, values * 1.01):
         assert not torch.equal(unchanged.sums_of([other]), sums)
+
+
+def test_differences_of_sums_are_relative_to_the_tensor_they_are_of(unchanged: Any) -> None:
+    large, small, zeros = torch.full((4,), 50.0), torch.full((4,), 0.2), torch.zeros(4)
+    theirs = unchanged.sums_of([large, small, zeros])
+    for ours, relative in (
+        ([large * 1.01, small, zeros], 0.01),
+        ([large, small * 1.01, zeros], 0.01),
+        ([large, small, zeros + 0.001], 0.01),
+    ):
+        assert unchanged.differences(unchanged.sums_of(ours), theirs)[1] == pytest.approx(relative, rel=1e-4)

@@ -314,8 +314,8 @@ def test_names_of_cards_and_images_stay_what_they_were(tmp_path: Path):
     others = [replace(edit_method, scheduler="PNDMScheduler") for edit_method in edit_methods]
     others[1] = replace(edit_methods[1], card=replace(card, scheduler="PNDMScheduler"))
     names: dict[Any, list[str]] = {
-        "seeds": ["64166a2df989ce63d47d", "6a6d7ed97a3cfb16b4ce", "ec597473e147e3085e93"],
-        "renders": ["063da60b5893056074ee", "7dc25bf4abcec69d9537", "842e91e3c7e17a09af27"],
+        "seeds": ["8ee6bb5a2eb67820b4e1", "307e7327e505e0d829f7", "8f5e707767da2aa202d8"],
+        "renders": ["046b0f7de195c01dbdb6", "656a4ad7c8075d20ef96", "b61c8363a15b24137acd"],
     }
     for source, expected in names.items():
         (group,) = make_groups(source, "test", 2)

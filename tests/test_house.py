@@ -7,7 +7,8 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,40 @@ def test_imports_run_downwards(path: Path) -> None:
     assert room in LEVELS, f"'{room}' is not a room of design"
     upward = [other for other in rooms_used(path) if not is_downward(room, other)]
     assert not upward, f"{path.relative_to(ROOT)} imports from {upward}"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(paths: Sequence[Path]) -> dict[str, set[str]]:
+    """Module -> modules of ours that it imports anywhere in it, lazy imports included; room fronts stand aside."""
+    modules = {module_of(path): path for path in paths if path.name != "__init__.py"}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names = set(imported(path))
+        graph[module] = {other for other in modules if other != module and any(_is_in(name, other) for name in names)}
+    return graph
+
+
+def _is_in(name: str, module: str) -> bool:
+    """Whether an imported dotted name is the module or something in it."""
+    return name == module or name.rpartition(".")[0] == module
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Some modules that import one another in a circle, or nothing."""
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+    assert circle(import_graph(MODULES)) == []
 
 
 LEAN = [name for name in LEVELS if LEVELS[name] <= LEVELS["export"] and name not in {"datasets", "metrics"}]

@@ -4,8 +4,9 @@ The names below are loaded when they are first used, so that importing the packa
 `ModelMixin` is diffusers' own: `DiffusionPipeline.from_pretrained` looks for it beside a component class of ours.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from promptnet.io.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
@@ -32,16 +33,10 @@ def _installed_version() -> str:
     return version("promptnet")
 
 
+_find, __dir__ = lazy_exports(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        value: Any = _installed_version()
-    elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
-        raise AttributeError(f"module 'promptnet' has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+        return _installed_version()
+    return _find(name)

@@ -1,0 +1,35 @@
+"""Where images come from: avatars, faces in shards, and their preparation."""
+
+from typing import TYPE_CHECKING
+
+from promptnet.io.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from promptnet.datasets.avatars.files import write_avatars
+    from promptnet.datasets.avatars.module import AvatarDataModule
+    from promptnet.datasets.avatars.pairs import PairDataModule
+    from promptnet.datasets.faces.module import FaceDataModule
+    from promptnet.datasets.prepare.options import PrepareOptions
+    from promptnet.datasets.prepare.run import Prepared, prepare_images
+
+__all__ = [
+    "AvatarDataModule",
+    "FaceDataModule",
+    "PairDataModule",
+    "PrepareOptions",
+    "Prepared",
+    "prepare_images",
+    "write_avatars",
+]
+
+_HOMES = {
+    "AvatarDataModule": "promptnet.datasets.avatars.module",
+    "FaceDataModule": "promptnet.datasets.faces.module",
+    "PairDataModule": "promptnet.datasets.avatars.pairs",
+    "PrepareOptions": "promptnet.datasets.prepare.options",
+    "Prepared": "promptnet.datasets.prepare.run",
+    "prepare_images": "promptnet.datasets.prepare.run",
+    "write_avatars": "promptnet.datasets.avatars.files",
+}
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

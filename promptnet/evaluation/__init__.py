@@ -1,5 +1,30 @@
-"""How well subjects are drawn: held-out people, judges, the comparison of methods and its report.
+"""Evaluations on held-out people. Nothing outside this room loads the test judge."""
 
-Entry points: `avatars.evaluate_avatars`, `base.evaluate_base`, `tune.tune_settings`. Nothing outside this package loads
-the test judge, and nothing in it but an evaluation on the test people does.
-"""
+from typing import TYPE_CHECKING
+
+from promptnet.io.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from promptnet.evaluation.edits.compare import evaluate_edits
+    from promptnet.evaluation.resolution.compare import evaluate_resolution
+    from promptnet.evaluation.subjects.base_model import evaluate_base
+    from promptnet.evaluation.subjects.compare import evaluate_avatars
+    from promptnet.evaluation.subjects.tune import tune_settings
+
+__all__ = [
+    "evaluate_avatars",
+    "evaluate_base",
+    "evaluate_edits",
+    "evaluate_resolution",
+    "tune_settings",
+]
+
+_HOMES = {
+    "evaluate_avatars": "promptnet.evaluation.subjects.compare",
+    "evaluate_base": "promptnet.evaluation.subjects.base_model",
+    "evaluate_edits": "promptnet.evaluation.edits.compare",
+    "evaluate_resolution": "promptnet.evaluation.resolution.compare",
+    "tune_settings": "promptnet.evaluation.subjects.tune",
+}
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -1,50 +1,93 @@
-"""Drawing: the one loop and its rules, the per-user artefact, per-user tuning, the pipeline."""
+"""Sampling, subjects, tuning, editing and the pipeline. A lean installation runs all of it."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from promptnet.io.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from promptnet.inference.pipeline import PromptNetPipeline
+    from promptnet.inference.sampling.conditions import Networks, PlainPrompts, SubjectPrompts
     from promptnet.inference.sampling.config import PUBLISHED, SamplingConfig
     from promptnet.inference.sampling.fusion import FusionSampling, fuse
-    from promptnet.inference.sampling.loop import Rule, Term, UNetInputs, sample
-    from promptnet.inference.sampling.schedule import Step
-    from promptnet.inference.subject.subject import Subject
+    from promptnet.inference.sampling.guidance import (
+        ClassifierFreeGuidance,
+        Condition,
+        GuidanceRescale,
+        References,
+        Refinement,
+    )
+    from promptnet.inference.sampling.loop import Mode, Rule, Term, UNetInputs, evaluate, predict_output, sample
+    from promptnet.inference.sampling.requests import Request, make_requests
+    from promptnet.inference.sampling.rules import build_rules
+    from promptnet.inference.sampling.schedule import Step, plan
+    from promptnet.inference.subject.subject import Subject, SubjectError
+    from promptnet.inference.tuning.config import TuningConfig, TuningError
+    from promptnet.inference.tuning.customize import customize_subject
 
 __all__ = [
     "PUBLISHED",
+    "ClassifierFreeGuidance",
+    "Condition",
     "FusionSampling",
+    "GuidanceRescale",
+    "Mode",
+    "Networks",
+    "PlainPrompts",
     "PromptNetPipeline",
+    "References",
+    "Refinement",
+    "Request",
     "Rule",
     "SamplingConfig",
     "Step",
     "Subject",
+    "SubjectError",
+    "SubjectPrompts",
     "Term",
+    "TuningConfig",
+    "TuningError",
     "UNetInputs",
+    "build_rules",
+    "customize_subject",
+    "evaluate",
     "fuse",
+    "make_requests",
+    "plan",
+    "predict_output",
     "sample",
 ]
 
 _HOMES = {
-    "PUBLISHED": "sampling.config",
-    "FusionSampling": "sampling.fusion",
+    "ClassifierFreeGuidance": "promptnet.inference.sampling.guidance",
+    "Condition": "promptnet.inference.sampling.guidance",
+    "FusionSampling": "promptnet.inference.sampling.fusion",
+    "GuidanceRescale": "promptnet.inference.sampling.guidance",
+    "Mode": "promptnet.inference.sampling.loop",
+    "Networks": "promptnet.inference.sampling.conditions",
+    "PUBLISHED": "promptnet.inference.sampling.config",
+    "PlainPrompts": "promptnet.inference.sampling.conditions",
     "PromptNetPipeline": "pipeline",
-    "Rule": "sampling.loop",
-    "SamplingConfig": "sampling.config",
-    "Step": "sampling.schedule",
-    "Subject": "subject.subject",
-    "Term": "sampling.loop",
-    "UNetInputs": "sampling.loop",
-    "fuse": "sampling.fusion",
-    "sample": "sampling.loop",
+    "References": "promptnet.inference.sampling.guidance",
+    "Refinement": "promptnet.inference.sampling.guidance",
+    "Request": "promptnet.inference.sampling.requests",
+    "Rule": "promptnet.inference.sampling.loop",
+    "SamplingConfig": "promptnet.inference.sampling.config",
+    "Step": "promptnet.inference.sampling.schedule",
+    "Subject": "promptnet.inference.subject.subject",
+    "SubjectError": "promptnet.inference.subject.subject",
+    "SubjectPrompts": "promptnet.inference.sampling.conditions",
+    "Term": "promptnet.inference.sampling.loop",
+    "TuningConfig": "promptnet.inference.tuning.config",
+    "TuningError": "promptnet.inference.tuning.config",
+    "UNetInputs": "promptnet.inference.sampling.loop",
+    "build_rules": "promptnet.inference.sampling.rules",
+    "customize_subject": "promptnet.inference.tuning.customize",
+    "evaluate": "promptnet.inference.sampling.loop",
+    "fuse": "promptnet.inference.sampling.fusion",
+    "make_requests": "promptnet.inference.sampling.requests",
+    "plan": "promptnet.inference.sampling.schedule",
+    "predict_output": "promptnet.inference.sampling.loop",
+    "sample": "promptnet.inference.sampling.loop",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'promptnet.inference' has no attribute {name!r}")
-    return getattr(import_module(f"promptnet.inference.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

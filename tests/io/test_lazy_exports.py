@@ -1,0 +1,39 @@
+"""Room fronts: every public name resolves, and importing a room loads nothing heavy."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+FRONTS = [
+    "promptnet",
+    "promptnet.models",
+    "promptnet.inference",
+    "promptnet.inference.editing",
+    "promptnet.metrics",
+    "promptnet.datasets",
+    "promptnet.training",
+    "promptnet.training.pretrain",
+    "promptnet.evaluation",
+]
+
+
+@pytest.mark.parametrize("room", FRONTS)
+def test_every_public_name_resolves_and_is_listed(room: str) -> None:
+    module = importlib.import_module(room)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+        assert name in dir(module)
+
+
+@pytest.mark.parametrize("room", FRONTS)
+def test_an_unknown_name_is_an_attribute_error(room: str) -> None:
+    with pytest.raises(AttributeError, match=f"module '{room}' has no attribute 'Nothing'"):
+        importlib.import_module(room).Nothing  # noqa: B018
+
+
+def test_importing_the_rooms_loads_nothing_heavy() -> None:
+    code = f"import sys, {', '.join(FRONTS)}; print({{'torch', 'lightning'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

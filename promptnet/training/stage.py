@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,7 @@ class Stage(L.LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.decay_fraction, self.betas = warmup_steps, decay_fraction, betas
         self._decayed: set[str] | None = None
+        self._told: list[dict[str, Any]] = []
 
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
         """The parameters that train, with their names."""
@@ -72,7 +73,13 @@ class Stage(L.LightningModule):
         optimizer = build_optimizer(self.optimizer, groups, self.learning_rate, self.betas)
         num_steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate_factor(step, num_steps))
+        self._told = settings_of(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Train as this command says: a checkpoint has brought the rates and decays of the one that wrote it."""
+        (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+        restate(optimizer, self._told, schedule.scheduler)
 
     def rate_factor(self, step: int, num_steps: int) -> float:
         """The learning rate at an optimiser step, as a share of its peak."""
@@ -114,6 +121,36 @@ def _bitsandbytes() -> Any:
             "optimizer='adamw8bit' needs bitsandbytes: pip install 'promptnet[8bit]', or use optimizer='adamw'"
         ) from error
     return bitsandbytes
+
+
+SETTINGS = ("lr", "initial_lr", "weight_decay", "betas")
+
+
+def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return what an optimiser was told for each of its groups of parameters."""
+    return [{name: group[name] for name in SETTINGS if name in group} for group in optimizer.param_groups]
+
+
+def restate(optimizer: torch.optim.Optimizer, settings: Sequence[Mapping[str, Any]], schedule: Any = None) -> None:
+    """Have an optimiser and its schedule do what they were told when they were built.
+
+    A checkpoint brings back the settings of the command that wrote it, the rate of its last step among them. Where
+    nothing has changed, this changes nothing, to the last bit.
+
+    Args:
+        optimizer: with the state of a checkpoint.
+        settings: `settings_of` it before that.
+        schedule: the `LambdaLR` that sets its rates; None where there is none.
+    """
+    for group, wanted in zip(optimizer.param_groups, settings, strict=True):
+        group.update(wanted)
+    if schedule is None:
+        return
+    schedule.base_lrs = [wanted["initial_lr"] for wanted in settings]
+    factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+    schedule._last_lr = [rate * factor for rate, factor in zip(schedule.base_lrs, factors, strict=True)]
+    for group, rate in zip(optimizer.param_groups, schedule._last_lr, strict=True):
+        group["lr"] = rate
 
 
 def learning_rate_factor(

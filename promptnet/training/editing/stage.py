@@ -41,6 +41,7 @@ from promptnet.training.editing.base import (
     scheduler_config,
 )
 from promptnet.training.editing.losses import DirectionalClip, Edit, LossPart, VisionPerceptual
+from promptnet.training.stage import restate
 
 
 def sample_pixels(
@@ -171,6 +172,10 @@ class DisentangleStage(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, as published."""
         return torch.optim.Adam([self.weights], lr=self.learning_rate)
+
+    def on_train_start(self) -> None:
+        """Learn at this command's rate: a checkpoint has brought that of the one that wrote it."""
+        restate(self.trainer.optimizers[0], [{"lr": self.learning_rate}])
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """The loss of one batch of seeds or images."""

@@ -203,6 +203,13 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(base: Path, tmp_p
     assert torch.equal(second.weights, whole.weights)
 
 
+def test_a_resumed_run_learns_at_its_commands_rate(base: Path, tmp_path: Path):
+    fit(make_stage(base, tmp_path / "a.safetensors"), tmp_path, 1).save_checkpoint(tmp_path / "one.ckpt")
+    stage = make_stage(base, tmp_path / "a.safetensors", learning_rate=0.003)
+    trainer = fit(stage, tmp_path, 2, tmp_path / "one.ckpt")
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.003
+
+
 def test_images_in_place_of_seeds_come_back_with_weight_one(base: Path, tmp_path: Path):
     from PIL import Image
 

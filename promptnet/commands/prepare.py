@@ -109,6 +109,8 @@ def _print(report: dict[str, Any]) -> None:
     table.add_row("accepted", str(report["accepted"]))
     for reason, number in report["rejected"].items():
         table.add_row(f"rejected: {reason}", str(number))
+    for reason, number in report.get("left_out", {}).items():  # reports of earlier versions have none
+        table.add_row(f"left out: {reason} files and folders", str(number))
     table.add_row("rows written", str(report["rows"]))
     table.add_row("people known by name", str(report["identities"]))
     Console().print(table)

@@ -177,7 +177,7 @@ ODD_NAMES = [
     "שלום 😀.png",
     "back\\slash.png",
     "' quotes \".png",
-    ".hidden.png",
+    "not.hidden.png",
 ]
 
 

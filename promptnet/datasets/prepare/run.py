@@ -17,9 +17,10 @@ from typing import Any
 
 from promptnet.datasets.prepare.finish import Outcome, finish, percentiles
 from promptnet.datasets.prepare.options import PrepareOptions
-from promptnet.datasets.prepare.parts import Part, read_record, split
+from promptnet.datasets.prepare.parts import Part, Refusal, read_record, split
 from promptnet.datasets.prepare.report import REPORT, read_report
 from promptnet.datasets.prepare.sources.base import Columns, Entry, Source, printable
+from promptnet.datasets.prepare.sources.names import LEFT_OUT
 from promptnet.datasets.prepare.sources.registry import open_sources
 from promptnet.datasets.prepare.worker_pool import Job, make_parts
 from promptnet.images.face_detection import check_installed
@@ -82,9 +83,10 @@ def prepare_images(
     _check_tools(options, workers)
     _check_folder(out)
     sources = open_sources(names, columns)
-    entries = [(number, entry) for number, source in enumerate(sources) for entry in source.entries()]
+    entries, skipped = _listed(sources)
     if not entries:
-        raise ValueError(f"there is nothing in {', '.join(map(printable, names))}")
+        but = f" but {len(skipped)} hidden or system files and folders" if skipped else ""
+        raise ValueError(f"there is nothing in {', '.join(map(printable, names))}{but}")
     plan = _plan(names, sources, columns, options, entries)
     with _told_of_full_disk(out), _locked(out):
         if _is_finished(out, plan):
@@ -92,7 +94,23 @@ def prepare_images(
             return Prepared(read_report(out), was_finished=True)
         _check_plan(out, plan)
         outcome = _work(out, Job(sources, options, out / _WORK), split(entries, options.part_size), workers, progress)
-        return Prepared(_close(out, plan, outcome), was_finished=False)
+        return Prepared(_close(out, plan, outcome, skipped), was_finished=False)
+
+
+def _listed(sources: Sequence[Source]) -> tuple[list[tuple[int, Entry]], list[Refusal]]:
+    """List what may be images, each with the number of its source; and apart from that what is left out by its name.
+
+    What is left out is no part of the plan: systems make such files at any time, also while a preparation waits.
+    """
+    entries: list[tuple[int, Entry]] = []
+    skipped: list[Refusal] = []
+    for number, source in enumerate(sources):
+        for entry in source.entries():
+            if entry.refusal is not None and entry.refusal[0] in LEFT_OUT:
+                skipped.append(Refusal(entry.name, *entry.refusal))
+            else:
+                entries.append((number, entry))
+    return entries, skipped
 
 
 def _check_tools(options: PrepareOptions, workers: int) -> None:
@@ -213,7 +231,7 @@ def _work(out: Path, job: Job, parts: list[Part], workers: int, progress: Progre
     return finish(parts, job.folder, out)
 
 
-def _close(out: Path, plan: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+def _close(out: Path, plan: dict[str, Any], outcome: Outcome, skipped: Sequence[Refusal]) -> dict[str, Any]:
     """The card, then the report, then the parts go."""
     reasons = Counter(refusal.reason for refusal in outcome.refusals)
     report = {
@@ -223,11 +241,13 @@ def _close(out: Path, plan: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
         "rows": sum(shard.num_rows for shard in outcome.shards),
         "identities": len(outcome.identities),
         "rejected": dict(reasons.most_common()),
+        "left_out": dict(Counter(each.reason for each in skipped).most_common()),
         "score": percentiles(outcome.scores),
         "sharpness": percentiles(outcome.sharpness),
         "face_px": percentiles(outcome.face_px),
         "shards": [asdict(shard) for shard in outcome.shards],
         "rejections": [asdict(refusal) for refusal in outcome.refusals],
+        "skipped": [asdict(each) for each in skipped],
     }
     write_whole(out / "README.md", _CARD.encode())
     write_whole(out / REPORT, json.dumps(report, indent=1).encode())

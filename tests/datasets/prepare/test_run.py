@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -364,6 +365,27 @@ def test_the_same_file_twice_is_called_so(tmp_path: Path) -> None:
         Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "in" / name)
     report = prepare_images([str(tmp_path / "in")], tmp_path / "out", CROPPED).report
     assert [refusal["problem"] for refusal in report["rejections"]] == ["has the same file as 'a.png'"]
+
+
+# --- left out -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_by_its_name_is_counted_and_no_part_of_the_plan(few: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(few / "p0", source / "anna")
+    for name in (".Trash-1000/files/1.png", "@eaDir/1.png"):
+        (source / name).parent.mkdir(parents=True)
+        shutil.copy(next((few / "p1").iterdir()), source / name)
+    report = prepare_images([str(source)], out, SMALL).report
+    assert report["left_out"] == {"hidden": 1, "system": 1}
+    assert [each["source"] for each in report["skipped"]] == [".Trash-1000", "@eaDir"]
+    assert {row["identity"] for row in rows_of(out)} == {"anna"}
+    assert report["pictures"] == len(list((few / "p0").iterdir()))
+    (source / ".DS_Store").touch()  # a file browser has looked at the folder meanwhile
+    assert prepare_images([str(source)], out, SMALL).was_finished
+    (tmp_path / "hidden/.git").mkdir(parents=True)
+    with pytest.raises(ValueError, match="but 1 hidden or system"):
+        prepare_images([str(tmp_path / "hidden")], tmp_path / "none", SMALL)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from promptnet.datasets.prepare.sources.names import LEFT_OUT
 from promptnet.images import load as opening
 from promptnet.images.load import ImageError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 # Why an entry is refused, beside what can be wrong with any image (promptnet.images.load.REASONS).
 REASONS = (
+    *LEFT_OUT,
     "no face",
     "several faces",
     "face too small",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS, Columns, Entry, Raw, printable
+from promptnet.datasets.prepare.sources.names import left_out
 from promptnet.images.load import read_file
 
 _IDENTITIES = ("folder", "parent", "none")
@@ -16,7 +17,7 @@ _MAX_CAPTION_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Every file below a folder, whatever it is called; links are followed, except in circles.
+    """Every file below a folder, but for hidden ones and the system's; links are followed, except in circles.
 
     Args:
         root: the folder.
@@ -64,7 +65,9 @@ class FolderSource:
         names = {item.name for item in items}
         for item in items:
             inner = folder / item.name
-            if _is_folder(item):
+            if reason := left_out(item.name, is_folder=_is_folder(item)):
+                yield self._refused(inner, *reason)
+            elif _is_folder(item):
                 yield from self._descend(inner, item, above)
             elif not self._is_caption(item.name, names):
                 yield Entry(self._name(inner), str(inner), num_bytes=self._sizes(inner, names))

@@ -18,9 +18,8 @@ def is_saved_data_set(folder: Path) -> bool:
     """Whether a folder was written by `save_to_disk`, or holds parquet or arrow files, also one folder deeper."""
     if any((folder / name).is_file() for name in _SAVED):
         return True
-    return any(
-        next(folder.glob(pattern), None) for pattern in ("*.parquet", "*.arrow", "data/*.parquet", "*/*.parquet")
-    )
+    patterns = ("[!.]*.parquet", "[!.]*.arrow", "[!.]*/[!.]*.parquet")
+    return any(next(folder.glob(pattern), None) for pattern in patterns)
 
 
 @dataclass(frozen=True)

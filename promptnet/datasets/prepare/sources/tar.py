@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS, Columns, Entry, Raw, Refused, printable
+from promptnet.datasets.prepare.sources.names import left_out, left_out_of_path
 
 _PICKLED = (".pth", ".pt", ".pkl", ".pickle", ".pyd")
 _MAX_TEXT_BYTES = 1024 * 1024
@@ -40,21 +41,23 @@ class Place(NamedTuple):
 def find_shards(path: Path) -> list[Path]:
     """The tar file itself, or those of a folder that holds tar files and neither images nor folders.
 
+    What is hidden or the system's own does not count.
+
     Raises:
         ValueError: the file is a compressed tar.
     """
     if path.is_file():
-        if path.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
             raise ValueError(
                 f"shard '{path}' is compressed, so its images cannot be reached one by one: unpack it first"
             )
-        return [path] if path.suffix == ".tar" else []
+        return [path] if path.suffix.lower() == ".tar" else []
     if not path.is_dir():
         return []
-    inside = sorted(path.iterdir(), key=os.fsencode)
-    if any(item.is_dir() or item.suffix.lower() in IMAGE_ENDINGS for item in inside):
+    found = [item for item in path.iterdir() if not left_out(item.name, is_folder=item.is_dir())]
+    if any(item.is_dir() or item.suffix.lower() in IMAGE_ENDINGS for item in found):
         return []
-    return [item for item in inside if item.suffix == ".tar"]
+    return sorted((item for item in found if item.suffix.lower() == ".tar"), key=os.fsencode)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class ShardSource:
         samples: dict[str, dict[str, Span]] = {}
         try:
             for member in _members(self.shards[number]):
-                if refusal := _refusal(member):
+                if refusal := left_out_of_path(member.name) or _refusal(member):
                     yield Entry(f"{shard}/{printable(member.name)}", refusal=refusal)
                 elif member.isfile():
                     key, ending = _split(member.name)

@@ -135,6 +135,55 @@ def test_a_folder_that_may_not_be_listed(photos: Path, monkeypatch: pytest.Monke
     assert refused(only(photos)) == {"ben": "unreadable"}
 
 
+HIDDEN = [
+    ".ipynb_checkpoints/1-checkpoint.png",
+    ".Trash-1000/files/deleted.png",
+    ".thumbnails/normal/1.png",
+    "anna/.picasaoriginals/1.png",
+    "anna/._1.png",
+    "anna/.trashed-1700000000-1.png",
+    "anna/.DS_Store",
+]
+SYSTEM = [
+    "@eaDir/1.png/SYNOPHOTO_THUMB_M.png",
+    "anna/@eaDir/1.png",
+    "#recycle/old.png",
+    "__MACOSX/anna/1.png",
+    "$RECYCLE.BIN/$R1.png",
+    "System Volume Information/x.png",
+    "lost+found/1.png",
+    "anna/Thumbs.db",
+    "ben/desktop.ini",
+]
+
+
+def add(folder: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(image(50 + number))
+
+
+def test_hidden_and_system_folders_are_nobodys_images(photos: Path) -> None:
+    before = readable(only(photos))
+    add(photos, HIDDEN + SYSTEM)
+    assert readable(only(photos)) == before
+    reasons = list(refused(only(photos)).values())
+    assert (reasons.count("hidden"), reasons.count("system")) == (7, 9)
+    assert refused(only(photos))["anna/.picasaoriginals"] == "hidden"
+    assert refused(only(photos))["@eaDir"] == "system"
+
+
+def test_a_hidden_folder_may_be_named_as_the_source(photos: Path) -> None:
+    add(photos, [".private/carl/1.png"])
+    assert readable(only(photos / ".private")) == {"carl/1.png": ("carl", None)}
+
+
+@pytest.mark.parametrize("name", ["@anna", "a.b", "recycle", "Thumbs", "..odd", "trash"])
+def test_odd_names_of_people_are_no_system_folders(name: str, photos: Path) -> None:
+    add(photos, [f"{name}/1.png"])
+    assert (f"{name}/1.png" in readable(only(photos))) == (name != "..odd")
+
+
 def test_folders_have_no_columns(photos: Path) -> None:
     with pytest.raises(ValueError, match="identity='person' does not go with the folder"):
         only(photos, identity="person")
@@ -220,6 +269,21 @@ def test_a_folder_of_images_with_a_tar_among_them_is_a_folder(photos: Path) -> N
     source = only(photos)
     assert isinstance(source, FolderSource)
     assert "backup.tar" in readable(source)
+
+
+def test_hidden_and_system_members_of_a_shard(tmp_path: Path) -> None:
+    odd = {f"./{name}": image(60) for name in (*HIDDEN, *SYSTEM)}
+    source = only(shard(tmp_path / "s.tar", {f"./{name}": data for name, data in MEMBERS.items()} | odd))
+    assert sorted(readable(source)) == ["s.tar/./a/001.png", "s.tar/./a/002.jpg", "s.tar/./b/001.main.png"]
+    assert sorted(refused(source).values()) == ["hidden"] * 7 + ["system"] * 9
+
+
+def test_hidden_things_beside_shards_change_nothing(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", {"0.png": image(0)})
+    shard(tmp_path / "1.TAR", {"1.png": image(1)})
+    (tmp_path / "._0.tar").write_bytes(b"\0\5\x16\7")
+    add(tmp_path, [".ipynb_checkpoints/1.png", "@eaDir/0.png", "__MACOSX/x", ".thumb.png"])
+    assert list(readable(only(tmp_path))) == ["0.tar/0.png", "1.TAR/1.png"]
 
 
 class Trap:

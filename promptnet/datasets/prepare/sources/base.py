@@ -51,12 +51,17 @@ class Entry:
         refusal: then the reason and the problem.
         num_bytes: of the image's file and of its caption's, where these are files of their own. A preparation that
             goes on tells from them that files were replaced.
+        caption: the file or member that its caption is in; None where there is none.
+        has_identity: whether the source says who it is, where that is asked for.
     """
 
     name: str
     place: Any = None
     refusal: tuple[str, str] | None = None
     num_bytes: tuple[int, ...] = ()
+    # Not in the representation, which plans of earlier versions are compared by.
+    caption: str | None = field(default=None, repr=False)
+    has_identity: bool = field(default=True, repr=False)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS, Columns, Entry, Raw, printable
+from promptnet.datasets.prepare.sources.endings import ending_of, text_beside, texts_by_stem
 from promptnet.datasets.prepare.sources.names import left_out
 from promptnet.images.load import read_file
 
@@ -22,7 +23,7 @@ class FolderSource:
     Args:
         root: the folder.
         columns: `identity` is "folder" (default), "parent" or "none"; `caption` is the ending of text files beside the
-            images ("txt"), which are then not taken for images themselves.
+            images ("txt"), which are then not taken for images themselves; see `source_endings`.
         prefix: of the entries' names.
 
     Raises:
@@ -46,8 +47,8 @@ class FolderSource:
 
     def read(self, entry: Entry) -> Raw:
         """See `Source`."""
-        path = self.root / entry.place
-        return Raw(path, self._identity(Path(entry.place)), self._caption(path))
+        caption = None if entry.caption is None else self._caption(entry.caption)
+        return Raw(self.root / entry.place, self._identity(Path(entry.place)), caption)
 
     def version(self) -> str:
         """See `Source`."""
@@ -62,15 +63,18 @@ class FolderSource:
             return
         if not items and folder.suffix.lower() in IMAGE_ENDINGS:
             yield self._refused(folder, "folder", "is an empty folder with the name of an image")
-        names = {item.name for item in items}
-        for item in items:
+        items = [(item, left_out(item.name, is_folder=_is_folder(item))) for item in items]
+        names = [item.name for item, reason in items if not reason]
+        texts = texts_by_stem(names, ending_of(self.columns.caption))
+        captions = {name: text_beside(name, texts) for name in names}
+        for item, reason in items:
             inner = folder / item.name
-            if reason := left_out(item.name, is_folder=_is_folder(item)):
+            if reason:
                 yield self._refused(inner, *reason)
             elif _is_folder(item):
                 yield from self._descend(inner, item, above)
-            elif not self._is_caption(item.name, names):
-                yield Entry(self._name(inner), str(inner), num_bytes=self._sizes(inner, names))
+            elif item.name not in captions.values():  # a text alone is a file like any other
+                yield self._entry(inner, captions[item.name])
 
     def _descend(self, folder: Path, item: os.DirEntry[str], above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
         key = _key(item.stat())
@@ -79,13 +83,13 @@ class FolderSource:
         else:
             yield from self._walk(folder, above | {key})
 
-    def _sizes(self, path: Path, names: set[str]) -> tuple[int, ...]:
-        caption = self._caption_name(path.name) if self.columns.caption else None
-        files = [path, path.with_name(caption)] if caption in names else [path]
+    def _entry(self, path: Path, caption: str | None) -> Entry:
+        beside = None if caption is None else path.with_name(caption)
         try:
-            return tuple(os.stat(self.root / file).st_size for file in files)
+            sizes = tuple(os.stat(self.root / file).st_size for file in (path, beside) if file is not None)
         except OSError:  # reading it will say why
-            return ()
+            sizes = ()
+        return Entry(self._name(path), str(path), num_bytes=sizes, caption=None if beside is None else str(beside))
 
     def _name(self, path: Path) -> str:
         return self.prefix + printable(str(path))
@@ -99,24 +103,8 @@ class FolderSource:
             return None
         return printable(folders[0] if kind == "folder" else folders[-1])
 
-    def _caption_name(self, name: str) -> str:
-        assert self.columns.caption
-        return f"{os.path.splitext(name)[0]}.{self.columns.caption.lstrip('.')}"
-
-    def _is_caption(self, name: str, names: set[str]) -> bool:
-        """Whether it belongs to an image of the same name; alone it is a file like any other."""
-        if not self.columns.caption or not name.endswith("." + self.columns.caption.lstrip(".")):
-            return False
-        stem = os.path.splitext(name)[0]
-        return any(other != name and os.path.splitext(other)[0] == stem for other in names)
-
-    def _caption(self, path: Path) -> str | None:
-        if not self.columns.caption:
-            return None
-        beside = path.with_name(self._caption_name(path.name))
-        if beside == path or not os.path.lexists(beside):
-            return None
-        return read_file(beside, _MAX_CAPTION_BYTES).decode("utf-8", "replace").strip()
+    def _caption(self, place: str) -> str | None:
+        return read_file(self.root / place, _MAX_CAPTION_BYTES).decode("utf-8", "replace").strip()
 
 
 def _key(status: os.stat_result) -> tuple[int, int]:

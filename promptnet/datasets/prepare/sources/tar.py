@@ -1,5 +1,7 @@
 """Webdataset shards: tar files in which the members of one name and different endings are one sample.
 
+Which these are, `promptnet.datasets.prepare.sources.samples` says.
+
 Only images, texts and JSON are read, and only where they are asked for. Nothing is unpacked or unpickled.
 """
 
@@ -14,7 +16,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS, Columns, Entry, Raw, Refused, printable
+from promptnet.datasets.prepare.sources.endings import ending_of
 from promptnet.datasets.prepare.sources.names import left_out, left_out_of_path
+from promptnet.datasets.prepare.sources.samples import Sample, samples_of
 
 _PICKLED = (".pth", ".pt", ".pkl", ".pickle", ".pyd")
 _MAX_TEXT_BYTES = 1024 * 1024
@@ -108,34 +112,31 @@ class ShardSource:
 
     def _entries_of(self, number: int) -> Iterator[Entry]:
         shard = self.prefix + printable(self.shards[number].name)
-        samples: dict[str, dict[str, Span]] = {}
+        spans: dict[str, Span] = {}
         try:
             for member in _members(self.shards[number]):
                 if refusal := left_out_of_path(member.name) or _refusal(member):
                     yield Entry(f"{shard}/{printable(member.name)}", refusal=refusal)
                 elif member.isfile():
-                    key, ending = _split(member.name)
-                    samples.setdefault(key, {})[ending] = Span(member.offset_data, member.size)
+                    spans[member.name] = Span(member.offset_data, member.size)
         except (tarfile.TarError, OSError, Refused) as error:
             problem = f"is damaged ({error}): what comes after the damage is lost, download it again"
             yield Entry(shard, refusal=("damaged shard", problem))
-        for key, spans in samples.items():
-            yield self._entry(f"{shard}/{printable(key)}", number, spans)
+        for sample in samples_of(spans):
+            yield self._entry(f"{shard}/", number, sample, spans)
 
-    def _entry(self, name: str, shard: int, spans: dict[str, Span]) -> Entry:
-        endings = [ending for ending in spans if "." + ending.rpartition(".")[2] in IMAGE_ENDINGS]
-        if not endings:
-            have = ", ".join(map(printable, spans)) or "nothing"
-            return Entry(name, refusal=("not an image", f"is a sample without an image: it has {have}"))
-        if len(endings) > 1:
-            return Entry(name, refusal=("several images", f"is a sample of several images: {', '.join(endings)}"))
-        place = Place(
-            shard,
-            spans[endings[0]],
-            spans.get(_ending(self._identity_column)),
-            spans.get(_ending(self.columns.caption)),
+    def _entry(self, shard: str, number: int, sample: Sample, spans: dict[str, Span]) -> Entry:
+        if len(sample.images) != 1:
+            return Entry(shard + printable(sample.stem), refusal=_not_one(sample))
+        image = sample.images[0]
+        identity, caption = (sample.text(ending_of(each)) for each in (self._identity_column, self.columns.caption))
+        found = (None if each is None else spans[each] for each in (identity, caption))
+        return Entry(
+            shard + printable(image),
+            Place(number, spans[image], *found),
+            caption=caption,
+            has_identity=identity is not None,
         )
-        return Entry(f"{name}.{printable(endings[0])}", place)
 
     def _text(self, file: IO[bytes], span: Span | None, column: str | None) -> str | None:
         if span is None or column is None:
@@ -143,7 +144,7 @@ class ShardSource:
         if span.num_bytes > _MAX_TEXT_BYTES:
             raise Refused("broken", f"comes with '{column}' of {span.num_bytes} bytes, which is no name or caption")
         text = _content(file, span).decode("utf-8", "replace").strip()
-        return _field(text, column.partition(".")[2]) if _ending(column) == "json" else text or None
+        return _field(text, column.partition(".")[2]) if ending_of(column) == "json" else text or None
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
@@ -160,6 +161,15 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
             raise Refused("damaged shard", f"no header at byte {archive.offset}")
 
 
+def _not_one(sample: Sample) -> tuple[str, str]:
+    """Return why a sample of no image or of several is refused."""
+    if sample.images:
+        names = ", ".join(printable(name) for name in sample.images)
+        return "several images", f"is a sample of several images: {names}"
+    have = ", ".join(printable(name) for name in sample.others)
+    return "not an image", f"is a sample without an image: it has {have}"
+
+
 def _refusal(member: tarfile.TarInfo) -> tuple[str, str] | None:
     if member.isdir():
         return None
@@ -168,17 +178,6 @@ def _refusal(member: tarfile.TarInfo) -> tuple[str, str] | None:
     if member.name.lower().endswith(_PICKLED):
         return "pickle", "is a pickle, which could run any code when read: it is left out"
     return None
-
-
-def _split(name: str) -> tuple[str, str]:
-    """The sample's key and the member's ending, at the first full stop of the last part of the name."""
-    folder, slash, last = name.rpartition("/")
-    stem, _, ending = last.partition(".")
-    return folder + slash + stem, ending.lower()
-
-
-def _ending(column: str | None) -> str:
-    return "json" if (column or "").startswith("json.") else (column or "")
 
 
 def _content(file: IO[bytes], span: Span) -> bytes:

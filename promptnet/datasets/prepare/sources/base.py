@@ -27,6 +27,7 @@ REASONS = (
     "pickle",
     "several images",
     "damaged shard",
+    "bad text",
 )
 
 

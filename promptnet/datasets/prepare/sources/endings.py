@@ -1,8 +1,8 @@
 """One rule for which files belong together, in folders and in tar shards: the same name but for the ending.
 
-The ending is what follows the last full stop, in small letters: `22.05.PNG` is the png of `22.05`. Its text may be called
-`22.05.txt` or `22.05.png.txt`. In a shard it may also be `22.txt`, because webdataset counts all that follows the
-first full stop as the ending; a name of that kind belongs to one image alone.
+The ending is what follows the last full stop, in small letters: `22.05.PNG` is the png of `22.05`. Its text may be
+called `22.05.txt` or `22.05.png.txt`. In a shard it may also be `22.txt`, because webdataset counts all that follows
+the first full stop as the ending; a name of that kind belongs to one image alone.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS, Columns, Entry, Raw, printable
+from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS, Columns, Entry, Raw, Refused, printable
 from promptnet.datasets.prepare.sources.endings import ending_of, text_beside, texts_by_stem
 from promptnet.datasets.prepare.sources.names import left_out
-from promptnet.images.load import read_file
+from promptnet.datasets.prepare.sources.texts import bad_text, decoded, tidied
+from promptnet.images.load import ImageError, read_file
 
 _IDENTITIES = ("folder", "parent", "none")
 _MAX_CAPTION_BYTES = 64 * 1024
@@ -104,7 +105,12 @@ class FolderSource:
         return printable(folders[0] if kind == "folder" else folders[-1])
 
     def _caption(self, place: str) -> str | None:
-        return read_file(self.root / place, _MAX_CAPTION_BYTES).decode("utf-8", "replace").strip()
+        try:
+            return tidied(decoded(read_file(self.root / place, _MAX_CAPTION_BYTES), place))
+        except ImageError as error:
+            if error.reason == "empty":
+                return None
+            raise error if isinstance(error, Refused) else bad_text(place, error.problem) from error
 
 
 def _key(status: os.stat_result) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptnet.datasets.prepare.sources.base import Columns, Entry, Raw, Refused, printable
+from promptnet.datasets.prepare.sources.texts import as_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,7 +80,9 @@ class HubSource:
         if value is None:
             return None
         feature: Any = self.data.features[column or ""]
-        return feature.int2str(value) if hasattr(feature, "int2str") else str(value)
+        if hasattr(feature, "int2str"):
+            value = feature.int2str(value) if value >= 0 else None  # -1 is the library's "not known"
+        return as_text(value, column or "", column or "")
 
 
 def _identity(columns: Columns) -> str | None:

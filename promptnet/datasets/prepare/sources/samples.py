@@ -3,7 +3,7 @@
 An image `22.05.png` takes each of its texts from the longest name that fits: `22.05.txt`, `22.05.png.txt`, `22.txt`.
 So names with full stops work, and so do webdataset's own (`1.main.png` with `1.json`), in which all behind the first
 full stop is the ending. What could mean either is refused by name: images whose names differ by an ending alone
-(`1.png`, `1.jpg`), one that another's name continues (`1.png`, `1.mask.png`), and several that a shorter name would fit.
+(`1.png`, `1.jpg`), one whose name goes on from another's (`1.png`, `1.mask.png`), several that a shorter name fits.
 """
 
 from __future__ import annotations

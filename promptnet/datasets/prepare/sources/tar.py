@@ -13,12 +13,13 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS, Columns, Entry, Raw, Refused, printable
 from promptnet.datasets.prepare.sources.endings import ending_of
 from promptnet.datasets.prepare.sources.names import left_out, left_out_of_path
 from promptnet.datasets.prepare.sources.samples import Sample, samples_of
+from promptnet.datasets.prepare.sources.texts import bad_text, decoded, json_field, tidied
 
 _PICKLED = (".pth", ".pt", ".pkl", ".pickle", ".pyd")
 _MAX_TEXT_BYTES = 1024 * 1024
@@ -97,7 +98,7 @@ class ShardSource:
         try:
             with self.shards[place.shard].open("rb") as file:
                 identity = self._text(file, place.identity, self._identity_column)
-                caption = self._text(file, place.caption, self.columns.caption)
+                caption = self._text(file, place.caption, self.columns.caption, entry.caption)
                 return Raw(_content(file, place.image), identity, caption)
         except OSError as error:
             raise Refused("unreadable", f"cannot be read from its shard ({error.strerror or error})") from error
@@ -138,13 +139,15 @@ class ShardSource:
             has_identity=identity is not None,
         )
 
-    def _text(self, file: IO[bytes], span: Span | None, column: str | None) -> str | None:
+    def _text(self, file: IO[bytes], span: Span | None, column: str | None, member: str | None = None) -> str | None:
         if span is None or column is None:
             return None
+        name = member or f"*.{ending_of(column)}"
         if span.num_bytes > _MAX_TEXT_BYTES:
-            raise Refused("broken", f"comes with '{column}' of {span.num_bytes} bytes, which is no name or caption")
-        text = _content(file, span).decode("utf-8", "replace").strip()
-        return _field(text, column.partition(".")[2]) if ending_of(column) == "json" else text or None
+            raise bad_text(name, f"has {span.num_bytes} bytes, which is no name or caption")
+        data = _content(file, span)
+        field = column.lstrip(".").partition(".")[2]
+        return json_field(data, name, field) if ending_of(column) == "json" else tidied(decoded(data, name))
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
@@ -183,14 +186,3 @@ def _refusal(member: tarfile.TarInfo) -> tuple[str, str] | None:
 def _content(file: IO[bytes], span: Span) -> bytes:
     file.seek(span.start)
     return file.read(span.num_bytes)
-
-
-def _field(text: str, name: str) -> str | None:
-    """One field of a JSON text; `a.b` is field b of field a."""
-    try:
-        value: Any = json.loads(text)
-        for part in name.split("."):
-            value = value.get(part)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise Refused("broken", f"comes with JSON that has no field '{name}' ({error})") from error
-    return None if value is None else str(value)

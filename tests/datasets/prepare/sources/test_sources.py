@@ -99,34 +99,10 @@ def test_captions_lie_beside_images(photos: Path) -> None:
     assert "anna/1.txt" in readable(only(photos))
 
 
-NAMES = ["22.05", "22.05.1 final", "22", "IMG 0001.copy", "v1.2.3", "naïve.été"]
-
-
-@pytest.mark.parametrize("ending", ["txt", ".TXT", "caption"])
-@pytest.mark.parametrize("text_of", ["{}.{}", "{}.png.{}"])
-def test_names_with_full_stops_keep_their_captions(ending: str, text_of: str, tmp_path: Path) -> None:
-    """One rule in folders and shards, whichever name the text takes and in whatever letters its ending is."""
-    members = {}
-    for number, name in enumerate(NAMES):
-        spelled = ending.lstrip(".") if number % 2 else ending.lstrip(".").upper()
-        members |= {f"a/{name}.{'PNG' if number % 2 else 'png'}": image(number)}
-        members |= {f"a/{text_of.format(name, spelled)}": name.encode()}
-    if text_of == "{}.png.{}":
-        members = {name.replace(".PNG", ".png"): data for name, data in members.items()}
-    add_all(tmp_path / "in", members)
-    found = readable(only(tmp_path / "in", caption=ending))
-    assert {Path(name).stem: caption for name, (_, caption) in found.items()} == {name: name for name in NAMES}
-
-
 def add_all(folder: Path, members: dict[str, bytes]) -> None:
     for name, data in members.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-
-
-def test_a_image_with_the_ending_of_captions_is_a_image(photos: Path) -> None:
-    add_all(photos, {"carl/1.txt": image(5)})
-    assert readable(only(photos, caption="txt"))["carl/1.txt"] == ("carl", None)
 
 
 def test_entries_come_in_the_order_of_their_names(photos: Path) -> None:
@@ -163,55 +139,6 @@ def test_a_folder_that_may_not_be_listed(photos: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "scandir", guarded)
     assert refused(only(photos)) == {"ben": "unreadable"}
-
-
-HIDDEN = [
-    ".ipynb_checkpoints/1-checkpoint.png",
-    ".Trash-1000/files/deleted.png",
-    ".thumbnails/normal/1.png",
-    "anna/.picasaoriginals/1.png",
-    "anna/._1.png",
-    "anna/.trashed-1700000000-1.png",
-    "anna/.DS_Store",
-]
-SYSTEM = [
-    "@eaDir/1.png/SYNOPHOTO_THUMB_M.png",
-    "anna/@eaDir/1.png",
-    "#recycle/old.png",
-    "__MACOSX/anna/1.png",
-    "$RECYCLE.BIN/$R1.png",
-    "System Volume Information/x.png",
-    "lost+found/1.png",
-    "anna/Thumbs.db",
-    "ben/desktop.ini",
-]
-
-
-def add(folder: Path, names: list[str]) -> None:
-    for number, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(image(50 + number))
-
-
-def test_hidden_and_system_folders_are_nobodys_images(photos: Path) -> None:
-    before = readable(only(photos))
-    add(photos, HIDDEN + SYSTEM)
-    assert readable(only(photos)) == before
-    reasons = list(refused(only(photos)).values())
-    assert (reasons.count("hidden"), reasons.count("system")) == (7, 9)
-    assert refused(only(photos))["anna/.picasaoriginals"] == "hidden"
-    assert refused(only(photos))["@eaDir"] == "system"
-
-
-def test_a_hidden_folder_may_be_named_as_the_source(photos: Path) -> None:
-    add(photos, [".private/carl/1.png"])
-    assert readable(only(photos / ".private")) == {"carl/1.png": ("carl", None)}
-
-
-@pytest.mark.parametrize("name", ["@anna", "a.b", "recycle", "Thumbs", "..odd", "trash"])
-def test_odd_names_of_people_are_no_system_folders(name: str, photos: Path) -> None:
-    add(photos, [f"{name}/1.png"])
-    assert (f"{name}/1.png" in readable(only(photos))) == (name != "..odd")
 
 
 def test_folders_have_no_columns(photos: Path) -> None:
@@ -299,48 +226,6 @@ def test_a_folder_of_images_with_a_tar_among_them_is_a_folder(photos: Path) -> N
     source = only(photos)
     assert isinstance(source, FolderSource)
     assert "backup.tar" in readable(source)
-
-
-def test_hidden_and_system_members_of_a_shard(tmp_path: Path) -> None:
-    odd = {f"./{name}": image(60) for name in (*HIDDEN, *SYSTEM)}
-    source = only(shard(tmp_path / "s.tar", {f"./{name}": data for name, data in MEMBERS.items()} | odd))
-    assert sorted(readable(source)) == ["s.tar/./a/001.png", "s.tar/./a/002.jpg", "s.tar/./b/001.main.png"]
-    assert sorted(refused(source).values()) == ["hidden"] * 7 + ["system"] * 9
-
-
-def test_hidden_things_beside_shards_change_nothing(tmp_path: Path) -> None:
-    shard(tmp_path / "0.tar", {"0.png": image(0)})
-    shard(tmp_path / "1.TAR", {"1.png": image(1)})
-    (tmp_path / "._0.tar").write_bytes(b"\0\5\x16\7")
-    add(tmp_path, [".ipynb_checkpoints/1.png", "@eaDir/0.png", "__MACOSX/x", ".thumb.png"])
-    assert list(readable(only(tmp_path))) == ["0.tar/0.png", "1.TAR/1.png"]
-
-
-@pytest.mark.parametrize("identity", ["cls", "json.person"])
-def test_names_with_full_stops_in_a_shard(identity: str, tmp_path: Path) -> None:
-    members: dict[str, bytes] = {}
-    for number, name in enumerate(name for name in NAMES if name not in ("22", "22.05.1 final")):
-        members |= {f"{name}.png": image(number), f"{name}.TXT": name.encode(), f"{name}.cls": str(number).encode()}
-        members |= {f"{name}.json": about(str(number))}
-    found = readable(only(shard(tmp_path / "s.tar", members), identity=identity, caption="txt"))
-    assert len(found) == 4
-    for number, (name, known) in enumerate(found.items()):
-        assert known == (str(number), name.removeprefix("s.tar/").removesuffix(".png"))
-
-
-def test_names_as_webdataset_means_them(tmp_path: Path) -> None:
-    members = {"1.main.png": image(1), "1.json": about("anna"), "1.main.txt": b"at the sea"}
-    found = readable(only(shard(tmp_path / "s.tar", members), identity="json.person", caption="txt"))
-    assert found == {"s.tar/1.main.png": ("anna", "at the sea")}
-
-
-@pytest.mark.parametrize(
-    "members", [["1.png", "1.mask.png"], ["1.left.png", "1.right.png", "1.json"], ["1.png", "1.jpg", "1.txt"]]
-)
-def test_names_that_could_mean_either_are_refused(members: list[str], tmp_path: Path) -> None:
-    given = {name: about("anna") if name.endswith("n") else image(place) for place, name in enumerate(members)}
-    source = only(shard(tmp_path / "s.tar", given), identity="json.person")
-    assert (readable(source), refused(source)) == ({}, {"s.tar/1": "several images"})
 
 
 class Trap:

@@ -1,0 +1,82 @@
+"""Captions and names that come as bytes: decoded for certain, or refused with the name of what they are in."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from typing import Any
+
+from promptnet.datasets.prepare.sources.base import Refused, printable
+
+# The longer marks first: that of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+def decoded(data: bytes, name: str) -> str:
+    """Return a text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; without the mark.
+
+    Anything else is refused rather than guessed: Latin-1, Cyrillic and Japanese code pages look alike.
+
+    Args:
+        data: what a file or member holds.
+        name: of it, for the message.
+
+    Raises:
+        Refused: it is none of these, or was spoilt by an earlier conversion.
+    """
+    mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
+    encoding = _MARKS.get(mark, "utf-8")
+    try:
+        text = data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        odd = f"byte 0x{data[len(mark) + error.start]:02x} at place {error.start}"
+        raise bad_text(name, f"is not {encoding.upper()} ({odd}): save it as UTF-8") from error
+    if "\0" in text:
+        raise bad_text(name, "holds null bytes, as UTF-16 without its mark does: save it as UTF-8")
+    if "\ufffd" in text:
+        raise bad_text(name, "holds U+FFFD, which stands for lost letters: write it anew")
+    return text
+
+
+def tidied(text: str | None) -> str | None:
+    """Return a text in one line with single spaces; None for a blank one."""
+    return " ".join((text or "").split()) or None
+
+
+def json_field(data: bytes, name: str, field: str) -> str | None:
+    """Return one field of a JSON text, tidied; `a.b` is field b of field a, None stands for null and for blank.
+
+    Raises:
+        Refused: there is no such field, or it holds neither a text nor a number.
+    """
+    try:
+        value: Any = json.loads(decoded(data, name))
+        for part in field.split("."):
+            value = value[part]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, Refused):
+            raise
+        raise bad_text(name, f"has no field '{printable(field)}' ({type(error).__name__})") from error
+    return as_text(value, name, field)
+
+
+def as_text(value: Any, name: str, field: str) -> str | None:
+    """Return a field's value as text, tidied.
+
+    Raises:
+        Refused: it is a list or a record, of which nobody knows what it should say.
+    """
+    if isinstance(value, list | tuple | dict):
+        raise bad_text(name, f"holds a {type(value).__name__} in '{printable(field)}', not one text")
+    return None if value is None else tidied(str(value))
+
+
+def bad_text(name: str, problem: str) -> Refused:
+    """Return the refusal of an image whose text cannot be used; it is the text that is to blame."""
+    return Refused("bad text", f"comes with the text '{printable(name)}', which {problem}")

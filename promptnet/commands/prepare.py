@@ -33,7 +33,7 @@ def prepare(
 
     Args:
         source: a folder of images, tar shards (webdataset) or a folder of such, or a Hugging Face data set
-        out: the folder to make; its parent must exist. Keep it as private as the photographs
+        out: the folder to make, outside the source; its parent must exist. Keep it as private as the photographs
         detector: mtcnn finds and aligns faces; none takes the middle of images that are cropped already
         faces: which of the faces that are large and sure enough; exactly-one refuses images of more or fewer
         size: side of the images to write, in pixels
@@ -113,4 +113,6 @@ def _print(report: dict[str, Any]) -> None:
         table.add_row(f"left out: {reason} files and folders", str(number))
     table.add_row("rows written", str(report["rows"]))
     table.add_row("people known by name", str(report["identities"]))
+    if report["plan"]["columns"]["caption"] is not None:
+        table.add_row("rows with a caption", str(report.get("captions", "not counted")))
     Console().print(table)

@@ -20,7 +20,7 @@ from promptnet.io.atomic import sync_folder, write_whole
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FACTS = ["source", "source_hash", "pixel_hash", "identity", "score", "sharpness", "box"]
+_FACTS = ["source", "source_hash", "pixel_hash", "identity", "caption", "score", "sharpness", "box"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Outcome:
         shards: the files.
         refusals: of the others, in the sources' order within each part; duplicates come last.
         identities: that are known.
+        num_captions: rows with a caption.
         scores: of each row, without those of no detector.
         sharpness: of each row.
         face_px: longer side of each row's box.
@@ -53,6 +54,7 @@ class Outcome:
     shards: list[Shard] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     identities: set[str] = field(default_factory=set)
+    num_captions: int = 0
     scores: list[float] = field(default_factory=list)
     sharpness: list[float] = field(default_factory=list)
     face_px: list[float] = field(default_factory=list)
@@ -117,6 +119,7 @@ def _without_duplicates(facts: pa.Table, seen: dict[str, tuple[str, str]]) -> tu
 def _count(facts: pa.Table, outcome: Outcome) -> None:
     outcome.num_accepted += len(set(facts["source"].to_pylist()))
     outcome.identities |= set(facts["identity"].to_pylist()) - {None}
+    outcome.num_captions += len(facts["caption"]) - facts["caption"].null_count
     outcome.scores += [score for score in facts["score"].to_pylist() if score is not None]
     outcome.sharpness += facts["sharpness"].to_pylist()
     outcome.face_px += [max(box[2] - box[0], box[3] - box[1]) for box in facts["box"].to_pylist()]

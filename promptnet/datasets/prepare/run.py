@@ -20,6 +20,7 @@ from promptnet.datasets.prepare.options import PrepareOptions
 from promptnet.datasets.prepare.parts import Part, Refusal, read_record, split
 from promptnet.datasets.prepare.report import REPORT, read_report
 from promptnet.datasets.prepare.sources.base import Columns, Entry, Source, printable
+from promptnet.datasets.prepare.sources.endings import split_ending
 from promptnet.datasets.prepare.sources.names import LEFT_OUT
 from promptnet.datasets.prepare.sources.registry import open_sources
 from promptnet.datasets.prepare.worker_pool import Job, make_parts
@@ -82,11 +83,13 @@ def prepare_images(
     out, options, columns = Path(out), options or PrepareOptions(), columns or Columns()
     _check_tools(options, workers)
     _check_folder(out)
+    _check_outside(out, names)
     sources = open_sources(names, columns)
     entries, skipped = _listed(sources)
     if not entries:
         but = f" but {len(skipped)} hidden or system files and folders" if skipped else ""
         raise ValueError(f"there is nothing in {', '.join(map(printable, names))}{but}")
+    _check_columns(names, columns, [entry for _, entry in entries])
     plan = _plan(names, sources, columns, options, entries)
     with _told_of_full_disk(out), _locked(out):
         if _is_finished(out, plan):
@@ -132,6 +135,31 @@ def _check_folder(out: Path) -> None:
     inside = {path.name for path in out.iterdir()} - {_LOCK} if out.is_dir() else set()
     if inside and not inside & {_WORK, REPORT}:
         raise ValueError(f"output folder '{out}' holds something else: name a new one")
+
+
+def _check_outside(out: Path, names: Sequence[str]) -> None:
+    """Refuse an output that its own source would contain: repeating the command would find it there."""
+    for source in (Path(name) for name in names if Path(name).is_dir()):
+        if out.resolve().is_relative_to(source.resolve()):
+            raise ValueError(
+                f"output folder '{out}' lies in the source '{printable(str(source))}', so it would become a part of "
+                "what it is made from: name a folder outside"
+            )
+
+
+def _check_columns(names: Sequence[str], columns: Columns, entries: Sequence[Entry]) -> None:
+    """Refuse a caption or identity that is asked for and that not one image has."""
+    images = [entry for entry in entries if entry.refusal is None]
+    asked = {"caption-column": (columns.caption, any(entry.caption for entry in images))}
+    asked["identity"] = (columns.identity, any(entry.has_identity for entry in images))
+    for option, (column, is_there) in asked.items():
+        if images and column not in (None, "none") and not is_there:
+            endings = Counter(f".{split_ending(entry.name)[1]}" for entry in entries)
+            there = ", ".join(f"{number} {ending}" for ending, number in endings.most_common(5))
+            raise ValueError(
+                f"--{option} {printable(column)} matches nothing: not one of {len(images)} images in "
+                f"{', '.join(map(printable, names))} has a text of that ending beside it. What is there: {there}"
+            )
 
 
 @contextmanager
@@ -240,6 +268,7 @@ def _close(out: Path, plan: dict[str, Any], outcome: Outcome, skipped: Sequence[
         "accepted": outcome.num_accepted,
         "rows": sum(shard.num_rows for shard in outcome.shards),
         "identities": len(outcome.identities),
+        "captions": outcome.num_captions,
         "rejected": dict(reasons.most_common()),
         "left_out": dict(Counter(each.reason for each in skipped).most_common()),
         "score": percentiles(outcome.scores),

@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from io import BytesIO
@@ -386,6 +387,52 @@ def test_what_is_left_out_by_its_name_is_counted_and_no_part_of_the_plan(few: Pa
     (tmp_path / "hidden/.git").mkdir(parents=True)
     with pytest.raises(ValueError, match="but 1 hidden or system"):
         prepare_images([str(tmp_path / "hidden")], tmp_path / "none", SMALL)
+
+
+def write_all(folder: Path, names: dict[str, bytes]) -> Path:
+    """Texts as they are, and for names of images one that no other has."""
+    for number, (name, data) in enumerate(names.items()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".png"):
+            Image.new("RGB", (32, 32), (number, 9, 9)).save(folder / name)
+        else:
+            (folder / name).write_bytes(data)
+    return folder
+
+
+def test_a_caption_or_identity_that_nothing_has_is_refused(tmp_path: Path) -> None:
+    folder = write_all(tmp_path / "in", {"a/1.png": b"", "a/2.png": b"", "a/1.caption": b"a hat", "b.txt": b"alone"})
+    said = r"--caption-column txt matches nothing: not one of 4 .* What is there: 2 \.png, 1 \.caption, 1 \.txt"
+    with pytest.raises(ValueError, match=said):
+        prepare_images([str(folder)], tmp_path / "out", SMALL, Columns(caption="txt"))
+    assert not (tmp_path / "out").exists()
+    report = prepare_images([str(folder)], tmp_path / "out", SMALL, Columns(caption="caption")).report
+    assert (report["rows"], report["captions"]) == (2, 1)
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        archive.add(folder / "a", "a")
+    for columns in (Columns(identity="cls"), Columns(identity="json.person"), Columns(caption="json.text")):
+        with pytest.raises(ValueError, match="matches nothing"):
+            prepare_images([str(tmp_path / "s.tar")], tmp_path / "none", SMALL, columns)
+
+
+def test_one_source_of_several_may_lack_captions(tmp_path: Path) -> None:
+    names = [str(write_all(tmp_path / "in", {"1.png": b"", "2.png": b"", "2.txt": b"a hat"}))]
+    names.append(str(write_all(tmp_path / "other", {"1.png": b"", "3.png": b"", "4.png": b"", "5.png": b""})))
+    assert prepare_images(names, tmp_path / "out", SMALL, Columns(caption="txt")).report["captions"] == 1
+
+
+@pytest.mark.parametrize("out", ["faces", "anna/faces", "anna/../faces", "link/faces"])
+def test_an_output_in_its_own_source_is_refused(out: str, tmp_path: Path) -> None:
+    source = write_all(tmp_path / "photos", {"anna/1.png": b""})
+    (source / "link").symlink_to(source / "anna")
+    with pytest.raises(ValueError, match=r"lies in the source '.*photos'.*name a folder outside"):
+        prepare_images([str(source)], source / out, SMALL)
+    assert not (source / "faces").exists()
+    assert not (source / "anna/faces").exists()
+    (tmp_path / "into").symlink_to(source / "anna")
+    with pytest.raises(ValueError, match="lies in the source"):
+        prepare_images([str(source)], tmp_path / "into/faces", SMALL)
+    assert prepare_images([str(source)], tmp_path / "photos-faces", SMALL).report["rows"] == 1
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

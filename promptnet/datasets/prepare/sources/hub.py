@@ -57,7 +57,8 @@ class HubSource:
 
     def entries(self) -> list[Entry]:
         """See `Source`."""
-        return [Entry(f"{self.prefix}{self.columns.split}/{row}", row) for row in range(len(self.data))]
+        where, caption = f"{self.prefix}{self.columns.split}", self.columns.caption
+        return [Entry(f"{where}/{row}", row, caption=caption) for row in range(len(self.data))]
 
     def read(self, entry: Entry) -> Raw:
         """See `Source`."""

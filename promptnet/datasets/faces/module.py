@@ -98,6 +98,9 @@ class FaceDataModule(CountedSamples):
             self._set_up_stream(self.window_shards)
         else:
             self._set_up_whole()
+        for pairs in (self.train, self.validation):
+            for _ in pairs.captioned_prompts() if pairs is not None else ():
+                pass  # each is looked at: better now than after a night
 
     def _store(self, source: str, max_shards: int | None) -> ShardStore:
         # A folder of its own: what one store removes, another must not be counting on.

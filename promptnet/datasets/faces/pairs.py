@@ -6,7 +6,7 @@ Everything about a sample (which rows, mirrored or not, colours, prompt) is a fu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from promptnet.datasets.faces.sampler import Order, Size
 from promptnet.datasets.faces.shards import ShardStore, open_row_image
 from promptnet.datasets.stream import sample_rng
 from promptnet.images.crop import to_pixels
+from promptnet.models.prompt_tokens import find_placeholders
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,28 @@ class Prompts:
     def __post_init__(self) -> None:
         if not 0 <= self.captioned <= 1:
             raise ValueError(f"captioned={self.captioned} must be a probability")
-        if "S*" not in self.neutral or "S*" not in self.template or "{caption}" not in self.template:
+        held = [set(find_placeholders(text)) for text in (self.neutral, self.template)]
+        if held != [{"S*"}, {"S*"}] or "{caption}" not in self.template:
             raise ValueError(
-                f"neutral={self.neutral!r} must hold S*, and template={self.template!r} both S* and {{caption}}"
+                f"neutral={self.neutral!r} must hold S*, a word of its own, and template={self.template!r} both S* and "
+                "{caption}; neither may hold another placeholder, such as S1*"
             )
 
     def prompt(self, caption: str | None, draw: float) -> str:
-        """The prompt of a sample with this caption and this draw from [0, 1)."""
+        """The prompt of a sample with this caption and this draw from [0, 1).
+
+        Raises:
+            ValueError: the caption mentions somebody else than S*.
+        """
         if not caption or draw >= self.captioned:
             return self.neutral
-        return caption if "S*" in caption else self.template.replace("{caption}", caption)
+        mentioned = set(find_placeholders(caption))
+        if mentioned - {"S*"}:
+            others = ", ".join(sorted(mentioned - {"S*"}))
+            raise ValueError(
+                f"The caption {caption!r} mentions {others}, and there is nobody but S*: write it in other words."
+            )
+        return caption if mentioned else self.template.replace("{caption}", caption)
 
 
 class Partners(Protocol):
@@ -207,7 +220,32 @@ class FacePairs(Dataset[dict[str, Any]]):
     def _prompt(self, row: int, sample: int) -> str:
         draw = sample_rng(self.seed, sample, "prompt").random()
         caption = self.store.row(row, ["caption"])["caption"] if self.prompts.captioned else None
-        return self.prompts.prompt(caption, draw)
+        return self._named_prompt(row, caption, draw)
+
+    def _named_prompt(self, row: int, caption: str | None, draw: float) -> str:
+        try:
+            return self.prompts.prompt(caption, draw)
+        except ValueError as error:
+            raise ValueError(f"{self.store.name(row)}: {error}") from error
+
+    def captioned_prompts(self) -> Iterator[tuple[int, str]]:
+        """Yield the prompts that captions make, each with its row, where all rows are at hand.
+
+        Raises:
+            ValueError: captions are asked for and there is not one, or one mentions somebody else than S*.
+        """
+        rows = self.fixed if isinstance(self.fixed, list) else getattr(self.order, "rows", None)
+        if not self.prompts.captioned or rows is None:
+            return
+        captions = self.store.column("caption")
+        if self.fixed is None and not any(captions[row] for row in rows):
+            raise ValueError(
+                f"captioned={self.prompts.captioned}, but not one image in '{self.store.source}' has a caption: set "
+                "it to 0, or prepare the set with --caption-column."
+            )
+        for row in rows:
+            if captions[row]:
+                yield row, self._named_prompt(row, captions[row], 0.0)
 
     def _latents_cache(self, size: Size) -> FeatureCache | None:
         """That of the squares the encoder reads, or of the targets' sizes; without buckets they are one."""

@@ -146,6 +146,7 @@ class BucketOrder:
     def __init__(self, buckets: dict[Size, list[int]], batch_size: int, *, seed: int) -> None:
         self.buckets = {size: rows for size, rows in sorted(buckets.items()) if rows}
         self.batch_size, self.seed = batch_size, seed
+        self.rows = [row for rows in self.buckets.values() for row in rows]
         self.num_batches = sum(-(-len(rows) // batch_size) for rows in self.buckets.values())
         self._epoch: tuple[int, list[list[int]]] | None = None
 

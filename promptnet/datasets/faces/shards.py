@@ -168,6 +168,12 @@ class ShardStore:
         shard = bisect_right(self.starts, row) - 1
         return shard, row - self.starts[shard]
 
+    def name(self, row: int) -> str:
+        """A row's name for messages: its number in its shard, the shard, and the image it was made of."""
+        shard, place = self.locate(row)
+        source = self.row(row, ["source"])["source"]
+        return f"row {place} of {self.shards[shard].url}" + (f" (from '{source}')" if source else "")
+
     def row(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
         """Some columns of one row; those the set lacks are None."""
         shard, place = self.locate(row)

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from promptnet.datasets.stream import sample_rng, sample_seed
+from promptnet.models.prompt_tokens import find_placeholders
 
 DEFAULT_PROMPTS = ("a photo of S*", "a photo of S* wearing a hat", "an oil painting of S*", "a photo of S* on a beach")
 _MAX_LOOKED_AT = 2000
@@ -72,8 +73,8 @@ def held_out_people(
         ValueError: the data module has no validation images to take people from, or a prompt lacks S*.
     """
     for prompt in prompts or ():
-        if "S*" not in prompt:
-            raise ValueError(f"the validation prompt {prompt!r} has no S* in it: write where the person goes")
+        if set(find_placeholders(prompt)) != {"S*"}:
+            raise ValueError(f"the validation prompt {prompt!r} must hold S*, where the person goes, and nobody else")
     if hasattr(datamodule, "held_out_people"):
         return datamodule.held_out_people(num_people, num_prompts)
     sentences = list(prompts or DEFAULT_PROMPTS)[:num_prompts]

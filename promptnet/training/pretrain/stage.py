@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.tuning.config import TuningConfig
 from promptnet.models.base_model import VisionInput, forces_zeros, load_base
 from promptnet.models.micro_conditioning import micro_conditions
-from promptnet.models.prompt_tokens import Padding
+from promptnet.models.prompt_tokens import Padding, find_placeholders
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text import Positions
 from promptnet.models.text_encoders import mean_word_norm
@@ -159,8 +159,36 @@ class PretrainStage(DiffusionStage):
         """Move the frozen parts to where this one is by now, compile, and compute what the data module wants kept."""
         place_frozen(self.frozen, frozen_dtype(str(self.trainer.precision)), self.device)
         self.alphas = self.scheduler.alphas_cumprod.to(self.device, torch.float32)  # strategies may have rounded it
+        self._check_prompts()
         self.compile_blocks()
         self._fill_caches()
+
+    def _check_prompts(self) -> None:
+        """Refuse, before the first step, prompts in which the pseudo-words would be cut off."""
+        module: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(module, "resolution_px"):
+            return
+        side = module.resolution_px // 2 ** (len(self.frozen["vae"].config.block_out_channels) - 1)
+        num_words = self.promptnet.num_pseudo_words(side, side)
+        for pairs in (module.train, module.validation):
+            if pairs is None:
+                continue
+            self._check_room("neutral_prompt", pairs.prompts.neutral, num_words)
+            for row, prompt in pairs.captioned_prompts():
+                self._check_room(lambda pairs=pairs, row=row: pairs.store.name(row), prompt, num_words)
+
+    def _check_room(self, name: str | Callable[[], str], prompt: str, num_words: int) -> None:
+        places = len(find_placeholders(prompt))
+        room = (
+            min(text_encoder.max_length for text_encoder in self.text_encoders.text_encoders) - 2 - places * num_words
+        )
+        before = prompt.rpartition("S*")[0]
+        if len(before.encode()) <= room:  # no token is shorter than a byte
+            return
+        try:
+            self.text_encoders.tokenize([f"{before}S*"], [{"S*": num_words}])
+        except ValueError as error:
+            raise ValueError(f"{name if isinstance(name, str) else name()}: {error}") from error
 
     def compile_blocks(self) -> None:
         """Compile the transformer blocks, if that is asked for; the names of the weights stay."""
@@ -237,6 +265,8 @@ class PretrainStage(DiffusionStage):
     def _conditions(self, batch: dict[str, Any], words: torch.Tensor | None) -> dict[str, Any]:
         """The U-Net's keyword arguments for prompts with these pseudo-words (B, L, D), or for the described ones."""
         prompts = batch["described" if words is None else "prompt"]
+        if words is not None:
+            _check_mentioned(prompts, batch)
         if self.gradient_checkpointing and words is not None and words.requires_grad:
             encoded: Any = recompute(self.encode_prompts, prompts, words, use_reentrant=False)
             states, pooled = encoded
@@ -339,6 +369,13 @@ class PretrainStage(DiffusionStage):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state, prefix = get_model_state_dict(strategy.model, options=options), "promptnet."
         return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _check_mentioned(prompts: Sequence[str], batch: Mapping[str, Any]) -> None:
+    """Refuse a sample that would train without its pseudo-words: beside others it would go unnoticed."""
+    for prompt, sample in zip(prompts, batch["sample"], strict=True):
+        if "S*" not in find_placeholders(prompt):
+            raise ValueError(f"The prompt of sample {sample} is {prompt!r}, without S*, so nothing would be learned.")
 
 
 def write_index(folder: Path, sampling: dict[str, Any] | None, tuning: dict[str, Any] | None) -> None:

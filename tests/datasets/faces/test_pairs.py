@@ -5,6 +5,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
@@ -187,6 +189,9 @@ def test_a_networks_hash_follows_weights_settings_and_format():
         ({"reference": "other"}, "reference='other'"),
         ({"features": ["depth"]}, "depth"),
         ({"neutral_prompt": "a photo"}, "S\\*"),
+        ({"neutral_prompt": "a photo of USS*"}, "a word of its own"),
+        ({"neutral_prompt": "S* and S2*"}, "another placeholder"),
+        ({"caption_prompt": "S8*, {caption}"}, "both S"),
         ({"captioned": 2.0}, "captioned=2.0"),
     ],
 )
@@ -201,3 +206,39 @@ def test_a_caption_becomes_a_prompt():
     assert prompts.prompt("a red hat", 0.4) == "a photo of S*, a red hat"
     assert prompts.prompt("S* in a red hat", 0.4) == "S* in a red hat"
     assert prompts.prompt("a red hat", 0.6) == prompts.prompt(None, 0.1) == "a photo of S*"
+
+
+@pytest.mark.parametrize("caption", ["the USS* in dock", "a 5* hotel", "S * in a hat", "aS*", "s* alone", "*S"])
+def test_what_only_looks_like_s_is_text(caption: str):
+    assert Prompts(captioned=1.0).prompt(caption, 0.0) == f"a photo of S*, {caption}"
+
+
+def with_captions(folder: Path, captions: list[str | None]) -> Path:
+    """A set of one shard with these captions."""
+    write_shard(folder / "a.parquet", range(len(captions)))
+    table = pq.read_table(folder / "a.parquet")
+    place = table.column_names.index("caption")
+    table = table.set_column(place, "caption", pa.array(captions, pa.string()))
+    names = pa.array([f"p{number}.jpg" for number in range(len(captions))])
+    pq.write_table(table.append_column("source", names), folder / "a.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("caption", ["S8* in a hat", "S* beside S1*", "(S12*)"])
+def test_a_caption_of_somebody_else_is_named_before_the_first_step(caption: str, tmp_path: Path):
+    folder = with_captions(tmp_path / "set", ["S*, smiling", caption, "a hat", None])
+    with pytest.raises(ValueError, match=r"row 1 of .*a\.parquet \(from 'p1\.jpg'\): .* mentions S\d+\*"):
+        build(folder, captioned=0.01)
+    build(folder)  # captions are not read
+    other = with_captions(tmp_path / "other", ["a hat"] * 4)
+    with pytest.raises(ValueError, match="row 1 of"):
+        build(other, captioned=0.01, validation_dir=str(folder), num_validation=3)
+    stream = build(folder, captioned=1.0, window_shards=1)  # where rows come one by one, the row is named in its turn
+    with pytest.raises(ValueError, match=r"row 1 of .*p1\.jpg.* mentions S"):
+        batches(stream, 2)
+
+
+def test_captions_that_nobody_has_are_refused(tmp_path: Path):
+    folder = with_captions(tmp_path / "set", [None, "", None, None])
+    with pytest.raises(ValueError, match=r"captioned=0\.5, but not one image"):
+        build(folder, captioned=0.5)

@@ -5,6 +5,8 @@ from typing import Any
 
 import fsspec
 import lightning as L
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -12,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.training.pretrain.stage import PretrainStage
-from tests.datasets.conftest import count_copies
+from tests.datasets.conftest import count_copies, write_shard
 
 
 class Watch(Callback):
@@ -111,3 +113,34 @@ def test_a_stream_from_an_address_computes_its_features_once(
     assert after.steps == seen.steps
     assert len(fetched) <= 2  # those that are trained on, and none to learn what is in the others
     assert sorted((tmp_path / "cache/features").rglob("*.safetensors")) == computed
+
+
+LONG = "a photo taken long ago on the way to the lighthouse of "
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"captioned": 0.1}, r"row 2 of .*long\.parquet: The prompt is too long: S\* would be cut off"),
+        ({"neutral_prompt": LONG + "S*"}, "neutral_prompt: The prompt is too long"),
+        ({"captioned": 0.1, "caption_prompt": "{caption} S*"}, r"row 0 of .*long\.parquet: The prompt is too long"),
+    ],
+)
+def test_prompts_whose_s_would_be_cut_off_are_named_before_the_first_step(
+    options: dict[str, Any], said: str, face_base: Path, tmp_path: Path
+):
+    captions = [LONG, "S* in a hat, " + LONG, LONG + "S*", None]
+    write_shard(tmp_path / "set/long.parquet", range(4))
+    table = pq.read_table(tmp_path / "set/long.parquet").drop_columns("caption")
+    pq.write_table(table.append_column("caption", pa.array(captions)), tmp_path / "set/long.parquet")
+    with pytest.raises(ValueError, match=said):
+        fit(face_base, tmp_path / "set", tmp_path / "run", 1, None, num_validation=0, **options)
+    _, seen = fit(face_base, tmp_path / "set", tmp_path / "run", 1, None, num_validation=0)
+    assert len(seen.steps) == 2
+
+
+def test_a_sample_that_would_train_without_its_words_is_refused(face_base: Path, tmp_path: Path):
+    stage = PretrainStage(str(face_base), str(tmp_path), region_proj_channel=8, vision_id=str(face_base / "vision"))
+    batch = {"prompt": ["S*", "the USS* in dock"], "sample": torch.tensor([6, 7])}
+    with pytest.raises(ValueError, match=r"sample 7 is 'the USS\* in dock', without S\*"):
+        stage._conditions(batch, torch.zeros(2, 1, 24))

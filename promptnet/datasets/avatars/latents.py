@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
@@ -38,13 +40,29 @@ def encode_latents(
     Latents are the modes of the encoder's posterior times its scaling factor, so their variance is about one.
     """
     path = latent_path(data, vae, cache_dir)
-    if not path.exists():
+    latents = _kept(path, len(data))
+    if latents is None:
         rows = [_encode(vae, data[start : start + batch_size]["image"]) for start in range(0, len(data), batch_size)]
+        latents = torch.cat(rows)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.draft")
-        save_file({"latents": torch.cat(rows)}, draft)
+        save_file({"latents": latents}, draft)
         draft.replace(path)
-    return load_file(path)["latents"].float()
+    return latents.float()
+
+
+def _kept(path: Path, number: int) -> torch.Tensor | None:
+    """The latents in a file; None where there is none, or a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        latents = load_file(path)["latents"]
+        if len(latents) == number:
+            return latents
+    except (SafetensorError, OSError, KeyError):
+        pass
+    warnings.warn(f"the latents in {path} are damaged: they are computed again", stacklevel=3)
+    return None
 
 
 def _encode(vae: AutoencoderKL, images: list[Any]) -> torch.Tensor:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from promptnet.datasets.avatars.latents import weights_hash
@@ -81,8 +82,23 @@ class FeatureCache:
                     yield Chunk(shard, start, min(start + ROWS_PER_FILE, entry.num_rows), flipped)
 
     def missing(self) -> list[Chunk]:
-        """The chunks that are still to be computed."""
-        return [chunk for chunk in self.chunks() if not self.path(chunk).exists()]
+        """The chunks that are still to be computed, those among them whose file is damaged."""
+        return [chunk for chunk in self.chunks() if not self._is_there(chunk)]
+
+    def _is_there(self, chunk: Chunk) -> bool:
+        """Whether a chunk's file is whole, as far as its head tells: what is cut short or overwritten is removed."""
+        path = self.path(chunk)
+        if not path.exists():
+            return False
+        try:
+            with safe_open(path, framework="pt") as file:
+                if set(file.keys()) == {str(row) for row in range(chunk.start, chunk.stop)}:
+                    return True
+        except (SafetensorError, OSError):
+            pass
+        warnings.warn(f"the {self.kind} in {path} are damaged: they are computed again", stacklevel=3)
+        path.unlink(missing_ok=True)
+        return False
 
     def path(self, chunk: Chunk) -> Path:
         """Where a chunk is kept."""
@@ -114,7 +130,7 @@ class FeatureCache:
         """One row's feature, float16.
 
         Raises:
-            ValueError: it has not been computed.
+            ValueError: it has not been computed, or its file is damaged.
         """
         shard, place = self.store.locate(row)
         start = place - place % ROWS_PER_FILE
@@ -126,8 +142,13 @@ class FeatureCache:
         if path not in self._handles:
             if not path.exists():
                 raise ValueError(f"The {self.kind} in {path} have not been computed: fill the cache before reading it.")
-            opened: Any = safe_open(path, framework="pt")
-            self._handles[path] = opened.__enter__()
+            try:
+                opened: Any = safe_open(path, framework="pt")
+                self._handles[path] = opened.__enter__()
+            except (SafetensorError, OSError) as error:
+                raise ValueError(
+                    f"The {self.kind} in {path} are damaged ({error}): repeat the command, they are computed again."
+                ) from error
             if len(self._handles) > _MAX_HANDLES:
                 self._handles.popitem(last=False)
         self._handles.move_to_end(path)

@@ -21,6 +21,7 @@ from promptnet.datasets.faces.sampler import Order, Size
 from promptnet.datasets.faces.shards import ShardStore, open_row_image
 from promptnet.datasets.stream import sample_rng
 from promptnet.images.crop import to_pixels
+from promptnet.images.load import ImageError
 from promptnet.models.prompt_tokens import find_placeholders
 
 
@@ -277,12 +278,23 @@ class FacePairs(Dataset[dict[str, Any]]):
 
     def image(self, row: int, flipped: bool, size: Size, sample: int | None) -> Image.Image:
         """A row's image, framed, mirrored and coloured."""
-        image, _ = fitted(open_row_image(self.store.row(row, ["image"])["image"]), *size)
+        image, _ = fitted(self._opened(row), *size)
         if flipped:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if sample is None or self.order is None:
             return image
         return recoloured(image, self.augmentation.colours(sample))
+
+    def _opened(self, row: int) -> Image.Image:
+        """A row's image; from a new copy of its shard, where the old one has been damaged since it was made."""
+        try:
+            return open_row_image(self.store.row(row, ["image"])["image"])
+        except ImageError:
+            self.store.renew(self.store.locate(row)[0])
+        try:
+            return open_row_image(self.store.row(row, ["image"])["image"])
+        except ImageError as error:
+            raise ImageError(f"The image in {self.store.name(row)} cannot be used ({error}).") from error
 
     def _size_ids(self, row: int, size: Size) -> list[int]:
         """Height and width before, crop's top and left, height and width after (SDXL, arXiv 2307.01952, 2.2)."""

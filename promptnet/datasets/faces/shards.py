@@ -19,11 +19,11 @@ import fcntl
 import hashlib
 import os
 import secrets
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
@@ -34,56 +34,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from promptnet.datasets.faces.shard_files import Shard, damaged, find_shards
 from promptnet.images.load import ImageError, open_image
 
 SIZE_COLUMNS = ("width_px", "height_px")
 _LEARNT = ".content"
 _COPIED_ROWS = 64  # rows that are in memory at once while a shard is copied
 _MAX_MAPPED = 1024  # shards a process has mapped at one time; systems allow some 65,000 maps in all
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One parquet file.
-
-    Attributes:
-        url: where it is, as fsspec understands it.
-        num_rows: from its footer.
-        version: changes when the file changes.
-    """
-
-    url: str
-    num_rows: int
-    version: str
-
-
-def find_shards(source: str | os.PathLike[str]) -> list[Shard]:
-    """The parquet files under a folder, or under an address that fsspec understands (`hf://datasets/me/faces`).
-
-    Only their footers are read. The order is that of their names.
-
-    Raises:
-        ValueError: there are none, or they hold no rows.
-    """
-    from fsspec.core import url_to_fs
-
-    system, root = url_to_fs(os.fspath(source))
-    names = [name for name in system.glob(f"{root.rstrip('/')}/**/*.parquet") if not _hidden(name, root)]
-    shards = [_read_footer(system, name) for name in sorted(names)]
-    if not sum(shard.num_rows for shard in shards):
-        raise ValueError(f"There are no images in parquet files under '{source}': make some with `promptnet prepare`.")
-    return [shard for shard in shards if shard.num_rows]
-
-
-def _hidden(name: str, root: str) -> bool:
-    return any(part.startswith(".") for part in Path(name[len(root) :]).parts)
-
-
-def _read_footer(system: Any, name: str) -> Shard:
-    with system.open(name, "rb") as file:
-        num_rows = pq.ParquetFile(file).metadata.num_rows
-    url = system.unstrip_protocol(name)
-    return Shard(url, num_rows, hashlib.blake2b(f"{url} {system.ukey(name)}".encode(), digest_size=12).hexdigest())
 
 
 def image_bytes(value: Any) -> bytes:
@@ -219,13 +176,30 @@ class ShardStore:
         self._coming[shard] = self._fetcher.submit(self._ensure_copy, self.shards[shard])
 
     def _map(self, shard: Shard) -> pa.Table:
-        while True:
-            path = self._ensure_copy(shard)
-            try:
-                os.utime(path)
-                return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            except FileNotFoundError:  # another process made room just now
-                continue
+        for is_new in (False, True):
+            while True:
+                path = self._ensure_copy(shard)
+                try:
+                    table = _mapped(path)
+                    break
+                except FileNotFoundError:  # another process made room just now
+                    continue
+            if table is not None and table.num_rows == shard.num_rows:
+                return table
+            if not is_new:
+                self._remove_copy(shard, path)
+        raise damaged(shard.url, ValueError(f"its footer tells of {shard.num_rows} rows, and it has others"))
+
+    def renew(self, shard: int) -> None:
+        """Have a shard copied again: something in its copy could not be read."""
+        self._open.pop(shard, None)
+        if (path := self._find_copy(self.shards[shard])) is not None:
+            self._remove_copy(self.shards[shard], path)
+
+    def _remove_copy(self, shard: Shard, path: Path) -> None:
+        warnings.warn(f"the copy {path} is damaged: {shard.url} is copied again", stacklevel=3)
+        path.unlink(missing_ok=True)
+        self._copies.pop(shard.version, None)
 
     def _ensure_copy(self, shard: Shard) -> Path:
         """The shard's copy, made if there is none. Processes that want the same one wait for the first."""
@@ -272,12 +246,30 @@ class ShardStore:
                 path.unlink(missing_ok=True)
 
 
+def _mapped(path: Path) -> pa.Table | None:
+    """A copy's rows, mapped into memory; None where it is damaged."""
+    os.utime(path)
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid:
+        return None
+
+
 def write_copy(url: str, path: Path) -> str:
     """Copy one parquet file into an uncompressed Arrow file, flushed to the disk; the hash of its images.
 
     Raises:
-        ValueError: it has no images, or one that cannot be read; the message names the row.
+        ValueError: it has no images, or one that cannot be read; the message names the row. Or it is damaged.
     """
+    try:
+        return _written_copy(url, path)
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the disk or the network, which says what it is
+            raise
+        raise damaged(url, error) from error
+
+
+def _written_copy(url: str, path: Path) -> str:
     import fsspec
 
     digest = hashlib.blake2b(digest_size=16)

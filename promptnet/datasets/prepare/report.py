@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SHARD_FOLDER = "data"
 REPORT = "report.json"
+UNFINISHED = ".preparing"  # hidden, so that nobody takes parts for a data set
 
 # Column -> its type as `datasets` names it. Pixels count from the upper left corner of the upright source image.
 FEATURES: dict[str, dict[str, Any]] = {
@@ -66,7 +67,10 @@ def read_report(folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"'{folder}' is no finished data set: prepare one, or repeat the `promptnet prepare` that made it"
         )
-    report = json.loads(path.read_text("utf-8"))
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged ({error}): copy the data set again, or prepare it again") from error
     for shard in report["shards"]:
         file = folder / SHARD_FOLDER / shard["file"]
         if not file.is_file() or file.stat().st_size != shard["num_bytes"]:

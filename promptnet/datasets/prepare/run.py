@@ -18,7 +18,7 @@ from typing import Any
 from promptnet.datasets.prepare.finish import Outcome, finish, percentiles
 from promptnet.datasets.prepare.options import PrepareOptions
 from promptnet.datasets.prepare.parts import Part, Refusal, read_record, split
-from promptnet.datasets.prepare.report import REPORT, read_report
+from promptnet.datasets.prepare.report import REPORT, UNFINISHED, read_report
 from promptnet.datasets.prepare.sources.base import Columns, Entry, Source, printable
 from promptnet.datasets.prepare.sources.endings import split_ending
 from promptnet.datasets.prepare.sources.names import LEFT_OUT
@@ -28,7 +28,6 @@ from promptnet.images.face_detection import check_installed
 from promptnet.io.atomic import write_whole
 
 FORMAT_VERSION = 2  # 2: the plan knows sizes of files
-_WORK = ".preparing"  # hidden, so that nobody takes parts for a data set
 _PLAN = "plan.json"
 _LOCK = ".lock"
 _CARD = """---
@@ -93,10 +92,11 @@ def prepare_images(
     plan = _plan(names, sources, columns, options, entries)
     with _told_of_full_disk(out), _locked(out):
         if _is_finished(out, plan):
-            shutil.rmtree(out / _WORK, ignore_errors=True)
+            shutil.rmtree(out / UNFINISHED, ignore_errors=True)
             return Prepared(read_report(out), was_finished=True)
         _check_plan(out, plan)
-        outcome = _work(out, Job(sources, options, out / _WORK), split(entries, options.part_size), workers, progress)
+        job = Job(sources, options, out / UNFINISHED)
+        outcome = _work(out, job, split(entries, options.part_size), workers, progress)
         return Prepared(_close(out, plan, outcome, skipped), was_finished=False)
 
 
@@ -133,7 +133,7 @@ def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"output '{out}' is a file: name a folder")
     inside = {path.name for path in out.iterdir()} - {_LOCK} if out.is_dir() else set()
-    if inside and not inside & {_WORK, REPORT}:
+    if inside and not inside & {UNFINISHED, REPORT}:
         raise ValueError(f"output folder '{out}' holds something else: name a new one")
 
 
@@ -219,7 +219,7 @@ def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
 
 def _check_plan(out: Path, plan: dict[str, Any]) -> None:
     """Begin, or make sure that what was begun is the same."""
-    work = out / _WORK
+    work = out / UNFINISHED
     work.mkdir(mode=0o700, exist_ok=True)
     if (work / _PLAN).is_file():
         _check_same(out, json.loads((work / _PLAN).read_text("utf-8")), plan)
@@ -280,5 +280,5 @@ def _close(out: Path, plan: dict[str, Any], outcome: Outcome, skipped: Sequence[
     }
     write_whole(out / "README.md", _CARD.encode())
     write_whole(out / REPORT, json.dumps(report, indent=1).encode())
-    shutil.rmtree(out / _WORK, ignore_errors=True)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return report

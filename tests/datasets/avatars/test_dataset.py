@@ -4,12 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
+from safetensors.torch import save_file
 
 from promptnet.datasets.avatars.captions import caption, mentioned
 from promptnet.datasets.avatars.dataset import avatar_dataset, avatar_of
+from promptnet.datasets.avatars.latents import encode_latents, latent_path
 from promptnet.datasets.avatars.module import AvatarStream, codes_of, pixels_of
 from promptnet.datasets.avatars.render import FIELDS, AvatarRecord, identities, sample_avatar
+from promptnet.models.tiny import build_vae
 
 NUM_IMAGES = 6
 
@@ -86,3 +90,17 @@ def test_validation_has_its_order_and_its_whole_captions(data: Dataset) -> None:
         avatar = sample_avatar(4, index, "test")
         assert stream[index]["index"] == index
         assert stream[index]["caption"] == caption(avatar.identity, avatar.attributes)
+
+
+@pytest.mark.parametrize("damage", ["", "cut", "rows"])
+def test_latents_are_kept_and_damaged_ones_made_again(damage: str, tmp_path: Path):
+    data, vae = avatar_dataset("train", 3, cache_dir=tmp_path), build_vae()
+    expected = encode_latents(data, vae, tmp_path)
+    path = latent_path(data, vae, tmp_path)
+    written = path.stat().st_mtime_ns
+    if damage:
+        path.write_bytes(path.read_bytes()[:-5]) if damage == "cut" else save_file({"latents": expected[:2]}, path)
+        with pytest.warns(UserWarning, match="latents in .* are damaged"):
+            assert torch.equal(encode_latents(data, vae, tmp_path), expected)
+    assert torch.equal(encode_latents(data, vae, tmp_path), expected)
+    assert (path.stat().st_mtime_ns == written) == (damage == "")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from promptnet.datasets.faces.features import ROWS_PER_FILE, fill, network_hash
+from promptnet.datasets.faces.features import ROWS_PER_FILE, FeatureCache, fill, network_hash
 from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.datasets.faces.pairs import Prompts
 from tests.datasets.conftest import write_shard
@@ -156,6 +156,44 @@ def test_a_missing_feature_is_an_error_and_a_draft_is_not_a_feature(prepared: Ma
     with pytest.raises(ValueError, match="not finite"):
         cache.write(cache.missing()[0], [torch.full((2,), torch.inf)] * 5)
     assert len(cache.missing()) == 2
+
+
+@pytest.mark.parametrize("keep", [0, 8, 60, -3])
+def test_damaged_features_are_computed_again(keep: int, prepared: Make):
+    folder, options = prepared(6), {"features": ["latents"]}
+    first = build(folder, **options)
+    assert fill_all(first, {"latents": "v"}) == 2
+    ((cache, _),) = first.caches({"latents": "v"})
+    (expected,) = batches(first, 1)
+    path = cache.path(next(cache.chunks()))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:keep])
+    with pytest.raises(ValueError, match=rf"latents in .*{path.name} are damaged .* repeat the command"):
+        build_cache_of(folder).read(0, False)
+    with pytest.warns(UserWarning, match=f"{path.name} are damaged: they are computed again"):
+        assert fill_all(build(folder, **options), {"latents": "v"}) == 1
+    again = build(folder, **options)
+    assert fill_all(again, {"latents": "v"}) == 0
+    (found,) = batches(again, 1)
+    assert torch.equal(found["target_moments"], expected["target_moments"])
+
+
+def build_cache_of(folder: Path) -> FeatureCache:
+    ((cache, _),) = build(folder, features=["latents"]).caches({"latents": "v"})
+    return cache
+
+
+def test_a_copy_that_was_damaged_while_it_was_read_is_made_again(prepared: Make):
+    folder = prepared(6)
+    expected = batches(build(folder, reference="same-picture"), 3)
+    module = build(folder, reference="same-picture")
+    (copy,) = module.cache_dir.rglob("*.arrow")
+    data = copy.read_bytes()
+    with copy.open("r+b") as file:  # the same file, as a failing disk has it
+        file.write(data.replace(b"\x89PNG", b"\x00\x00\x00\x00"))
+    with pytest.warns(UserWarning, match="is damaged"):
+        found = batches(module, 3)
+    assert all(torch.equal(a["reference_pixels"], b["reference_pixels"]) for a, b in zip(expected, found, strict=True))
 
 
 def test_a_long_shard_is_cached_in_several_files(prepared: Make):

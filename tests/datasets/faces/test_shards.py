@@ -1,5 +1,6 @@
 """Parquet shards as rows by number."""
 
+import json
 import multiprocessing
 import pickle
 import time
@@ -138,3 +139,74 @@ def test_a_process_forked_while_a_shard_is_on_its_way_can_read_it(
     process.start()
     process.join(20)
     assert process.exitcode == 0
+
+
+# --- missing and damaged ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(prepared: Make) -> Path:
+    """A set as `promptnet prepare` leaves it, with its report."""
+    folder = prepared(3, 3, name="finished/data").parent
+    listed = [{"file": path.name, "num_bytes": path.stat().st_size} for path in sorted(folder.rglob("*.parquet"))]
+    (folder / "report.json").write_text(json.dumps({"shards": listed}))
+    return folder
+
+
+@pytest.mark.parametrize("source", [".", "data"])
+def test_a_missing_shard_is_named(source: str, finished: Path):
+    assert len(find_shards(finished / source)) == 2
+    shard = finished / "data/data-00001.parquet"
+    content = shard.read_bytes()
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"data/data-00001\.parquet' is missing: copy the set again"):
+        find_shards(finished / source)
+    shard.write_bytes(content[:-7])
+    with pytest.raises(ValueError, match=r"data-00001\.parquet' has [\d,]+ bytes where [\d,]+ were written"):
+        find_shards(finished / source)
+
+
+def test_a_set_that_is_not_finished_is_refused(finished: Path):
+    (finished / ".preparing").mkdir()
+    assert len(find_shards(finished)) == 2  # its report is written last
+    (finished / "report.json").write_text('{"shards": [')
+    with pytest.raises(ValueError, match=r"report\.json' is not what `promptnet prepare` writes"):
+        find_shards(finished)
+    (finished / "report.json").unlink()
+    with pytest.raises(ValueError, match="is not finished: repeat the `promptnet prepare`"):
+        find_shards(finished)
+
+
+def test_a_gap_in_numbered_shards_is_named(tmp_path: Path):
+    for number in (0, 2, 4):
+        write_shard(tmp_path / f"train-{number:05d}-of-00005.parquet", range(2))
+    with pytest.raises(ValueError, match=r"Of the 5 shards '.*train-\*.*' 2 are missing, the first is number 1"):
+        find_shards(tmp_path)
+    for number in (1, 3):
+        write_shard(tmp_path / f"train-{number:05d}-of-00005.parquet", range(2))
+    write_shard(tmp_path / "test-00000-of-00001.parquet", range(2))
+    assert len(find_shards(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "no parquet", "middle"])
+def test_a_damaged_shard_is_named(how: str, prepared: Make, tmp_path: Path):
+    path = prepared(3, 80) / "data-00001.parquet"
+    data = bytearray(path.read_bytes())
+    if how == "middle":
+        data[2000 : len(data) // 2] = b"\xaa" * (len(data) // 2 - 2000)
+    path.write_bytes({"empty": b"", "cut": data[:-9], "no parquet": b"hello" * 99}.get(how, bytes(data)))
+    with pytest.raises(ValueError, match=r"data-00001\.parquet"):
+        ShardStore(path.parent, tmp_path / "copies").table(1)
+    assert not list((tmp_path / "copies").glob("*.arrow"))
+
+
+@pytest.mark.parametrize("keep", [0, 100, -9])
+def test_a_damaged_copy_is_made_again(keep: int, prepared: Make, tmp_path: Path):
+    folder = prepared(3, 4)
+    content = ShardStore(folder, tmp_path / "copies").content(1)
+    (copy,) = (path for path in (tmp_path / "copies").glob("*.arrow") if content in path.name)
+    copy.write_bytes(copy.read_bytes()[:keep])
+    store = ShardStore(folder, tmp_path / "copies")
+    with pytest.warns(UserWarning, match=r"copy .* is damaged: .*data-00001\.parquet is copied again"):
+        assert store.row(5, ["image"])["image"]["bytes"] == png(5)
+    assert store.content(1) == content

@@ -22,6 +22,7 @@ from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.run.checkpoints import FOLDER, CheckpointError, RunCheckpointIO, newest_checkpoint, sweep
 from promptnet.training.run.ema import average_where_it_trains, leave_out_averaging
 from promptnet.training.run.lock import RunLock, RunTakenError
+from promptnet.training.run.record import RunChanged, RunRecord, options_of
 from promptnet.training.run.saving import SaveState
 from promptnet.training.run.trainer import RunTrainer
 
@@ -73,7 +74,8 @@ class TrainingCLI(LightningCLI):
             plugins.append(SLURMEnvironment(auto_requeue=False))  # its requeueing saves in the middle of a step
         kwargs |= {"default_root_dir": run_dir, "plugins": plugins}
         built = self.config_init["fit"] if self.subcommand else self.config_init
-        kwargs["callbacks"] = _with_metrics_file(built["trainer"]["callbacks"])
+        record = RunRecord(options_of(config.as_dict()))
+        kwargs["callbacks"] = [*_with_metrics_file(built["trainer"]["callbacks"]), record]
         # The data modules share their stream among the ranks themselves (promptnet.datasets.stream).
         trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
         leave_out_averaging(trainer)
@@ -115,5 +117,5 @@ def main() -> None:
     """Entry point of train.py. Status 75 says that the run was asked to stop and has saved: repeat the command."""
     try:
         TrainingCLI(save_config_kwargs={"overwrite": True})
-    except (CheckpointError, RunTakenError) as error:
+    except (CheckpointError, RunChanged, RunTakenError) as error:
         sys.exit(f"train.py: {error}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from promptnet.datasets.avatars.pairs import Reference
@@ -19,6 +20,7 @@ from promptnet.datasets.faces.sampler import BucketOrder, FullOrder, Order, Size
 from promptnet.datasets.faces.shards import ShardStore
 from promptnet.datasets.stream import CountedSamples
 
+_NOBODY = "\0row "  # no name has a null byte in it
 Feature = Literal["latents", "vision"]
 Pixels = Callable[[int, bool], torch.Tensor]
 
@@ -36,7 +38,8 @@ class FaceDataModule(CountedSamples):
         cache_dir: for copies of the shards and precomputed features, on a fast local disk.
         validation_dir: another prepared set to validate on. Without one, `num_validation` images are held out, with
             all others of the people in them.
-        num_validation: images to validate on; 0 for none.
+        num_validation: images to validate on; 0 for none. People are held out whole; where more images would be
+            held out than trained on, that is refused.
         resolution_px: side of the square that is trained on, and that the encoder reads.
         sizes_px: aspect buckets for targets, (width, height) each; every image goes into the one of its shape. None
             trains on squares alone.
@@ -119,17 +122,30 @@ class FaceDataModule(CountedSamples):
         held_out = [] if self.validation_dir is not None else _held_out(people, self.num_validation)
         names = set(held_out)
         rows = [row for row, person in enumerate(people) if person not in names]
-        if not rows:
+        num_held_out = len(people) - len(rows)
+        if num_held_out > len(rows):
             raise ValueError(
-                f"num_validation={self.num_validation} holds out every person of the {len(people)} images in "
-                f"'{self.data_dir}': lower it, or give a validation_dir."
+                f"num_validation={self.num_validation} holds out {num_held_out} of the {len(people)} images in "
+                f"'{self.data_dir}' with all of {len(names)} people, and leaves {len(rows)} to train on: lower it, or "
+                "give a validation_dir."
             )
         sizes = self._sizes(store)
-        partners = SetPartners({row: people[row] for row in rows})
+        partners = SetPartners({row: people[row] for row in rows if not people[row].startswith(_NOBODY)})
+        self._say_partners(partners, rows)
         self.train = self._pairs(store, self._order(rows, sizes), partners, sizes)
         rows_of = _rows_of(people)
         fixed = [row for person in held_out for row in rows_of[person]][: self.num_validation]
         self.validation = self._other_set() if self.validation_dir is not None else self._fixed(store, people, fixed)
+
+    def _say_partners(self, partners: SetPartners, rows: list[int]) -> None:
+        """Warn where another image of the same person is asked for and nobody has one."""
+        num_people = len(partners.rows_of)
+        rank_zero_info(f"training on {len(rows)} images, of {num_people or 'no'} people known by name")
+        if self.reference == "same-identity" and all(len(found) < 2 for found in partners.rows_of.values()):
+            rank_zero_warn(
+                f"reference=same-identity, but nobody in '{self.data_dir}' has two images: each is its own "
+                "reference, as with same-image. Say who is who when the set is prepared (--identity)."
+            )
 
     def _sizes(self, store: ShardStore) -> Sizes:
         if not self.sizes_px:
@@ -194,6 +210,17 @@ class FaceDataModule(CountedSamples):
             return Caches(latents, latents, vision)
         return Caches(cache("bucket-latents", f"buckets {sorted(self.sizes_px)}", "latents"), latents, vision)
 
+    def facts(self) -> dict[str, str]:
+        """Return what a run on this data may not change on its way: the images, and which of them are trained on."""
+        store, order = self.train.store, self.train.order
+        if isinstance(order, WindowOrder):  # most of it is not at hand
+            known: list[Any] = [(Path(shard.url).name, shard.num_rows) for shard in store.shards]
+            return {"shards": _digest(known)}
+        assert isinstance(order, FullOrder | BucketOrder)
+        images = [store.content(number) for number in range(len(store.shards))]
+        texts = [store.column(name) for name in ("identity", "caption")]
+        return {"pictures": _digest([images, texts]), "images trained on": _digest(list(order.rows))}
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Every rank's share of the endless stream, from where the run stands."""
         trainer = self.trainer
@@ -241,6 +268,10 @@ def _check(
         raise ValueError("A stream cannot hold people out: give a validation_dir, or set num_validation to 0.")
 
 
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(repr(value).encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
+
+
 def _copy_all(store: ShardStore) -> None:
     for shard in range(len(store.shards)):
         store.table(shard)
@@ -248,7 +279,7 @@ def _copy_all(store: ShardStore) -> None:
 
 def _people(store: ShardStore) -> list[str]:
     """Who is in each row: the identity, or for rows without one the row itself."""
-    return [name or f"\0row {row}" for row, name in enumerate(store.column("identity"))]
+    return [name or f"{_NOBODY}{row}" for row, name in enumerate(store.column("identity"))]
 
 
 def _rows_of(people: list[str]) -> dict[str, list[int]]:

@@ -1,5 +1,6 @@
 """The data module for prepared sets, and features computed once."""
 
+import warnings
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -87,6 +88,36 @@ def test_held_out_people_are_not_trained_on(prepared: Make):
     assert all(same(first[key], again[key]) for key in first)
     with pytest.raises(ValueError, match="num_validation=24"):
         build(Path(module.data_dir), num_validation=24)
+
+
+def test_more_held_out_than_trained_on_is_refused(prepared: Make):
+    folder = prepared(24)  # four people of six images
+    assert len(build(folder, num_validation=12).train.order.rows) == 12  # type: ignore[union-attr]
+    said = r"num_validation=17 holds out 18 of the 24 images .* all of 3 people, and leaves 6"
+    with pytest.raises(ValueError, match=said):
+        build(folder, num_validation=17)
+
+
+def test_partners_that_nobody_has_are_said(tmp_path: Path):
+    write_shard(tmp_path / "set/a.parquet", range(6), people=6)
+    with pytest.warns(UserWarning, match="nobody in .* has two images"):
+        build(tmp_path / "set", reference="same-identity")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(tmp_path / "set", reference="same-picture")
+
+
+def test_facts_tell_data_apart(prepared: Make):
+    folder = prepared(6, 6)
+    facts = [build(folder, **options).facts() for options in ({}, {"num_validation": 3}, {"sizes_px": [(32, 32)]})]
+    assert facts[0]["pictures"] == facts[1]["pictures"] == facts[2]["pictures"]
+    assert facts[0]["images trained on"] != facts[1]["images trained on"]
+    stream = build(folder, window_shards=1).facts()
+    write_shard(folder / "data-00001.parquet", range(6, 12), people=2)
+    assert build(folder).facts()["pictures"] != facts[0]["pictures"]
+    assert build(folder, window_shards=1).facts() == stream
+    write_shard(folder / "data-00001.parquet", range(6, 13))
+    assert build(folder, window_shards=1).facts() != stream
 
 
 class Tower(nn.Module):

@@ -1,13 +1,20 @@
-"""Options that change between a run and its repetition: what the command says holds, or is refused."""
+"""Options and data that change between a run and its repetition: what the command says holds, or is refused."""
 
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
+from promptnet.training.run.record import RunChanged, RunRecord
 from promptnet.training.stage import Stage
+from tests.datasets.conftest import write_shard
+from tests.training.forked import Runs
+from tests.training.pretrain.face_runs import face_pretraining
 from tests.training.tiny_run import TinyData, TinyStage
 
 
@@ -77,3 +84,91 @@ def test_adams_averages_outlive_another_rate(at_four: Path, tmp_path: Path):
     state = trainer.optimizers[0].state_dict()["state"]
     assert {int(each["step"]) for each in state.values()} == {5}
     assert {int(each["step"]) for each in saved.values()} == {4}
+
+
+def run(options: dict[str, Any], facts: dict[str, str]) -> RunRecord:
+    record = RunRecord(
+        {"seed_everything": 0, "model.seed": 0, "data.batch_size": 4, "model.learning_rate": 0.1} | options
+    )
+    record.facts = {"weights of unet": "a", "pictures": "b", "weight averaging": "EMAWeightAveraging"} | facts
+    return record
+
+
+def go_on(record: RunRecord, begun: RunRecord | None = None) -> None:
+    checkpoint: dict[str, Any] = {"global_step": 7}
+    (begun or run({}, {})).on_save_checkpoint(None, None, checkpoint)
+    record.on_load_checkpoint(None, None, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("options", "facts", "said"),
+    [
+        ({}, {"weights of unet": "c"}, "weights of unet: c, before a"),
+        ({}, {"pictures": "c"}, "images: c, before b"),
+        ({}, {"weight averaging": ""}, "weight averaging: none, before EMA"),
+        ({"seed_everything": 1}, {}, "seed_everything=1, before 0"),
+        ({"model.seed": 1}, {}, r"model\.seed=1, before 0"),
+    ],
+)
+def test_a_run_does_not_go_on_with_something_else(options: dict[str, Any], facts: dict[str, str], said: str):
+    with pytest.raises(RunChanged, match=f"at step 7 .*{said}.* another --run_dir"):
+        go_on(run(options, facts))
+
+
+def test_buckets_are_cut_by_the_batch_size(caplog: pytest.LogCaptureFixture):
+    sizes = {"data.sizes_px": [[32, 32]]}
+    with pytest.raises(RunChanged, match=r"data\.batch_size=8"):
+        go_on(run({"data.batch_size": 8} | sizes, {}), run(sizes, {}))
+    with caplog.at_level(logging.INFO):
+        go_on(run({"data.batch_size": 8}, {}))
+    assert "data.batch_size=8, before 4" in caplog.text
+
+
+def test_what_takes_effect_from_here_on_is_said(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO):
+        go_on(run({"model.learning_rate": 0.2, "data.cache_dir": "b"}, {}), run({"data.cache_dir": "a"}, {}))
+        assert "from step 7 on with other options: model.learning_rate=0.2, before 0.1" in caplog.text
+        assert "cache_dir" not in caplog.text
+        caplog.clear()
+        go_on(run({}, {}))
+        go_on(run({"new": 1}, {}), run({}, {"weight averaging": ""}))
+    assert caplog.text == ""
+
+
+def test_a_checkpoint_that_does_not_say_is_warned_of():
+    with pytest.warns(UserWarning, match="does not say what its run was made of"):
+        run({}, {}).on_load_checkpoint(None, None, {"global_step": 7})
+
+
+FACES = ("--data.init_args.features=[latents]", "--data.init_args.num_validation=2")
+
+
+def test_other_base_models_data_and_seeds_are_refused_by_the_command(
+    runs: Runs, face_base: Path, faces: Path, tmp_path: Path
+):
+    start = face_pretraining(runs, face_base, faces, *FACES)
+    assert runs.wait(start(tmp_path / "run", "--trainer.max_steps=2")) == 0, (tmp_path / "run/log").read_text()[-3000:]
+    other_base, other_faces = tmp_path / "base", tmp_path / "faces"
+    shutil.copytree(face_base, other_base)
+    unet: Any = UNet2DConditionModel.from_pretrained(other_base / "unet")
+    with torch.no_grad():
+        unet.conv_in.weight += 0.01
+    unet.save_pretrained(other_base / "unet")
+    for shard in range(3):
+        write_shard(other_faces / f"{shard}.parquet", range(8 * shard, 8 * shard + 8), [(40, 40), (30, 48)], people=3)
+    for option, said in {
+        f"--model.init_args.base_dir={other_base}": "weights of unet",
+        f"--data.init_args.data_dir={other_faces}": "pictures: ",
+        "--data.init_args.num_validation=8": "images trained on",
+        "--model.init_args.seed=5": "model.seed=5, before 0",
+        "--data.init_args.seed=5": "data.seed=5, before 0",
+    }.items():
+        (tmp_path / "run/log").unlink()
+        assert runs.wait(start(tmp_path / "run", option)) == 1
+        log = (tmp_path / "run/log").read_text()
+        assert "train.py: the run is at step 2 and cannot go on with something else" in log, log[-2000:]
+        assert said in log
+        assert "Traceback" not in log
+    moved = tmp_path / "moved"
+    shutil.copytree(face_base, moved)  # the same weights elsewhere are the same base model
+    assert runs.wait(start(tmp_path / "run", f"--model.init_args.base_dir={moved}", "--trainer.max_steps=3")) == 0

@@ -99,10 +99,17 @@ def load_base(base: str, vision: str | None = None) -> BaseModel:
             CLIPTokenizer.from_pretrained(base, subfolder=name)
             for name in (("tokenizer", "tokenizer_2") if has_two else ("tokenizer",))
         ),
-        DDIMScheduler.from_pretrained(base, subfolder="scheduler"),
+        _noise_levels(base),
         _image_processor(base, vision),
         forces_zeros(base) if has_two else True,
     )
+
+
+def _noise_levels(base: str) -> DDIMScheduler:
+    """The base model's noise levels, for latents: a config that says nothing of `clip_sample` would have it on."""
+    config: Any = DDIMScheduler.load_config(base, subfolder="scheduler")
+    scheduler: Any = DDIMScheduler.from_config(config, clip_sample=False)
+    return scheduler
 
 
 def forces_zeros(base: str | Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,7 +11,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from promptnet.training.callbacks.logs import log_scalars
+from promptnet.training.callbacks.sampling import is_sharded
+from promptnet.training.callbacks.validation_measures import ValidationMeasures
 
+MEASURED = ("val/identity", "val/copy_paste", "val/prompt_fields", "val/prompt_clip")  # by ValidationMeasures
 THRESHOLDS = {"val/identity": 0.15, "val/prompt_fields": 0.25, "val/prompt_clip": 0.06}
 
 
@@ -47,6 +50,19 @@ class CollapseAlarm(Callback):
         """What was seen, from the checkpoint."""
         self.history, self.num_low = state_dict["history"], state_dict["num_low"]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look for the figures that were named before the first of them is due.
+
+        Raises:
+            ValueError: `ValidationMeasures` will not give one of them in this run, or is not there.
+        """
+        if self.is_default or is_sharded(trainer):
+            return
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        measures = [each for each in callbacks if isinstance(each, ValidationMeasures)]
+        given = {name for each in measures for name in each.tried(trainer, pl_module)}
+        self._refuse([name for name in self.thresholds if name in MEASURED and name not in given], given)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare this validation's figures with their best.
 
@@ -64,14 +80,18 @@ class CollapseAlarm(Callback):
     def _watched(self, trainer: Trainer) -> list[str]:
         logged = trainer.callback_metrics
         missing = [name for name in self.thresholds if name not in logged]
-        if missing and not self.is_default:
-            raise ValueError(
-                f"CollapseAlarm watches {', '.join(missing)}, but this run logs {', '.join(sorted(logged))}: "
-                "add ValidationPictures and ValidationMeasures to trainer.callbacks, or name other thresholds"
-            )
+        if not self.is_default:
+            self._refuse(missing, logged)
         if len(missing) == len(self.thresholds) and not self.history:
             rank_zero_warn("CollapseAlarm has nothing to watch: neither identity nor prompt-following is measured here")
         return [name for name in self.thresholds if name in logged]
+
+    def _refuse(self, missing: Sequence[str], logged: Iterable[str]) -> None:
+        if missing:
+            raise ValueError(
+                f"CollapseAlarm watches {', '.join(missing)}, but this run logs {', '.join(sorted(logged)) or 'none'}: "
+                "add ValidationPictures and ValidationMeasures to trainer.callbacks, or name other thresholds"
+            )
 
     def _sounds(self, trainer: Trainer, name: str, value: float) -> bool:
         history = self.history.setdefault(name, [])

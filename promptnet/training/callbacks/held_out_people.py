@@ -73,8 +73,11 @@ def held_out_people(
         ValueError: the data module has no validation images to take people from, or a prompt lacks S*.
     """
     for prompt in prompts or ():
-        if set(find_placeholders(prompt)) != {"S*"}:
-            raise ValueError(f"the validation prompt {prompt!r} must hold S*, where the person goes, and nobody else")
+        found = set(find_placeholders(prompt))
+        if "S*" not in found:
+            raise ValueError(f"the validation prompt {prompt!r} has no S* in it: write where the person goes")
+        if found != {"S*"}:
+            raise ValueError(f"the validation prompt {prompt!r} mentions somebody else than S*: write S* alone")
     if hasattr(datamodule, "held_out_people"):
         return datamodule.held_out_people(num_people, num_prompts)
     sentences = list(prompts or DEFAULT_PROMPTS)[:num_prompts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -76,6 +76,7 @@ class ValidationImages(Callback):
         self._num_validations, self._counted_at = 0, -1
         self.people: list[HeldOutPerson] = []
         self._last: GeneratedImage | None = None
+        self._tried: GeneratedImage | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Validations so far, so that a resumed run draws at those that it would have drawn at."""
@@ -98,6 +99,19 @@ class ValidationImages(Callback):
             self.find_people(trainer)
             if is_sharded(trainer):
                 rank_zero_warn("no validation images and no figures on them: FSDP holds the encoder in parts (use ddp)")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw one image in a step or two: what does not work is found now, not at the first validation."""
+        self.tried(trainer, pl_module)
+
+    def tried(self, trainer: Trainer, stage: Any) -> GeneratedImage | None:
+        """One image, drawn once before the first step to see that all of it works; None where nothing is drawn."""
+        if self._tried is None and not is_sharded(trainer):
+            person = replace(self.find_people(trainer)[0], eval_prompts=self.people[0].eval_prompts[:1])
+            self._tried = self._draw_people(trainer, stage, [person], min(2, self.num_steps))
+            if self._tried is not None:
+                contact_sheet(self._tried.people, self._tried.images)
+        return self._tried
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count validations; one that was broken off and is done again is the same."""
@@ -149,16 +163,21 @@ class ValidationImages(Callback):
         return self._last
 
     def _draw(self, trainer: Trainer, stage: Any) -> GeneratedImage | None:
+        return self._draw_people(trainer, stage, self.people, self.num_steps)
+
+    def _draw_people(
+        self, trainer: Trainer, stage: Any, people: list[HeldOutPerson], num_steps: int
+    ) -> GeneratedImage | None:
         start_s, images = time.perf_counter(), []
         # No autocast: the pipeline hands every network what its own weights are in, also where these differ.
         with undisturbed([stage, *stage.frozen.values()]):
             pipe = stage_pipeline(stage)
-            for person in self.people:
-                generated = draw(pipe, person, self.num_steps, self.guidance, lambda: is_to_stop(trainer))
+            for person in people:
+                generated = draw(pipe, person, num_steps, self.guidance, lambda: is_to_stop(trainer))
                 if generated is None:
                     return None
                 images.append(generated)
-        return GeneratedImage(trainer.global_step, self.people, images, time.perf_counter() - start_s)
+        return GeneratedImage(trainer.global_step, people, images, time.perf_counter() - start_s)
 
     def _show(self, trainer: Trainer, generated: GeneratedImage) -> None:
         if trainer.is_global_zero:

@@ -62,6 +62,7 @@ class ValidationMeasures(Callback):
         self._scorer: IdentityScorer | None = None
         self._prompts: ClipPrompts | None = None
         self._last_step = -1
+        self._tried: dict[str, float] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the callback that draws, and what must be there before a long run begins.
@@ -85,6 +86,16 @@ class ValidationMeasures(Callback):
         elif self.identity == "auto":
             self._scorer = self._face_scorer()
         self._prompts = load_clip_prompts(self.clip) if self.clip else _clip_prompts(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score one image: what does not work is found now, not at the first validation."""
+        self.tried(trainer, pl_module)
+
+    def tried(self, trainer: Trainer, stage: Any) -> dict[str, float]:
+        """The figures of one image that was drawn to try: which of them there will be, whatever they say."""
+        if self._tried is None:
+            self._tried = self._scored(stage, self._images(trainer).tried(trainer, stage))
+        return self._tried
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -110,9 +121,13 @@ class ValidationMeasures(Callback):
 
     def _figures(self, trainer: Trainer, stage: Any, images: ValidationImages) -> dict[str, float]:
         generated = images.generated(trainer, stage)
+        if generated is not None:
+            self._last_step = trainer.global_step
+        return self._scored(stage, generated)
+
+    def _scored(self, stage: Any, generated: GeneratedImage | None) -> dict[str, float]:
         if generated is None:
             return {}
-        self._last_step = trainer.global_step
         with undisturbed([*stage.frozen.values()]):
             if self._scorer is not None:
                 self._scorer.to(stage.device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,19 @@ class PretrainStage(DiffusionStage):
         """Move the frozen parts to where this one is by now, compile, and compute what the data module wants kept."""
         place_frozen(self.frozen, frozen_dtype(str(self.trainer.precision)), self.device)
         self.alphas = self.scheduler.alphas_cumprod.to(self.device, torch.float32)  # strategies may have rounded it
+        self._check_export()
         self._check_prompts()
         self.compile_blocks()
         self._fill_caches()
+
+    def _check_export(self) -> None:
+        """Refuse, before the first step, a folder that the encoder cannot be written to after the last."""
+        try:
+            self.export_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.export_dir):
+                pass
+        except OSError as error:
+            raise ValueError(f"export_dir '{self.export_dir}' cannot be written to: {error.strerror}") from error
 
     def _check_prompts(self) -> None:
         """Refuse, before the first step, prompts in which the pseudo-words would be cut off."""
@@ -266,7 +277,7 @@ class PretrainStage(DiffusionStage):
         """The U-Net's keyword arguments for prompts with these pseudo-words (B, L, D), or for the described ones."""
         prompts = batch["described" if words is None else "prompt"]
         if words is not None:
-            _check_mentioned(prompts, batch)
+            _check_mentioned(prompts)
         if self.gradient_checkpointing and words is not None and words.requires_grad:
             encoded: Any = recompute(self.encode_prompts, prompts, words, use_reentrant=False)
             states, pooled = encoded
@@ -371,11 +382,11 @@ class PretrainStage(DiffusionStage):
         return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _check_mentioned(prompts: Sequence[str], batch: Mapping[str, Any]) -> None:
+def _check_mentioned(prompts: Sequence[str]) -> None:
     """Refuse a sample that would train without its pseudo-words: beside others it would go unnoticed."""
-    for prompt, sample in zip(prompts, batch["sample"], strict=True):
+    for prompt in prompts:
         if "S*" not in find_placeholders(prompt):
-            raise ValueError(f"The prompt of sample {sample} is {prompt!r}, without S*, so nothing would be learned.")
+            raise ValueError(f"The prompt {prompt!r} has no S* in it, so its sample would learn nothing.")
 
 
 def write_index(folder: Path, sampling: dict[str, Any] | None, tuning: dict[str, Any] | None) -> None:

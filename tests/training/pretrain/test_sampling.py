@@ -1,6 +1,7 @@
 """What a pretraining run for SDXL draws is conditioned as its training is, and its images are looked at."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from PIL import Image
 from promptnet import PromptNetPipeline
 from promptnet.datasets.faces.module import FaceDataModule
 from promptnet.images.crop import to_pixels
-from promptnet.training.callbacks import MetricsFile, ValidationImages, ValidationMeasures
+from promptnet.training.callbacks import CollapseAlarm, MetricsFile, ValidationImages, ValidationMeasures
 from promptnet.training.callbacks.metrics_file import read_metrics, values_of
 from promptnet.training.callbacks.sampling import check_can_generate, stage_pipeline
 from promptnet.training.pretrain.stage import PretrainStage, write_index
 from tests.base_models import write_base
+from tests.datasets.conftest import write_shard
 
 PROMPT = "S* hat"
 
@@ -62,6 +64,83 @@ def test_the_network_is_given_in_drawing_what_it_is_given_in_training(base: Path
             torch.testing.assert_close(given["added_cond_kwargs"][name], value)
     first, second = (call[2]["added_cond_kwargs"]["text_embeds"] for call in calls[:2])
     assert (first - second).abs().max() > 1e-5  # S* depends on x and t
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler"])
+def test_a_base_whose_scheduler_does_not_speak_of_clipping_is_drawn_with(scheduler: str, base: Path, tmp_path: Path):
+    shutil.copytree(base, tmp_path / "base")
+    file = tmp_path / "base/scheduler/scheduler_config.json"
+    config = {**json.loads(file.read_text()), "_class_name": scheduler}
+    del config["clip_sample"]
+    file.write_text(json.dumps(config))
+    stage = stage_of(tmp_path / "base", tmp_path / "encoder")
+    assert stage.scheduler.config["clip_sample"] is False
+    assert stage.scheduler.config["beta_end"] == config["beta_end"]
+    assert torch.equal(stage.alphas, stage_of(base, tmp_path / "encoder").alphas)
+    trainer = trained_once(stage, faces_of(tmp_path), tmp_path, ValidationImages(1, 1, num_steps=2, prompts=[PROMPT]))
+    assert trainer.global_step == 1
+
+
+def faces_of(place: Path) -> FaceDataModule:
+    """Eight images of four people."""
+    write_shard(place / "faces/0.parquet", range(8))
+    how: dict[str, Any] = {"resolution_px": 32, "batch_size": 2, "num_workers": 0, "num_validation": 2}
+    return FaceDataModule(str(place / "faces"), cache_dir=str(place / "cache"), **how)
+
+
+def trained_once(stage: PretrainStage, data: FaceDataModule, place: Path, *callbacks: L.Callback) -> Any:
+    """The trainer after one step, of which no validation is due before its end."""
+    trainer = L.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        callbacks=list(callbacks),
+        default_root_dir=place,
+        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    )
+    trainer.fit(stage, datamodule=data)
+    return trainer
+
+
+class Steps(L.Callback):
+    """Counts batches."""
+
+    number = 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.number += 1
+
+
+@pytest.mark.parametrize("what", ["pictures", "scheduler", "measures", "alarm", "export"])
+def test_what_a_validation_needs_is_tried_before_the_first_step(
+    what: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stage, steps = stage_of(base, tmp_path / "encoder"), Steps()
+    callbacks: list[L.Callback] = [steps, ValidationMeasures("none"), ValidationImages(1, 1, prompts=[PROMPT])]
+    said = {
+        "scheduler": "clip_sample on",
+        "alarm": "watches val/identity, but this run logs none",
+        "export": "export_dir",
+    }
+    if what == "pictures":
+        monkeypatch.setattr(stage.frozen["vae"], "decode", broken)
+    elif what == "scheduler":
+        stage.scheduler.register_to_config(clip_sample=True)
+    elif what == "measures":
+        monkeypatch.setattr(ValidationMeasures, "_prompt_figures", broken)
+    elif what == "alarm":
+        callbacks.insert(1, CollapseAlarm({"val/identity": 0.1}))
+    else:
+        (tmp_path / "encoder").write_text("a file")
+    with pytest.raises((RuntimeError, ValueError), match=said.get(what, "broken here")):
+        trained_once(stage, faces_of(tmp_path), tmp_path, *callbacks)
+    assert steps.number == 0
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("broken here")
 
 
 def test_held_out_people_are_drawn_and_measured_at_a_validation(base: Path, faces: Path, tmp_path: Path):

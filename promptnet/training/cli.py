@@ -19,8 +19,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from promptnet.training.callbacks.metrics_file import MetricsFile
-from promptnet.training.run.checkpoints import FOLDER, CheckpointError, RunCheckpointIO, newest_checkpoint, sweep
+from promptnet.training.run.checkpoints import (
+    FOLDER,
+    CheckpointError,
+    RunCheckpointIO,
+    newest_checkpoint,
+    step_of,
+    sweep,
+)
 from promptnet.training.run.ema import average_where_it_trains, leave_out_averaging
+from promptnet.training.run.finished import Finished, export_of, read_finished
 from promptnet.training.run.lock import RunLock, RunTakenError
 from promptnet.training.run.record import RunChanged, RunRecord, options_of
 from promptnet.training.run.saving import SaveState
@@ -49,6 +57,9 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--dry-run", action="store_true", help="print the resolved config and what the run will need, and stop"
         )
+        parser.add_argument(
+            "--redo_end", action="store_true", help="of a finished run, do the last steps and its outcome again"
+        )
 
     def instantiate_classes(self) -> None:
         """Build everything; in a dry run, say what it will need and stop."""
@@ -58,7 +69,16 @@ class TrainingCLI(LightningCLI):
 
             dry_run(config, self._parser(self.subcommand).dump(config, skip_none=False))
             sys.exit(0)
+        self._leave_if_finished(config)
         super().instantiate_classes()
+
+    def _leave_if_finished(self, config: Any) -> None:
+        """End a repeated command that has nothing left to do, before anything is built."""
+        run_dir, max_steps = Path(config["run_dir"]), int(config["trainer"]["max_steps"])
+        found = None if config["redo_end"] else read_finished(run_dir)
+        if found is not None and found.covers(max_steps, export_of(config["model"].as_dict())):
+            print(found.message(run_dir))
+            sys.exit(0)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, its files in the run's folder."""
@@ -96,6 +116,7 @@ class TrainingCLI(LightningCLI):
                     warnings.simplefilter("ignore")  # the first rank names what is damaged
                 newest = newest_checkpoint(run_dir, below_step=last_step)
             config["ckpt_path"] = None if newest is None else str(newest)
+            self._check_step(newest, last_step)
         elif not Path(config["ckpt_path"]).resolve().is_relative_to(run_dir.resolve()):
             raise ValueError(
                 f"--ckpt_path {config['ckpt_path']} is not in this run's folder {run_dir}: a run goes on from its own "
@@ -103,6 +124,22 @@ class TrainingCLI(LightningCLI):
                 "(start_from)."
             )
         config["weights_only"] = True  # checkpoints are tensors and numbers, never pickled code
+
+    def _check_step(self, checkpoint: Path | None, max_steps: int | None) -> None:
+        """Refuse a run that is beyond its own end: it would do nothing, and say nothing."""
+        step = None if checkpoint is None else step_of(checkpoint.parent)
+        if step is not None and max_steps is not None and step > max_steps:
+            raise RunChanged(
+                f"the run has {step} steps behind it, more than --trainer.max_steps {max_steps}: raise that, or begin "
+                "another run with another --run_dir"
+            )
+
+    def after_fit(self) -> None:
+        """Note that the run has come to its end."""
+        config, trainer = self.config["fit"], self.trainer
+        if trainer.is_global_zero and 0 < trainer.max_steps <= trainer.global_step:
+            exported = export_of(config["model"].as_dict())
+            Finished(trainer.global_step, exported).write(Path(config["run_dir"]))
 
 
 def _with_metrics_file(named: list[Callback] | Callback | None) -> list[Callback]:

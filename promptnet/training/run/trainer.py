@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from promptnet.training.run.checkpoints import STATE, CheckpointError, draft_of, next_number, not_written
 from promptnet.training.run.manifest import seal
@@ -38,6 +39,18 @@ class RunTrainer(Trainer):
                 shutil.rmtree(draft, ignore_errors=True)
             raise
         self.strategy.barrier("a sealed checkpoint")
+
+    def _run_stage(self) -> Any:
+        """Train; or, where the last step is done already and only its outcome is missing, write that.
+
+        Lightning's own loop would do nothing then, the hooks included. (Read in Lightning 2.6.)
+        """
+        if self.state.fn != TrainerFn.FITTING or not 0 < self.max_steps <= self.global_step:
+            return super()._run_stage()
+        self.fit_loop.setup_data()
+        self.fit_loop.reset()
+        self.fit_loop.on_run_start()
+        self.fit_loop.on_run_end()
 
     def _seal(self, draft: Path, final: Path) -> None:
         try:

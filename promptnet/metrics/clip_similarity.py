@@ -108,7 +108,9 @@ def load_clip_prompts(name: str) -> ClipPrompts:
     """
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+    from promptnet.models.base_model import part_of
+
+    loaded: Any = part_of(CLIPModel, name, use_safetensors=True, output_loading_info=True)
     clip, found = loaded
     if found["missing_keys"]:
         raise ValueError(
@@ -116,10 +118,24 @@ def load_clip_prompts(name: str) -> ClipPrompts:
             "both projections, for example laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
         )
     nn.Module.to(clip.eval().requires_grad_(False), dtype=torch.float16)
-    preparing = CLIPTokenizer.from_pretrained(name), CLIPImageProcessor.from_pretrained(name)
+    preparing = part_of(CLIPTokenizer, name), part_of(CLIPImageProcessor, name)
     encoders, projections = (clip.text_model, clip.vision_model), (clip.text_projection, clip.visual_projection)
     weights = (projection.weight for projection in projections)
     return ClipPrompts(preparing[0], *encoders, preparing[1], *weights, is_own=True)
+
+
+def is_whole_clip(name: str) -> bool:
+    """Whether a folder or hub id holds both encoders of a CLIP, as its config says; a hub id that cannot be asked does.
+
+    A image encoder alone, as some folders hold it, cannot compare images with prompts.
+    """
+    from transformers import CLIPConfig
+
+    try:
+        settings, _ = CLIPConfig.get_config_dict(name)
+    except (OSError, ValueError):
+        return not Path(name).is_dir()
+    return settings.get("model_type") == "clip" and "text_config" in settings
 
 
 def shared_projections(

@@ -27,6 +27,11 @@ from transformers import (
 
 from promptnet.models.text_encoders import TextEncoders
 
+
+class UnusableModelError(ValueError):
+    """A base model, an image encoder or a CLIP that cannot be loaded."""
+
+
 _SHAPES_ONLY: ContextVar[bool] = ContextVar("shapes_only", default=False)
 
 
@@ -83,21 +88,18 @@ def load_base(base: str, vision: str | None = None) -> BaseModel:
         )
     safe: dict[str, Any] = {"use_safetensors": True}
     networks: dict[str, Any] = {
-        "vae": AutoencoderKL.from_pretrained(base, subfolder="vae", **safe),
-        "unet": UNet2DConditionModel.from_pretrained(base, subfolder="unet", **safe),
-        "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder", **safe),
-        "image_encoder": _image_encoder(base, vision),
+        "vae": part_of(AutoencoderKL, base, "vae", **safe),
+        "unet": part_of(UNet2DConditionModel, base, "unet", **safe),
+        "text_encoder": part_of(CLIPTextModel, base, "text_encoder", **safe),
+        "image_encoder": part_of(CLIPVisionModel, vision or base, None if vision else "image_encoder", **safe),
     }
     has_two = networks["unet"].config.addition_embed_type == "text_time"
     if has_two:
-        networks["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(
-            base, subfolder="text_encoder_2", **safe
-        )
+        networks["text_encoder_2"] = part_of(CLIPTextModelWithProjection, base, "text_encoder_2", **safe)
     return BaseModel(
         networks,
         tuple(
-            CLIPTokenizer.from_pretrained(base, subfolder=name)
-            for name in (("tokenizer", "tokenizer_2") if has_two else ("tokenizer",))
+            part_of(CLIPTokenizer, base, name) for name in (("tokenizer", "tokenizer_2") if has_two else ("tokenizer",))
         ),
         _noise_levels(base),
         _image_processor(base, vision),
@@ -107,9 +109,7 @@ def load_base(base: str, vision: str | None = None) -> BaseModel:
 
 def _noise_levels(base: str) -> DDIMScheduler:
     """The base model's noise levels, for latents: a config that says nothing of `clip_sample` would have it on."""
-    config: Any = DDIMScheduler.load_config(base, subfolder="scheduler")
-    scheduler: Any = DDIMScheduler.from_config(config, clip_sample=False)
-    return scheduler
+    return part_of(DDIMScheduler, base, "scheduler", clip_sample=False)
 
 
 def forces_zeros(base: str | Path) -> bool:
@@ -124,17 +124,37 @@ def forces_zeros(base: str | Path) -> bool:
     return index.get("force_zeros_for_empty_prompt", True)
 
 
-def _image_encoder(base: str, vision: str | None) -> Any:
-    where: dict[str, Any] = {"subfolder": "image_encoder"} if vision is None else {}
-    return CLIPVisionModel.from_pretrained(vision or base, use_safetensors=True, **where)
+def part_of(kind: Any, place: str, folder: str | None = None, **options: Any) -> Any:
+    """Load a part of a base model or CLIP.
+
+    Args:
+        kind: its class.
+        place: a folder or a hub id.
+        folder: the part's folder in it; None where the part is all there is.
+        options: of `from_pretrained`.
+
+    Raises:
+        UnusableModelError: it is not there, or not of this kind.
+    """
+    where: dict[str, Any] = {} if folder is None else {"subfolder": folder}
+    try:
+        return kind.from_pretrained(place, **where, **options)
+    except (OSError, ValueError) as error:
+        what = f"'{place}'" + (f" has no '{folder}' that" if folder else ", which")
+        is_here = Path(place).is_dir()
+        where_it_is = "a folder of this machine" if is_here else "no folder of this machine, and no hub gave it"
+        raise UnusableModelError(
+            f"{what} {kind.__name__} could be loaded from; it is {where_it_is}. Download it first, or name another "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def _image_processor(base: str, vision: str | None) -> Any:
     if vision is not None:
-        return CLIPImageProcessor.from_pretrained(vision)
+        return part_of(CLIPImageProcessor, vision)
     if Path(base).is_dir() and not (Path(base) / "feature_extractor").is_dir():
         return None
-    return CLIPImageProcessor.from_pretrained(base, subfolder="feature_extractor")
+    return part_of(CLIPImageProcessor, base, "feature_extractor")
 
 
 def _shapes_of(base: str, vision: str | None) -> BaseModel:

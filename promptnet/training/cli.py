@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from promptnet.models.base_model import UnusableModelError
 from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.run.checkpoints import (
     FOLDER,
@@ -154,5 +155,5 @@ def main() -> None:
     """Entry point of train.py. Status 75 says that the run was asked to stop and has saved: repeat the command."""
     try:
         TrainingCLI(save_config_kwargs={"overwrite": True})
-    except (CheckpointError, RunChanged, RunTakenError) as error:
+    except (CheckpointError, RunChanged, RunTakenError, UnusableModelError) as error:
         sys.exit(f"train.py: {error}")

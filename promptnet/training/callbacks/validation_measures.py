@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from promptnet.metrics.clip_similarity import (
     ClipPrompts,
     fields_read_right,
+    is_whole_clip,
     load_clip_prompts,
     shared_projections,
 )
@@ -47,7 +48,8 @@ class ValidationMeasures(Callback):
         judge: folder of the validation judge.
         face_weights: file of the face embedder's weights; None looks where facenet-pytorch keeps it.
         clip: folder or hub id of the whole CLIP that compares images and prompts; None takes the base model's own
-            encoders, where they share a space (Stable Diffusion's do not).
+            encoders, where they share a space (Stable Diffusion's do not), else the CLIP that the stage's `vision_id`
+            names.
     """
 
     def __init__(
@@ -176,10 +178,14 @@ class ValidationMeasures(Callback):
 def _clip_prompts(stage: Any) -> ClipPrompts | None:
     text_encoders = (stage.frozen["text_encoder"], stage.frozen["image_encoder"])
     projections = shared_projections(stage.hparams["base_dir"], *text_encoders)
-    if projections is None:
-        rank_zero_warn(
-            "val/prompt_clip is not measured: the base model's folder has no clip_projections.safetensors that joins "
-            "its text encoder and its image encoder in one space; name a whole CLIP with ValidationMeasures' clip"
-        )
-        return None
-    return ClipPrompts(stage.tokenizer, *text_encoders, feature_extractor_of(stage), *projections)
+    if projections is not None:
+        return ClipPrompts(stage.tokenizer, *text_encoders, feature_extractor_of(stage), *projections)
+    vision = stage.hparams.get("vision_id")
+    if vision and is_whole_clip(vision):
+        return load_clip_prompts(vision)
+    rank_zero_warn(
+        "val/prompt_clip is not measured: the base model's folder has no clip_projections.safetensors that joins "
+        f"its text encoder and its image encoder in one space, and vision_id={vision} is no whole CLIP; name one with "
+        "ValidationMeasures' clip"
+    )
+    return None

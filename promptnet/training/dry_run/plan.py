@@ -241,6 +241,7 @@ def setting_of(config: Any) -> Setting:
     callbacks = [str(_get(callback, "class_path")) for callback in trainer["callbacks"] or []]
     strategy = _strategy(trainer["strategy"])
     every = trainer["val_check_interval"]
+    vision_id = _arguments(config["model"]).get("vision_id")
     rendered = "size_px" in data  # such data modules keep latents, whatever their options
     return Setting(
         batch_size=data["batch_size"],
@@ -253,7 +254,7 @@ def setting_of(config: Any) -> Setting:
         averaged=any("WeightAveraging" in name for name in callbacks) and not _is_sharded(strategy),
         max_steps=int(trainer["max_steps"]),
         num_validation=int(data.get("num_validation") or 0),
-        drawing=None if "fsdp" in strategy.lower() else _drawing(trainer["callbacks"] or []),
+        drawing=None if "fsdp" in strategy.lower() else _drawing(trainer["callbacks"] or [], vision_id),
         validate_every=int(every) if isinstance(every, int) or str(every).isdigit() else None,
         takes_all=takes_all,
     )
@@ -269,7 +270,7 @@ def _devices(given: Any, accelerator: str) -> tuple[int, bool]:
     return (len(text.strip(",").split(",")), False) if "," in text else (int(text), False)
 
 
-def _drawing(callbacks: Any) -> Method | None:
+def _drawing(callbacks: Any, vision_id: str | None) -> Method | None:
     """What the callbacks draw at a validation, and the CLIP that looks at it."""
     found: dict[str, Any] = {}
     for callback in callbacks:
@@ -278,8 +279,8 @@ def _drawing(callbacks: Any) -> Method | None:
         if name == "ValidationImages":
             found |= {key: options[key] for key in ("num_people", "num_prompts", "num_steps") if key in options}
             found.setdefault("num_people", 4)
-        if name == "ValidationMeasures" and options.get("clip"):
-            found["clip"] = options["clip"]
+        if name == "ValidationMeasures" and (options.get("clip") or vision_id):
+            found["clip"] = options.get("clip") or vision_id
     return Method(**found) if "num_people" in found else None
 
 

@@ -19,6 +19,7 @@ from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, identities
 from promptnet.metrics.clip_similarity import ClipPrompts, fields_read_right, load_clip_prompts, shared_projections
 from promptnet.metrics.copying import angle_between, copy_paste
 from promptnet.metrics.identity import FaceIdentity, JudgeIdentity, load_face_embedder
+from promptnet.models.base_model import UnusableModelError
 from promptnet.models.judge import AvatarJudge
 from promptnet.training.callbacks import (
     CollapseAlarm,
@@ -251,6 +252,43 @@ def test_a_whole_clip_of_ones_own_is_moved_there_and_back_and_a_part_of_one_refu
     assert figures == {"val/prompt_clip": pytest.approx(float(expected), abs=2e-3)}
     with pytest.raises(ValueError, match=r"no whole CLIP, it lacks .*name one with both encoders"):
         load_clip_prompts(str(base / "image_encoder"))
+
+
+def test_the_clip_of_vision_id_is_that_of_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One setting for the encoder's image encoder and for the CLIP that compares images with prompts."""
+    from transformers import CLIPVisionModel
+
+    from promptnet.models.tiny import load_clip
+    from promptnet.training.callbacks import validation_measures
+
+    clip = load_clip(ROOT / "checkpoints/tiny")
+    clip.save_pretrained(tmp_path / "whole")
+    CLIPVisionModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "vision")
+    loaded: list[str] = []
+    monkeypatch.setattr(validation_measures, "load_clip_prompts", loaded.append)
+
+    def measured(vision: str | None, base: str = "nowhere") -> Any:
+        stage: Any = SimpleNamespace(hparams={"base_dir": base, "vision_id": vision}, frozen={})
+        stage.frozen = {"text_encoder": clip.text_model, "image_encoder": clip.vision_model}
+        return validation_measures._clip_prompts(stage)
+
+    measured(str(tmp_path / "whole"))
+    measured("somebody/clip")
+    assert loaded == [str(tmp_path / "whole"), "somebody/clip"]
+    for vision in (str(tmp_path / "vision"), None):
+        with pytest.warns(UserWarning, match="is no whole CLIP"):
+            assert measured(vision) is None
+    assert len(loaded) == 2
+
+
+@pytest.mark.parametrize("missing", ["tokenizer", "everything"])
+def test_a_local_clip_that_is_not_whole_is_named_without_asking_any_hub(missing: str, tmp_path: Path):
+    from promptnet.models.tiny import load_clip
+
+    if missing == "tokenizer":
+        load_clip(ROOT / "checkpoints/tiny").save_pretrained(tmp_path)
+    with pytest.raises(UnusableModelError, match=f"'{tmp_path}', which CLIP.* could be loaded from; it is a folder of"):
+        load_clip_prompts(str(tmp_path))
 
 
 def test_a_base_model_without_a_clip_of_its_own_asks_for_one(tmp_path: Path):

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from promptnet.models.base_model import UnusableModelError
+from promptnet.training.callbacks.gradient_watch import GradientWatch, TrainingDiverged
 from promptnet.training.callbacks.metrics_file import MetricsFile
+from promptnet.training.callbacks.step_progress import StepProgress
 from promptnet.training.run.checkpoints import (
     FOLDER,
     CheckpointError,
@@ -96,7 +98,8 @@ class TrainingCLI(LightningCLI):
         kwargs |= {"default_root_dir": run_dir, "plugins": plugins}
         built = self.config_init["fit"] if self.subcommand else self.config_init
         record = RunRecord(options_of(config.as_dict()))
-        kwargs["callbacks"] = [*_with_metrics_file(built["trainer"]["callbacks"]), record]
+        shows_progress = config["trainer"]["enable_progress_bar"] is not False
+        kwargs["callbacks"] = [*_with_ours(built["trainer"]["callbacks"], shows_progress), record]
         # The data modules share their stream among the ranks themselves (promptnet.datasets.stream).
         trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
         leave_out_averaging(trainer)
@@ -143,17 +146,22 @@ class TrainingCLI(LightningCLI):
             Finished(trainer.global_step, exported).write(Path(config["run_dir"]))
 
 
-def _with_metrics_file(named: list[Callback] | Callback | None) -> list[Callback]:
-    """The config's callbacks, and one that writes metrics.jsonl whatever the config names."""
+def _with_ours(named: list[Callback] | Callback | None, shows_progress: bool) -> list[Callback]:
+    """The config's callbacks, and those that every run needs: where the config names one of the kind, its own.
+
+    Without `GradientWatch` a run whose loss is not a number would go on to its end and replace every checkpoint.
+    """
     callbacks = [named] if isinstance(named, Callback) else list(named or [])
-    if any(isinstance(callback, MetricsFile) for callback in callbacks):
-        return callbacks
-    return [*callbacks, MetricsFile()]
+    wanted: list[tuple[type[Callback], type[Callback]]] = [(MetricsFile, MetricsFile), (GradientWatch, GradientWatch)]
+    if shows_progress:
+        wanted.append((ProgressBar, StepProgress))
+    missing = [ours() for kind, ours in wanted if not any(isinstance(callback, kind) for callback in callbacks)]
+    return [*callbacks, *missing]
 
 
 def main() -> None:
     """Entry point of train.py. Status 75 says that the run was asked to stop and has saved: repeat the command."""
     try:
         TrainingCLI(save_config_kwargs={"overwrite": True})
-    except (CheckpointError, RunChanged, RunTakenError, UnusableModelError) as error:
+    except (CheckpointError, RunChanged, RunTakenError, TrainingDiverged, UnusableModelError) as error:
         sys.exit(f"train.py: {error}")

@@ -181,8 +181,26 @@ def save_half(model: Any, folder: str | Path) -> None:
 
     Weights are of order one, so half precision costs nothing that `promptnet evaluate base` can see, and it halves what
     the embedded model adds to the repository's history.
+
+    Raises:
+        ValueError: a weight is not finite, or is too large for half precision; nothing is written.
     """
     nn.Module.to(
         model, torch.float16
     )  # not model.to: diffusers warns of modules to keep in float32, and there are none
+    check_finite(model, folder)
     model.save_pretrained(str(folder))
+
+
+def check_finite(model: nn.Module, folder: str | Path) -> None:
+    """Refuse to replace what is in `folder` by weights that hold no numbers.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    bad = [name for name, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} tensors of {type(model).__name__}, {bad[0]} the first, hold values that are not finite in "
+            f"half precision, so '{folder}' stays as it is: go on from an earlier checkpoint with a lower learning_rate"
+        )

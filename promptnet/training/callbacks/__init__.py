@@ -9,6 +9,7 @@ from promptnet.training.callbacks.gradient_watch import GradientWatch, TrainingD
 from promptnet.training.callbacks.log_to_wandb import LogToWandb
 from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.callbacks.model_card import WriteModelCard
+from promptnet.training.callbacks.step_progress import StepProgress
 from promptnet.training.callbacks.throughput import Throughput
 from promptnet.training.callbacks.validation_images import ValidationImages
 from promptnet.training.callbacks.validation_measures import ValidationMeasures
@@ -18,6 +19,7 @@ __all__ = [
     "GradientWatch",
     "LogToWandb",
     "MetricsFile",
+    "StepProgress",
     "Throughput",
     "TrainingDiverged",
     "ValidationImages",

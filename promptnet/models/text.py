@@ -1,13 +1,12 @@
 """What the text encoder makes of prompts with pseudo-words (ProFusion, arXiv 2305.13579, section 3.1).
 
-The encoder itself does the work. For the length of one call a hook on its embedding layer puts the pseudo-words where
-their placeholders stand, so the causal mask, the norms, attention backends and adapters on the encoder are its own.
+The encoder itself does the work. For the length of one call its embedding layer puts the pseudo-words where their
+placeholders stand, so the causal mask, the norms, attention backends and adapters on the encoder are its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import get_ident
 from typing import Any, Literal
 
 import torch
@@ -23,6 +22,7 @@ from promptnet.models.prompt_tokens import (
     replace_placeholders,
     tokenize_prompts,
 )
+from promptnet.models.slots import asking, slot_of
 
 __all__ = [
     "PLACEHOLDER",
@@ -256,19 +256,13 @@ def _spliced(embeddings: nn.Module, splice: _Splice | None, *, with_positions: b
     if splice is None:
         yield
         return
-    owner = get_ident()
 
-    def put_words(_module: nn.Module, _args: Any, embedded: Tensor) -> Tensor | None:
-        if get_ident() != owner:  # another thread's prompts, in the same encoder at the same time
-            return None
+    def put_words(_module: nn.Module, _args: Any, embedded: Tensor) -> Tensor:
         rows, columns = splice.rows.to(embedded.device), splice.columns.to(embedded.device)
         vectors = splice.vectors.to(embedded)
         if with_positions:
             vectors = vectors + _position_table(embeddings)(columns)
         return embedded.index_put((rows, columns), vectors.to(embedded.dtype))  # (B, T, D)
 
-    handle = embeddings.register_forward_hook(put_words)
-    try:
+    with asking({slot_of(embeddings).places[0].key: put_words}):
         yield
-    finally:
-        handle.remove()

@@ -15,7 +15,7 @@ from promptnet.inference.sampling.guidance import Condition, References
 from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
-from promptnet.inference.subject.lora import Deltas, applied, summed
+from promptnet.inference.subject.lora import Deltas, RowDeltas, applied, summed
 from promptnet.inference.subject.subject import Subject
 from promptnet.models.micro_conditioning import generated_size_ids, micro_conditions
 from promptnet.models.text import PromptStates
@@ -45,9 +45,7 @@ class Networks:
     latent_px: int = 8
     zeros_without_prompt: bool = False
 
-    def inputs(
-        self, states: Tensor, pooled: Tensor | None, x: Tensor, deltas: tuple[Deltas | None, ...] | None = None
-    ) -> UNetInputs:
+    def inputs(self, states: Tensor, pooled: Tensor | None, x: Tensor, deltas: RowDeltas | None = None) -> UNetInputs:
         """What the U-Net gets for rows with these states (B, T, D) and SDXL's pooled states (B, P).
 
         Args:
@@ -160,6 +158,7 @@ class SubjectPrompts:
         self._word_rows = torch.tensor([word.row for word in self._words], device=networks.device)
         self._latents = self._gather(lambda subject: subject.reference_latents)  # (N, C, h, w)
         self._vision_states = self._gather(lambda subject: subject.vision_states)  # (N, T, V)
+        self._word_deltas = RowDeltas(tuple(word.subject.promptnet_deltas for word in self._words))
         self._noise = None if level_noise is None else level_noise(self._latents[:1].expand(len(rows), -1, -1, -1))
         num_words: int = networks.promptnet.num_pseudo_words(*self._latents.shape[2:])
         self._tokens = networks.text_encoders.tokenize(
@@ -186,13 +185,13 @@ class SubjectPrompts:
 
     def _condition(self, part: slice, pseudo_word_scale: float) -> Condition:
         readings = self._readings[part]
-        deltas = tuple(reading.deltas for reading in readings)
+        deltas = RowDeltas(tuple(reading.deltas for reading in readings))
+        given = deltas if any(deltas.rows) else None
         rows = self.indices[[reading.row for reading in readings]]
 
         def inputs(x: Tensor, step: Step) -> UNetInputs:
             states = self.states(x, step).scaled(pseudo_word_scale)
             pooled = None if states.pooled is None else states.pooled[part]
-            given = deltas if any(deltas) else None
             return self.networks.inputs(states.hidden_states[part], pooled, x, given)
 
         return Condition(inputs, rows)
@@ -205,8 +204,8 @@ class SubjectPrompts:
 
     def pseudo_words(self, x: Tensor, step: Step) -> Tensor:
         """S* for x at this step, (N, L, D): one for each row, subject and reference image."""
-        promptnet, deltas = self.networks.promptnet, [word.subject.promptnet_deltas for word in self._words]
-        with applied(promptnet, deltas):
+        promptnet = self.networks.promptnet
+        with applied(promptnet, self._word_deltas):
             return promptnet(
                 self._latents, step.timestep, self._vision_states, noisy_latents=self._noisy_latents(x, step)
             ).pseudo_words

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from promptnet.inference.sampling.checkpointing import checkpointed
 from promptnet.inference.sampling.schedule import Step, plan
-from promptnet.inference.subject.lora import Deltas, applied
+from promptnet.inference.subject.lora import Deltas, RowDeltas, applied, joined_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class UNetInputs:
 
     encoder_hidden_states: Tensor
     extra: Mapping[str, Any] = field(default_factory=dict)
-    deltas: tuple[Deltas | None, ...] | None = None
+    deltas: Sequence[Deltas | None] | RowDeltas | None = None
 
 
 class Mode(Protocol):
@@ -264,10 +264,12 @@ def join_inputs(parts: Sequence[UNetInputs]) -> UNetInputs:
     """The rows of several terms, one after another."""
     states = torch.cat([part.encoder_hidden_states for part in parts])
     extra = {key: _join([part.extra[key] for part in parts]) for key in parts[0].extra}
-    if all(part.deltas is None for part in parts):
-        return UNetInputs(states, extra)
-    deltas = [part.deltas or (None,) * len(part.encoder_hidden_states) for part in parts]
-    return UNetInputs(states, extra, tuple(row for rows in deltas for row in rows))
+    deltas = [_as_rows(part.deltas) for part in parts]
+    return UNetInputs(states, extra, joined_rows(deltas, [len(part.encoder_hidden_states) for part in parts]))
+
+
+def _as_rows(deltas: Sequence[Deltas | None] | RowDeltas | None) -> RowDeltas | None:
+    return deltas if deltas is None or isinstance(deltas, RowDeltas) else RowDeltas(tuple(deltas))
 
 
 def _join(values: list[Any]) -> Any:

@@ -1,23 +1,28 @@
 """Low-rank changes of single layers, as data: what tuning adds for one user while the networks stay shared.
 
-A delta W + up @ down belongs to rows of a batch, not to a network: for the length of one call, forward hooks add
-up @ (down @ x) to the outputs of the rows that own one. Other rows are bit-identical to the plain call, so one batch
-can hold many users, and terms without S* are the base model's own.
+A delta W + up @ down belongs to rows of a batch, not to a network. A call has, for each layer, stacks A (B, R, d_in)
+and B (B, d_out, R) with zeros in rows that own none; the layer adds B (A x) to its output. Other rows are bit-identical
+to the plain call, so one batch can hold many users, and terms without S* are the base model's own.
+
+The stacks belong to the caller and travel with the call, in the context of its thread (`models/slots.py`): no layer
+holds any. So one network serves calls of many threads, each with its own people. Compiled code has the stacks as inputs
+of its graph, and is made once for each shape of them, not for each person.
 
 Low-rank adaptation is arXiv 2106.09685; keys and values of cross-attention as what to tune is arXiv 2212.04488,
 section 3.1.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_0
 from torch import Tensor, nn
+
+from promptnet.models.slots import asking, slot_of
 
 # A context entered for a network that then never runs the layers would draw the wrong person without a word.
 _NEVER_RAN = (
@@ -144,38 +149,25 @@ def _matrix_shape(name: str, layer: nn.Module) -> tuple[int, int]:
     )
 
 
-# -- applying them ----------------------------------------------------------------------------------------------------
+# -- stacks -----------------------------------------------------------------------------------------------------------
+
+Stacks = Mapping[str, tuple[Tensor, Tensor]]
+"""By layer A (B, R, d_in) and B (B, d_out, R); or (R, d_in) and (d_out, R), the same in all rows."""
 
 
-@contextmanager
-def applied(network: nn.Module, row_deltas: Sequence[Deltas | None]) -> Iterator[None]:
-    """For the length of the block, each row of the network's batch has its own low-rank deltas, or none.
-
-    Differentiable. With gradient checkpointing inside the network the backward pass runs layers again, so it belongs
-    inside the block. Nested blocks add up. Like diffusers' pipelines, one network serves one call at a time.
+def stacked(row_deltas: Sequence[Deltas | None], rank: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+    """The deltas of a batch's rows as stacks, lower ranks and rows without a delta filled up with zeros.
 
     Args:
-        network: a U-Net, PromptNet, or anything with the named layers; peft adapters on them are left in place.
-        row_deltas: for each row of the batch the deltas by layer name within `network`, or None.
+        row_deltas: for each row the deltas by layer, or None.
+        rank: R, for stacks of one shape whoever is in the batch; None is the largest rank of a layer's deltas, and
+            one delta in all rows stays one.
 
     Raises:
-        ValueError: a layer does not exist or has another shape, the batch has another number of rows, or the network
-            is compiled or fused so that its layers are not called.
-        RuntimeError: the network ran, but not through these layers.
+        ValueError: a delta has a larger rank.
     """
-    owners = _owners(row_deltas)
-    if not owners:
-        yield
-        return
-    _refuse_bypassed(network, owners)
-    additions = [_Addition(name, rows, len(row_deltas)) for name, rows in owners.items()]
-    with ExitStack() as hooks:
-        for addition in additions:
-            layer = _find(network, addition.name, owners[addition.name].values())
-            hooks.callback(layer.register_forward_hook(addition).remove)
-        yield
-    if missing := [addition.name for addition in additions if not addition.ran]:
-        raise RuntimeError(_NEVER_RAN.format(names=", ".join(missing)))
+    count = len(row_deltas)
+    return {name: _stack(name, rows, count, rank) for name, rows in _owners(row_deltas).items()}
 
 
 def _owners(row_deltas: Sequence[Deltas | None]) -> dict[str, dict[int, LowRankDelta]]:
@@ -187,12 +179,127 @@ def _owners(row_deltas: Sequence[Deltas | None]) -> dict[str, dict[int, LowRankD
     return owners
 
 
-def _refuse_bypassed(network: nn.Module, names: Iterable[str]) -> None:
-    if any(isinstance(m, torch._dynamo.OptimizedModule) or m._compiled_call_impl for m in network.modules()):
+def _stack(name: str, rows: Mapping[int, LowRankDelta], count: int, rank: int | None) -> tuple[Tensor, Tensor]:
+    first, largest = next(iter(rows.values())), max(delta.rank for delta in rows.values())
+    if rank is None and len(rows) == count and all(delta is first for delta in rows.values()):
+        return first.down, first.up
+    if rank is not None and largest > rank:
+        raise ValueError(f"The low-rank delta for {name} has rank {largest}, more than rank={rank}.")
+    rank = largest if rank is None else rank
+    downs = [F.pad(delta.down, (0, 0, 0, rank - delta.rank)) for delta in rows.values()]
+    ups = [F.pad(delta.up, (0, rank - delta.rank)) for delta in rows.values()]
+    for others in {delta.shape for delta in rows.values()} - {first.shape}:
         raise ValueError(
-            f"{type(network).__name__} is compiled, and compiled code does not see low-rank deltas that come and go. "
-            "Draw tuned subjects with the network that was not compiled."
+            f"The low-rank deltas for {name} are {first.shape[0]}x{first.shape[1]} and {others[0]}x{others[1]}: they "
+            "were made for different base models."
         )
+    places = [list(rows).index(row) if row in rows else -1 for row in range(count)]
+    return _with_zeros(downs, places), _with_zeros(ups, places)
+
+
+def _with_zeros(matrices: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+    """(len(places), ...), zeros where a place is -1."""
+    zeros = torch.zeros_like(matrices[0])
+    return torch.stack([zeros if place < 0 else matrices[place] for place in places])
+
+
+@dataclass(frozen=True, eq=False)
+class RowDeltas:
+    """The deltas of a batch's rows, stacked once however often the batch is evaluated.
+
+    Args:
+        rows: for each row the deltas by layer, or None.
+    """
+
+    rows: tuple[Deltas | None, ...]
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def stacks(self) -> Stacks:
+        """Stacked anew where a delta is being learned: a graph is for one backward pass."""
+        if "stacks" in self._known:
+            return self._known["stacks"]
+        stacks = stacked(self.rows)
+        if not any(part.requires_grad for pair in stacks.values() for part in pair):
+            self._known["stacks"] = stacks
+        return stacks
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def joined_rows(parts: Sequence[RowDeltas | None], counts: Sequence[int]) -> RowDeltas | None:
+    """The rows of several batches, one after another.
+
+    Args:
+        parts: their deltas, or None where none acts.
+        counts: how many rows each has.
+    """
+    first = next((part for part in parts if part is not None), None)
+    if first is None:
+        return None
+    layout = tuple(count if part is None else part for part, count in zip(parts, counts, strict=True))
+    if layout not in first._known:
+        rows = [(None,) * count if part is None else part.rows for part, count in zip(parts, counts, strict=True)]
+        first._known[layout] = RowDeltas(tuple(row for part in rows for row in part))
+    return first._known[layout]
+
+
+# -- applying them ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def applied(network: nn.Module, row_deltas: Sequence[Deltas | None] | RowDeltas) -> Iterator[None]:
+    """For the length of the block, each row of the network's batch has its own low-rank deltas, or none.
+
+    It holds for calls in this thread; others may call the same network at the same time. Differentiable. With gradient
+    checkpointing inside the network the backward pass runs layers again, so it belongs inside the block. Nested blocks
+    add up.
+
+    Args:
+        network: a U-Net, PromptNet, or anything with the named layers, compiled or not; peft adapters on them are left
+            in place.
+        row_deltas: for each row of the batch the deltas by layer name within `network`, or None.
+
+    Raises:
+        ValueError: a layer does not exist or has another shape, the batch has another number of rows, or the network
+            is fused so that its layers are not called.
+        RuntimeError: the network ran, but not through these layers.
+    """
+    stacks = row_deltas.stacks if isinstance(row_deltas, RowDeltas) else stacked(row_deltas)
+    with applied_stacks(network, stacks, len(row_deltas)):
+        yield
+
+
+@contextmanager
+def applied_stacks(network: nn.Module, stacks: Stacks, num_rows: int) -> Iterator[None]:
+    """`applied` with stacks that the caller keeps, such as buffers of a graph.
+
+    Args:
+        network: as in `applied`.
+        stacks: by layer.
+        num_rows: B, of the batch that the network is called with.
+
+    Raises:
+        ValueError: as in `applied`.
+        RuntimeError: as in `applied`.
+    """
+    if not stacks:
+        yield
+        return
+    network = getattr(network, "_orig_mod", network)  # from inside torch.compile's wrapper
+    _refuse_fused(network, stacks)
+    additions = {}
+    for name, (down, up) in stacks.items():
+        layer = _find(network, name, (up.shape[-2], down.shape[-1]))
+        additions[slot_of(layer).places[0].key] = _Addition(name, down, up, num_rows)
+    with asking(additions):
+        yield
+    if missing := [addition.name for addition in additions.values() if not addition.ran]:
+        raise RuntimeError(_NEVER_RAN.format(names=", ".join(missing)))
+
+
+def _refuse_fused(network: nn.Module, names: Iterable[str]) -> None:
     for name in names:
         parent = network.get_submodule(name.rpartition(".")[0]) if _has(network, name) else None
         if isinstance(getattr(parent, "processor", None), FusedAttnProcessor2_0):
@@ -210,71 +317,43 @@ def _has(network: nn.Module, name: str) -> bool:
     return True
 
 
-def _find(network: nn.Module, name: str, deltas: Iterable[LowRankDelta]) -> nn.Module:
+def _find(network: nn.Module, name: str, shape: tuple[int, int]) -> nn.Module:
     kind = type(network).__name__
     if not _has(network, name):
         raise ValueError(f"This {kind} has no layer {name}: the low-rank delta was made for another base model.")
     layer = network.get_submodule(name)
-    shape = _matrix_shape(name, layer)
-    for delta in deltas:
-        if delta.shape != shape:
-            raise ValueError(
-                f"The low-rank delta for {name} is {delta.shape[0]}x{delta.shape[1]}, but this {kind}'s layer is "
-                f"{shape[0]}x{shape[1]}: it was made for another base model."
-            )
+    expected = _matrix_shape(name, layer)
+    if shape != expected:
+        raise ValueError(
+            f"The low-rank delta for {name} is {shape[0]}x{shape[1]}, but this {kind}'s layer is "
+            f"{expected[0]}x{expected[1]}: it was made for another base model."
+        )
     return layer
 
 
 class _Addition:
-    """A forward hook: adds up @ (down @ x) to the rows that own a delta, users of one batch side by side."""
+    """What a layer does in this call: it adds B (A x) to its output, users of one batch side by side."""
 
-    def __init__(self, name: str, rows: Mapping[int, LowRankDelta], batch_size: int) -> None:
-        self.name, self.batch_size, self.ran = name, batch_size, False
-        self.rows = tuple(rows)
-        deltas = list(rows.values())
-        one_user = all(delta is deltas[0] for delta in deltas)
-        self.down, self.up = (deltas[0].down, deltas[0].up) if one_user else _stack(deltas)
+    def __init__(self, name: str, down: Tensor, up: Tensor, num_rows: int) -> None:
+        self.name, self.down, self.up, self.num_rows, self.ran = name, down, up, num_rows, False
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         self.ran = True
-        if len(output) != self.batch_size:
+        if len(output) != self.num_rows:
             raise ValueError(
-                f"Low-rank deltas were given for {self.batch_size} rows, but {self.name} was called with "
+                f"Low-rank deltas were given for {self.num_rows} rows, but {self.name} was called with "
                 f"{len(output)}: give one entry for each row of the batch."
             )
-        if len(self.rows) == self.batch_size:
-            return output + self._change(layer, args[0], output)
-        rows = _index(self.rows, output.device)
-        return output.index_add(0, rows, self._change(layer, args[0][rows], output[rows]))
-
-    def _change(self, layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """What is added to these rows' `output`, from their inputs `x`."""
-        columns = _columns(_base_layer(layer), x)  # (n, P, d_in)
-        down, up = self.down.to(columns), self.up.to(columns)  # (r, d_in), (d_out, r), or one for each row
-        change = columns @ down.mT @ up.mT  # (n, P, d_out)
+        columns = _columns(_base_layer(layer), args[0])  # (B, P, d_in)
+        change = columns @ self.down.to(columns).mT @ self.up.to(columns).mT  # (B, P, d_out)
         if output.ndim == 4:
             change = change.mT
-        return change.reshape(output.shape).to(output.dtype)
-
-
-@lru_cache(maxsize=64)
-def _index(rows: tuple[int, ...], device: torch.device) -> Tensor:
-    """Kept from layer to layer and step to step: making it anew would wait for the device each time."""
-    with torch.inference_mode(False):  # or a later backward pass could not use it
-        return torch.tensor(rows, device=device)
+        return output + change.reshape(output.shape).to(output.dtype)
 
 
 def _columns(layer: nn.Module, x: Tensor) -> Tensor:
-    """The inputs that a layer's weight matrix is multiplied with, (n, positions, d_in)."""
+    """The inputs that a layer's weight matrix is multiplied with, (B, positions, d_in)."""
     if isinstance(layer, nn.Conv2d):
         patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # pyright: ignore
         return patches.mT
     return x.reshape(len(x), -1, x.shape[-1])
-
-
-def _stack(deltas: Sequence[LowRankDelta]) -> tuple[Tensor, Tensor]:
-    """(n, r, d_in) and (n, d_out, r), lower ranks filled up with zeros."""
-    rank = max(delta.rank for delta in deltas)
-    downs = [F.pad(delta.down, (0, 0, 0, rank - delta.rank)) for delta in deltas]
-    ups = [F.pad(delta.up, (0, rank - delta.rank)) for delta in deltas]
-    return torch.stack(downs), torch.stack(ups)

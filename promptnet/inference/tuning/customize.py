@@ -1,12 +1,14 @@
 """Per-user tuning: seconds on one image, after which the person looks like themselves (arXiv 2305.13579, 3.3).
 
 Low-rank deltas are trained by the base model's own denoising loss on moved and scaled views of the image; the
-networks themselves are never changed. What is kept are the deltas that did best at noise levels no step trained on.
+networks themselves are never changed, nor their modes and flags: others may draw and tune with them meanwhile. What is
+kept are the deltas that did best at noise levels no step trained on.
 
 The loop is plain torch, with autocast and loss scaling where the device calls for it: accelerate's `Accelerator` keeps
 one precision and one device for the whole process, and a service holds pipelines of several kinds.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -25,9 +27,10 @@ from promptnet.inference.subject.subject import Subject, base_name
 from promptnet.inference.tuning.config import TuningConfig, TuningError, TuningProgress
 from promptnet.inference.tuning.loss import denoising_target, held_out_timesteps, masked_error, noised
 from promptnet.inference.tuning.views import Batch, TuningViews, held_out_batches, prepare_views, training_batch
-from promptnet.models.text_encoders import text_encoders_of
+from promptnet.models.slots import Slot
 
 Callback = Callable[[TuningProgress], object]
+_NETWORKS = ("vae", "image_encoder", "promptnet", "text_encoder", "text_encoder_2", "unet")
 _INITIAL_LOSS_SCALE = 1024.0  # torch's own, 65536, wastes the first steps on finding a smaller one
 
 
@@ -78,9 +81,10 @@ def customize_subject(
     check_tunable(pipe)
     images = open_references(images)
     draws = _own_generator(generator)
-    with torch.inference_mode(False), frozen(_networks(pipe)):
-        tuning_views = prepare_views(pipe, images, config, draws)
-        deltas = _tune(pipe, tuning_views, config, draws, progress_bar, callback) if config.steps else {}
+    with torch.inference_mode(False):
+        own = _with_frozen_networks(pipe)
+        tuning_views = prepare_views(own, images, config, draws)
+        deltas = _tune(own, tuning_views, config, draws, progress_bar, callback) if config.steps else {}
     return Subject(
         reference_latents=tuning_views.references.latents.cpu(),
         vision_states=tuning_views.references.vision_states.cpu(),
@@ -110,8 +114,17 @@ def check_tunable(pipe: Any) -> None:
 
 
 def _networks(pipe: Any) -> list[Any]:
-    text_encoders = [text_encoder.network for text_encoder in text_encoders_of(pipe).text_encoders]
-    return [pipe.vae, pipe.image_encoder, pipe.promptnet, *text_encoders, pipe.unet]
+    return [getattr(pipe, name) for name in _NETWORKS if getattr(pipe, name, None) is not None]
+
+
+def _with_frozen_networks(pipe: Any) -> Any:
+    """The pipeline with networks that are frozen for this call alone."""
+    own = copy.copy(pipe)
+    for name in _NETWORKS:
+        network = getattr(pipe, name, None)
+        if network is not None:
+            vars(own)[name] = frozen(network)
+    return own
 
 
 def _own_generator(generator: torch.Generator | None) -> torch.Generator:
@@ -316,20 +329,44 @@ def _finite(loss: float, step: int, config: TuningConfig) -> float:
     return loss
 
 
-@contextmanager
-def frozen(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """For the length of the block, the networks are in evaluation mode and none of their weights wants a gradient.
+_HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 
-    Afterwards, errors included, every module's mode and every weight's flag is what it was.
+
+def twin(network: nn.Module, dtype: torch.dtype | None = None) -> Any:
+    """A copy of the modules in evaluation mode, whose weights are the network's and want no gradients.
+
+    Args:
+        network: anything; from inside `torch.compile`'s wrapper.
+        dtype: floating-point weights are copies in this type, if it is another.
     """
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    flags = [(weight, weight.requires_grad) for network in networks for weight in network.parameters()]
-    try:
-        for network in networks:
-            network.eval().requires_grad_(False)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for weight, requires_grad in flags:
-            weight.requires_grad_(requires_grad)
+    network = getattr(network, "_orig_mod", network)
+    memo: dict[int, Any] = {}
+    for tensor in [*network.parameters(), *network.buffers()]:
+        memo[id(tensor)] = _shared(tensor, dtype)
+    for shared in _shared_objects(network):
+        memo[id(shared)] = shared
+    return copy.deepcopy(network, memo).eval()
+
+
+def _shared(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    values = tensor.detach()
+    if dtype is not None and tensor.is_floating_point():
+        values = values.to(dtype)
+    if not isinstance(tensor, nn.Parameter):
+        return values
+    return nn.Parameter(values, requires_grad=False) if tensor.requires_grad or values.dtype != tensor.dtype else tensor
+
+
+def _shared_objects(network: nn.Module) -> Iterator[Any]:
+    """Hooks of others, which may hold anything: they are called with the module that runs."""
+    for module in network.modules():
+        for name in _HOOKS:
+            yield from (hook for hook in (getattr(module, name, None) or {}).values() if not isinstance(hook, Slot))
+        if (offloading := vars(module).get("_hf_hook")) is not None:
+            yield offloading
+
+
+def frozen(network: nn.Module) -> Any:
+    """The network, if it is in evaluation mode and none of its weights wants a gradient; otherwise a twin that is."""
+    is_free = any(module.training for module in network.modules())
+    return twin(network) if is_free or any(weight.requires_grad for weight in network.parameters()) else network

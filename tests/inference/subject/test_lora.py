@@ -1,6 +1,8 @@
 """Low-rank deltas: what they add, to whom, and that nothing else changes."""
 
 import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,13 +13,18 @@ from torch.utils.checkpoint import checkpoint
 
 from promptnet.inference.subject.lora import (
     LowRankDelta,
+    RowDeltas,
     applied,
+    applied_stacks,
     initial_deltas,
+    joined_rows,
     key_value_layers,
+    stacked,
     summed,
     word_layers,
 )
 from promptnet.models.promptnet import PromptNetModel
+from promptnet.models.slots import Slot
 
 
 def tiny_unet(**changes) -> UNet2DConditionModel:
@@ -167,25 +174,84 @@ def test_initial_deltas_change_nothing_and_repeat_from_the_generator(unet):
     assert torch.equal(tuned, run(unet))
 
 
-def hooks_of(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in network.modules())
+def slots_of(network: nn.Module) -> int:
+    return sum(isinstance(hook, Slot) for module in network.modules() for hook in module._forward_hooks.values())
 
 
-def test_nothing_stays_behind_also_after_an_error(unet):
+def test_layers_are_plain_outside_of_the_block_also_after_an_error():
+    unet = tiny_unet()
     deltas = random_deltas(key_value_layers(unet))
     before = run(unet)
     with applied(unet, [deltas] * 3):
-        assert hooks_of(unet) == len(deltas)
         run(unet)
-    assert hooks_of(unet) == 0
+    assert torch.equal(run(unet), before)
     with pytest.raises(KeyError, match="boom"), applied(unet, [deltas] * 3):
         raise KeyError("boom")
-    assert hooks_of(unet) == 0
+    assert torch.equal(run(unet), before)
     broken = {**deltas, "nowhere.to_k": deltas[next(iter(deltas))]}
     with pytest.raises(ValueError, match=r"no layer nowhere\.to_k"), applied(unet, [broken] * 3):
         pass
-    assert hooks_of(unet) == 0
     assert torch.equal(run(unet), before)
+    assert slots_of(unet) == len(deltas), "one slot for each layer, however often"
+
+
+def test_copies_of_a_network_are_not_asked_what_it_is_asked(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    with applied(unet, [deltas] * 3):
+        run(unet)
+        copied, plain = copy.deepcopy(unet), run(tiny_unet())
+        assert torch.equal(run(copied), plain)
+        assert torch.equal(run(pickle.loads(pickle.dumps(unet))), plain)
+    with applied(copied, [deltas] * 3):
+        assert torch.equal(run(unet), plain)
+        assert not torch.equal(run(copied), plain)
+
+
+def test_threads_that_share_a_network_have_their_own():
+    """Bit for bit what each is alone, also plain calls beside them."""
+    unet = tiny_unet()
+    users = [None, *(random_deltas(key_value_layers(unet), rank, rank) for rank in (1, 2, 3))]
+
+    def call(user) -> torch.Tensor:
+        with torch.no_grad(), applied(unet, [None, user, user]):
+            return run(unet)
+
+    alone = [call(user) for user in users]
+    assert len({float(each.sum()) for each in alone}) == len(users)
+    unet = tiny_unet()  # slots are installed while others call
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(call, users * 8))
+    assert all(torch.equal(each, alone[place % len(users)]) for place, each in enumerate(found))
+
+
+# -- stacks -----------------------------------------------------------------------------------------------------------
+
+
+def test_stacks_have_one_shape_whoever_is_in_the_batch(unet):
+    users = [random_deltas(key_value_layers(unet), rank) for rank in (1, 3)]
+    for rows in ([None, users[0], None], [users[1], users[0], None], [users[1]] * 3):
+        shapes = {tuple(part.shape for part in pair) for pair in stacked(rows, rank=4).values()}
+        assert {(down[:2], up[0], up[2]) for down, up in shapes} == {((3, 4), 3, 4)}
+        with torch.no_grad(), applied(unet, rows):
+            expected = run(unet)
+        with torch.no_grad(), applied_stacks(unet, stacked(rows, rank=4), 3):
+            torch.testing.assert_close(run(unet), expected, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="has rank 3, more than rank=2"):
+        stacked([users[1], None], rank=2)
+
+
+def test_rows_are_stacked_once_unless_they_are_learned(unet):
+    deltas = random_deltas(key_value_layers(unet))
+    part = RowDeltas((deltas,))
+    joined = joined_rows([None, part, part], [2, 1, 1])
+    assert joined is joined_rows([None, part, part], [2, 1, 1])
+    assert joined is not None
+    assert [row is deltas for row in joined.rows] == [False, False, True, True]
+    assert joined.stacks is joined.stacks
+    as_parameters(deltas)
+    learned = RowDeltas((deltas, None))
+    assert learned.stacks is not learned.stacks
+    assert joined_rows([None, None], [1, 2]) is None
 
 
 def test_nested_blocks_add_up(unet):
@@ -328,16 +394,47 @@ def test_fused_projections_are_refused_and_unfused_ones_work(unet):
         run(fused)
 
 
-def test_a_compiled_unet_is_refused(unet):
+@pytest.mark.parametrize("way", ["wrapper", "in place"])
+def test_a_compiled_unet_sees_each_calls_deltas_as_inputs_of_one_graph(way):
+    """Compiled before anybody had any; made once for plain calls without slots and with them, once for all deltas."""
+    made: list[int] = []
+
+    def backend(graph, _):
+        made.append(1)
+        return graph.forward
+
+    one: dict = {"block_out_channels": (16,), "down_block_types": ("CrossAttnDownBlock2D",)}
+    one |= {"up_block_types": ("CrossAttnUpBlock2D",)}
+    unet = tiny_unet(**one)
+    users = [random_deltas(key_value_layers(unet), 2, seed) for seed in range(3)]
+    plain, expected = run(unet), []
+    for user in users:
+        with torch.no_grad(), applied(unet, [None, user, None]):
+            expected.append(run(unet))
+    compiled = unet = tiny_unet(**one)
+    if way == "wrapper":
+        compiled = torch.compile(unet, backend=backend, fullgraph=True)
+    else:
+        unet.compile(backend=backend, fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(run(compiled), plain)
+        for user, right in zip(users, expected, strict=True):
+            with applied(compiled, [None, user, None]):  # type: ignore[arg-type]
+                assert torch.equal(run(compiled), right)
+        assert torch.equal(run(compiled), plain)
+    assert len(made) <= 3
+
+
+def test_blocks_that_are_compiled_see_them_too(unet):
     deltas = random_deltas(key_value_layers(unet))
-    compiled = torch.compile(copy.deepcopy(unet), backend="eager")
-    assert isinstance(compiled, nn.Module)
-    with pytest.raises(ValueError, match="is compiled"), applied(compiled, [deltas] * 3):
-        pass
-    partly = copy.deepcopy(unet)
+    with torch.no_grad(), applied(unet, [deltas] * 3):
+        expected = run(unet)
+    partly = tiny_unet()
     partly.mid_block.compile(backend="eager")  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match="is compiled"), applied(partly, [deltas] * 3):
-        pass
+    with torch.no_grad():
+        run(partly)
+        with applied(partly, [deltas] * 3):
+            assert torch.equal(run(partly), expected)
 
 
 def test_a_network_that_goes_around_the_layers_is_noticed(unet):
@@ -379,7 +476,8 @@ def test_layers_that_cannot_have_one_are_named(unet):
         initial_deltas({"norm": unet.get_submodule("conv_norm_out")}, 1)
 
 
-def test_no_deltas_cost_nothing(unet):
+def test_no_deltas_cost_nothing():
+    unet = tiny_unet()
     for row_deltas in ([], [None, None, None], [{}, None, {}]):
         with applied(unet, row_deltas):
-            assert hooks_of(unet) == 0
+            assert slots_of(unet) == 0

@@ -64,12 +64,12 @@ class ConvolutionSlot:
     """What stands for a convolution's `_conv_forward`: below `forward`, so that what wraps a layer stays around it."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
-        self.convolution, self.place = convolution, Place()
+        self.convolution, self.places = convolution, (Place(),)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         asked = _ASKED.get()
         if asked is not None:
-            for action in asked.get(self.place.key, ()):
+            for action in asked.get(self.places[0].key, ()):
                 return action(self.convolution, x, weight, bias)
         return type(self.convolution)._conv_forward(self.convolution, x, weight, bias)
 
@@ -114,6 +114,13 @@ def shared_place(network: nn.Module, name: str) -> Place:
     with _INSTALLING:
         places: dict[str, Place] = vars(network).setdefault("_promptnet_places", {})
         return places.setdefault(name, Place())
+
+
+def is_asked(layer: nn.Module) -> bool:
+    """Whether the call that runs in this thread asks anything of this layer."""
+    slots = [*layer._forward_hooks.values(), vars(layer).get("_conv_forward")]
+    places = [place for slot in slots for place in getattr(slot, "places", ())]
+    return any(place.key in (_ASKED.get() or {}) for place in places)
 
 
 @contextmanager

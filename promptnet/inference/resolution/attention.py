@@ -5,12 +5,15 @@ projections, any processor that calls the layer's own projections. What is set o
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
+
+from promptnet.models.slots import Place, asking, shared_place, slot_of
 
 # Said of layers that were not called.
 COMPILED_BEFORE = "If the network is compiled: torch.compiler.reset(), and call it again."
@@ -49,24 +52,47 @@ def query_scale(tokens: int, area_ratio: float) -> float:
 
 
 class QueryScaling:
-    """A forward hook that multiplies queries by s, or by what makes the logits s times as large.
+    """What layers do in a call: they multiply queries by s, or by what makes the logits s times as large.
+
+    One object serves all layers of a network, so that blocks which are compiled one by one share their code.
 
     Args:
         scale: s, from the number of tokens.
-        fused: whether the layer gives queries, keys and values side by side.
     """
 
-    def __init__(self, scale: Callable[[int], float], *, fused: bool = False) -> None:
-        self.scale, self.fused, self.ran = scale, fused, False
-        self.tokens = 0
+    def __init__(self, scale: Callable[[int], float]) -> None:
+        self.scale, self.tokens = scale, 0
+        self._ran: set[int] = set()
+        self._compiled = False
+
+    def ran(self, attention: nn.Module) -> bool:
+        """Whether the layer that makes this attention's queries was called. Compiled code does not say which were."""
+        return self._compiled or id(_scaled_layer(attention)) in self._ran
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        self.ran = True
-        s = self.scale(self.tokens or args[0].shape[-2])
-        if not self.fused:
-            return output * s
-        width = output.shape[-1] // 3
-        return _scale_first(output, width, s)
+        self._note(layer)
+        return output * self.scale(args[0].shape[-2])
+
+    def fused(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Queries, keys and values side by side."""
+        self._note(layer)
+        return _scale_first(output, output.shape[-1] // 3, self.scale(args[0].shape[-2]))
+
+    def count(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The projection before a query norm: the norm sees heads apart, and cannot count tokens."""
+        self.tokens = args[0].shape[-2]
+        return output
+
+    def normed(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """A query norm, which would undo what comes before it."""
+        self._note(layer)
+        return output * self.scale(self.tokens)
+
+    def _note(self, layer: nn.Module) -> None:
+        if torch.compiler.is_compiling():
+            self._compiled = True
+        else:
+            self._ran.add(id(layer))
 
 
 def _scale_first(x: Tensor, width: int, s: float) -> Tensor:
@@ -76,58 +102,60 @@ def _scale_first(x: Tensor, width: int, s: float) -> Tensor:
     return scaled
 
 
-class _TokenCount:
-    """A forward pre-hook on the projection before a query norm: the norm sees heads apart, and cannot count tokens."""
-
-    def __init__(self, scaling: QueryScaling) -> None:
-        self.scaling = scaling
-
-    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self.scaling.tokens = args[0].shape[-2]
-
-
 def query_layer(attention: nn.Module) -> nn.Module:
     """The layer whose output is queries, or queries, keys and values where these are fused."""
     return attention.get_submodule("to_qkv" if getattr(attention, "fused_projections", False) else "to_q")
 
 
-@contextmanager
-def scaled_queries(attention: nn.Module, scale: Callable[[int], float]) -> Iterator[QueryScaling]:
-    """For the length of the block, this attention's logits are multiplied by s.
+def _scaled_layer(attention: nn.Module) -> nn.Module:
+    """The query norm, or the projection where there is none."""
+    norm = getattr(attention, "norm_q", None)
+    return query_layer(attention) if norm is None else norm
+
+
+def scaling_actions(
+    attentions: Iterable[nn.Module], scaling: QueryScaling, places: Callable[[str], Place]
+) -> dict[str, Any]:
+    """What to ask so that these attentions' logits are multiplied by s, by the key of its place.
 
     Args:
-        attention: a diffusers `Attention`; peft adapters on its projections and its processor are left in place.
+        attentions: diffusers `Attention`s; peft adapters on their projections and their processors are left in place.
+        scaling: what they do.
+        places: by the name of what is done there.
+    """
+    actions: dict[str, Any] = {}
+
+    def ask(layer: nn.Module, name: str, action: Any) -> None:
+        place = places(name)
+        slot_of(layer, place)
+        actions[place.key] = action
+
+    for attention in attentions:
+        layer, norm = query_layer(attention), getattr(attention, "norm_q", None)
+        if norm is not None:
+            ask(layer, "tokens", scaling.count)
+            ask(norm, "normed queries", scaling.normed)
+        elif getattr(attention, "fused_projections", False):
+            ask(layer, "fused queries", scaling.fused)
+        else:
+            ask(layer, "queries", scaling)
+    return actions
+
+
+@contextmanager
+def scaled_queries(attention: nn.Module, scale: Callable[[int], float]) -> Iterator[QueryScaling]:
+    """For the length of the block, in this thread, this attention's logits are multiplied by s.
+
+    Args:
+        attention: a diffusers `Attention`.
         scale: s, from the number of tokens.
 
     Yields:
-        the hook; its `ran` says whether the attention really went through it.
+        the scaling; its `ran` says whether the attention really went through it.
     """
-    layer, norm = query_layer(attention), getattr(attention, "norm_q", None)
-    if norm is None:
-        scaling = QueryScaling(scale, fused=bool(getattr(attention, "fused_projections", False)))
-        handles = [layer.register_forward_hook(scaling)]
-    else:  # a norm would undo what comes before it
-        scaling = QueryScaling(scale)
-        handles = [layer.register_forward_pre_hook(_TokenCount(scaling)), norm.register_forward_hook(scaling)]
-    try:
-        with _noticed(layer):
-            yield scaling
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _noticed(layer: nn.Module) -> Iterator[None]:
-    """Lets compiled code know of hooks, which it does not look at: it does look whether a layer has its own forward."""
-    if "forward" in vars(layer):  # somebody else's, such as offloading
-        yield
-        return
-    vars(layer)["forward"] = layer.forward
-    try:
-        yield
-    finally:
-        vars(layer).pop("forward", None)
+    scaling = QueryScaling(scale)
+    with asking(scaling_actions([attention], scaling, lambda name: shared_place(attention, name))):
+        yield scaling
 
 
 class ScaledAttnProcessor:
@@ -167,7 +195,7 @@ class ScaledAttnProcessor:
             return self.processor(attn, hidden_states, encoder_hidden_states=encoder_hidden_states, **given)
         with scaled_queries(attn, lambda tokens: attention_scale(tokens, self.trained_tokens)) as scaling:
             output = self.processor(attn, hidden_states, **given)
-        if not scaling.ran:
+        if not scaling.ran(attn):
             raise RuntimeError(never_ran(type(self.processor).__name__))
         return output
 

@@ -140,11 +140,11 @@ class DispersedKernels:
     def __call__(self, weight: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and weight.requires_grad):
             return dispersed_kernel(weight, self.matrix)
-        marks = _marks(weight)
-        if self._known is None or not all(map(_are_same, marks, self._known[0])):
+        marks, known = _marks(weight), self._known
+        if known is None or not all(map(_are_same, marks, known[0])):
             with torch.inference_mode(False), torch.no_grad():  # or a later backward pass could not use it
-                self._known = marks, dispersed_kernel(weight, self.matrix)
-        return self._known[1]
+                known = self._known = marks, dispersed_kernel(weight, self.matrix)
+        return known[1]
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from promptnet.inference.resolution.attention import (
     ScaledAttnProcessor,
     never_ran,
     query_scale,
-    scaled_queries,
+    scaling_actions,
 )
 from promptnet.inference.resolution.convolution import redilated_conv2d
 from promptnet.inference.resolution.dispersion import DispersedKernels
@@ -29,6 +30,7 @@ from promptnet.inference.resolution.layers import (
 )
 from promptnet.inference.resolution.settings import Factors, ResolutionSettings, factor_at
 from promptnet.inference.sampling.schedule import Step
+from promptnet.models.slots import asking, convolution_slot_of, shared_place
 
 PLAIN = (1.0, 1.0)
 
@@ -152,7 +154,8 @@ def _position(share: float, settings: ResolutionSettings) -> float:
 class ResolutionMode:
     """A mode of the loop: for the length of one call, layers of the network act at another size.
 
-    Nothing is left in the network between calls, so that moving, offloading and wrapping it need no care.
+    The mode travels with the call and no layer keeps any of it, so that moving, offloading and wrapping networks need
+    no care, and other threads may call the same network at other sizes.
 
     Args:
         adaptation: the checked settings.
@@ -162,7 +165,6 @@ class ResolutionMode:
 
     def __init__(self, adaptation: Adaptation, factors: Factors, num_active: int) -> None:
         self.adaptation, self.factors, self.num_active = adaptation, factors, num_active
-        self._convolutions: WeakKeyDictionary[nn.Module, dict[object, _Redilation]] = WeakKeyDictionary()
 
     def applied(self, unet: nn.Module, step: Step) -> AbstractContextManager[None]:
         """As the loop enters a mode."""
@@ -170,7 +172,7 @@ class ResolutionMode:
 
     @contextmanager
     def at(self, network: nn.Module, share: float | None) -> Iterator[None]:
-        """For the length of the block, the network's layers act so.
+        """For the length of the block, in this thread, the network's layers act so.
 
         Args:
             network: the U-Net, or a ControlNet, which has a U-Net's down blocks.
@@ -181,10 +183,13 @@ class ResolutionMode:
             RuntimeError: the network ran, but not through these layers.
         """
         network = uncompiled(network)
-        with ExitStack() as stack:
-            convolutions, attentions = spatial_layers(network)
-            redilations = self._redilate(convolutions, share, stack)
-            scalings = self._scale_attention(attentions, stack)
+        convolutions, attentions = spatial_layers(network)
+        redilations, actions = self._redilations(convolutions, share)
+        scaling = self._scaling(attentions)
+        if scaling is not None:
+            layers = (layer.modules[0] for layer in attentions.values())
+            actions |= scaling_actions(layers, scaling, lambda name: shared_place(network, name))
+        with asking(actions):
             yield
         silent = [name for name, redilation in redilations.items() if not redilation.ran]
         if silent:
@@ -193,8 +198,10 @@ class ResolutionMode:
                 f"{' and others' if len(silent) > 3 else ''}: another change to the network goes around them, or it is "
                 f"compiled code that has not seen them. {COMPILED_BEFORE}"
             )
-        if silent := [name for name, scaling in scalings.items() if not scaling.ran]:
-            raise RuntimeError(never_ran(silent[0]))
+        if scaling is not None:
+            for name, layer in attentions.items():
+                if not scaling.ran(layer.modules[0]):
+                    raise RuntimeError(never_ran(name))
 
     def factors_at(self, share: float | None) -> dict[str, tuple[float, float]]:
         """What acts at this share of the drawing, by layer; what is plain is left out."""
@@ -217,43 +224,36 @@ class ResolutionMode:
         steps = self.adaptation.settings.dispersed_steps
         return bool(steps) and (share is None or _position(share, self.adaptation.settings) < steps)
 
-    def _redilate(self, layers: Mapping[str, Layer], share: float | None, stack: ExitStack) -> "dict[str, _Redilation]":
+    def _redilations(
+        self, layers: Mapping[str, Layer], share: float | None
+    ) -> "tuple[dict[str, _Redilation], dict[str, Any]]":
+        """By the layer's name what it does itself, and by the key of a place what is to be asked."""
         factors = self.factors_at(share)
-        if not factors:
-            return {}
-        dispersed = self.adaptation.dispersed if self.disperses(share) else frozenset()
-        entered = {}
+        dispersed = self.adaptation.dispersed if factors and self.disperses(share) else frozenset()
+        found: dict[str, _Redilation] = {}
+        actions: dict[str, Any] = {}
         for name in factors.keys() & layers.keys():  # a ControlNet has no up blocks
             for module in layers[name].modules:
                 redilation = self._redilation(module, factors[name], disperse=name in dispersed)
-                stack.enter_context(_replaced_convolution(layers[name], module, redilation))
-                entered.setdefault(name, redilation)  # the layer itself comes before its adapters
-        return entered
+                actions[_place(layers[name], module)] = redilation
+                found.setdefault(name, redilation)  # the layer itself comes before its adapters
+        return found, actions
 
     def _redilation(self, module: nn.Module, factor: tuple[float, float], *, disperse: bool) -> "_Redilation":
-        """One object for one behaviour of one module: compiled code need not be compiled again."""
-        known = self._convolutions.setdefault(module, {})
-        if (factor, disperse) not in known:
-            settings, known_kernels = self.adaptation.settings, self.adaptation.kernels
-            kernels = known_kernels.setdefault(module, DispersedKernels(settings.dispersion)) if disperse else None
-            known[factor, disperse] = _Redilation(module, factor, kernels, settings.match_plain_size)
-        redilation = known[factor, disperse]
-        redilation.ran = False
-        return redilation
+        settings, known = self.adaptation.settings, self.adaptation.kernels
+        kernels = known.setdefault(module, DispersedKernels(settings.dispersion)) if disperse else None
+        return _Redilation(factor, kernels, settings.match_plain_size)
 
-    def _scale_attention(self, layers: Mapping[str, Layer], stack: ExitStack) -> dict[str, QueryScaling]:
+    def _scaling(self, layers: Mapping[str, Layer]) -> QueryScaling | None:
         ratio = self.adaptation.area_ratio
         if not self.adaptation.settings.attention or ratio == 1:
-            return {}
+            return None
         if twice := [name for name, layer in layers.items() if _scales_already(layer.modules[0])]:
             raise ValueError(
                 f"{twice[0]} has a ScaledAttnProcessor, so its attention would be scaled twice: take that processor "
                 "off, or leave attention to it (attention: false in the settings)."
             )
-        return {
-            name: stack.enter_context(scaled_queries(layer.modules[0], _ScaleAt(ratio)))
-            for name, layer in layers.items()
-        }
+        return QueryScaling(_ScaleAt(ratio))
 
 
 def _scales_already(attention: nn.Module) -> bool:
@@ -271,43 +271,36 @@ class _ScaleAt:
 
 
 class _Redilation:
-    """What a convolution does in place of its own `_conv_forward`."""
+    """What a convolution does in a call in place of its own `_conv_forward`."""
 
-    def __init__(
-        self, module: nn.Module, factor: tuple[float, float], kernels: DispersedKernels | None, match_plain_size: bool
-    ) -> None:
-        assert isinstance(module, nn.Conv2d)
-        self.stride, self.groups, self.match_plain_size = module.stride, module.groups, match_plain_size
-        self.kernels, self.ran = kernels, False
+    def __init__(self, factor: tuple[float, float], kernels: DispersedKernels | None, match_plain_size: bool) -> None:
+        self.match_plain_size, self.kernels, self.ran = match_plain_size, kernels, False
         # A dispersed kernel already reaches twice as far.
         self.factor = factor if kernels is None else (factor[0] / 2, factor[1] / 2)
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         self.ran = True
         return redilated_conv2d(
             x,
             weight if self.kernels is None else self.kernels(weight),
             bias,
             factor=self.factor,
-            stride=self.stride,
+            stride=layer.stride,
             match_plain_size=self.match_plain_size,
-            groups=self.groups,
+            groups=layer.groups,
         )
 
 
-@contextmanager
-def _replaced_convolution(layer: Layer, module: nn.Module, redilation: _Redilation) -> Iterator[None]:
-    """Below `forward`, so that what wraps a layer (adapters, offloading) stays around it."""
-    if "_conv_forward" in vars(module):
+def _place(layer: Layer, module: nn.Module) -> str:
+    """The key under which a convolution's slot looks."""
+    assert isinstance(module, nn.Conv2d)
+    slot = convolution_slot_of(module)
+    if slot is None:
         raise ValueError(
             f"{layer.name} already has a convolution of somebody else's (its _conv_forward was replaced): undo that "
             "before adapting the resolution."
         )
-    vars(module)["_conv_forward"] = redilation
-    try:
-        yield
-    finally:
-        vars(module).pop("_conv_forward", None)
+    return slot.places[0].key
 
 
 def layer_depths(network: nn.Module, names: Mapping[str, object]) -> dict[str, int]:

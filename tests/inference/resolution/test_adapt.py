@@ -4,17 +4,14 @@ import pytest
 import torch
 
 from promptnet.inference.resolution.adapt import active_handle, adapt_resolution
+from promptnet.models.slots import is_asked
 
 SIZE: Any = {"height": 256, "width": 256}  # trained at 128: latents 16x16
 ALWAYS: Any = {"factors": {"mid_block": 2}, "active_steps": 50}
 
 
 def leftovers(unet: Any) -> list[str]:
-    return [
-        name
-        for name, module in unet.named_modules()
-        if module._forward_hooks or module._forward_pre_hooks or "_conv_forward" in vars(module)
-    ]
+    return [name for name, module in unet.named_modules() if module._forward_pre_hooks or is_asked(module)]
 
 
 def test_removal_is_bit_identical_and_may_be_repeated(unet: Any, call_unet: Any) -> None:
@@ -49,7 +46,7 @@ def test_an_error_in_a_call_leaves_the_network_plain(unet: Any, call_unet: Any) 
         with pytest.raises(ZeroDivisionError):
             call_unet(unet)
         hook.remove()
-        assert not any("_conv_forward" in vars(module) for module in unet.modules())
+        assert not any(map(is_asked, unet.modules()))
         assert torch.equal(call_unet(unet), adapted)
     assert torch.equal(call_unet(unet), plain)
 
@@ -182,11 +179,17 @@ def test_sequential_offload_before_and_after(make_unet: Any, call_unet: Any) -> 
         assert torch.equal(call_unet(unet), expected)
 
 
+@pytest.fixture
+def new_compiler() -> None:
+    """Its limit on making code again counts over all networks of a class."""
+    torch.compiler.reset()
+
+
 HALF: Any = {"settings": {**ALWAYS, "active_steps": 25}, "num_inference_steps": 50}
 
 
 @pytest.mark.parametrize("way", ["wrapper", "in place", "block"])
-def test_compiled_code_from_before_is_not_used(way: str, make_unet: Any, call_unet: Any) -> None:
+def test_compiled_code_from_before_is_not_used(new_compiler: None, way: str, make_unet: Any, call_unet: Any) -> None:
     """Compiled before adapting, through steps in which factors act and others, and after removal; whole graphs."""
     unet = compiled = make_unet(1)
     plain = {t: call_unet(unet, timestep=t) for t in (981, 1)}
@@ -204,7 +207,7 @@ def test_compiled_code_from_before_is_not_used(way: str, make_unet: Any, call_un
     assert torch.equal(call_unet(compiled, timestep=981), plain[981])
 
 
-def test_compiled_code_is_made_once_for_each_way_of_acting(make_unet: Any, call_unet: Any) -> None:
+def test_compiled_code_is_made_once_for_each_way_of_acting(new_compiler: None, make_unet: Any, call_unet: Any) -> None:
     """Also with dispersed kernels; and other networks' compiled code is left alone."""
     made: list[str] = []
 

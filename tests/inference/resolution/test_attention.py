@@ -108,7 +108,7 @@ def test_it_is_gone_after_the_block_and_after_an_error() -> None:
     plain, sharper = attn(x), expected(attn, x, 2.0)
     with scaled_queries(attn, lambda tokens: 2.0) as scaling:
         torch.testing.assert_close(attn(x), sharper, rtol=0, atol=1e-12)
-    assert scaling.ran
+    assert scaling.ran(attn)
     with pytest.raises(KeyError), scaled_queries(attn, lambda tokens: 2.0):
         raise KeyError
     assert torch.equal(attn(x), plain)

@@ -9,6 +9,7 @@ from diffusers import UNet2DConditionModel
 from promptnet.images.crop import fitted
 from promptnet.inference.resolution.adapt import adapt_resolution
 from promptnet.inference.resolution.plan import SizePlan, plan_size
+from promptnet.models.slots import is_asked
 
 
 def rules_for_size(unet: Any, resolution: Any, **sizes: Any) -> list[Any]:
@@ -103,7 +104,7 @@ def test_subjects_and_plain_prompts_in_one_batch(pipe: Any, make_subject: Any) -
     assert np.isfinite(both).all()
     np.testing.assert_allclose(both[1], alone[0], atol=2e-4)
     assert UNet2DConditionModel in type(pipe.unet).__mro__
-    assert not any("_conv_forward" in vars(module) for module in pipe.unet.modules())
+    assert not any(map(is_asked, pipe.unet.modules()))
 
 
 @pytest.mark.parametrize("resolution", ["auto", "off"])
@@ -113,7 +114,7 @@ def test_promptnet_runs_at_its_trained_size_in_plain_mode(resolution: str, pipe:
     adapted: dict[str, set[bool]] = {"promptnet": set(), "unet": set()}
 
     def watch(name: str, module: torch.nn.Module, inputs: Any) -> None:
-        adapted[name].add("_conv_forward" in vars(module) or "forward" in vars(module))
+        adapted[name].add(is_asked(module))
         if module in entrances:
             sizes[name].add(tuple(inputs[0].shape[-2:]))
 

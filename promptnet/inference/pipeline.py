@@ -44,6 +44,7 @@ from promptnet.inference.sampling.arguments import (
 from promptnet.inference.sampling.conditions import networks_of
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.loop import sample
+from promptnet.inference.sampling.own_call import OwnCall, interrupt, own_call, running_call
 from promptnet.inference.sampling.requests import Request, SubjectsOfPrompt, distinct_subjects, make_requests, moved
 from promptnet.inference.sampling.rules import Generators, build_rules
 from promptnet.inference.sampling.schedule import Step, check_scheduler, plan, prediction_type
@@ -150,7 +151,6 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-        self._interrupt = False
         self._num_timesteps = 0
 
     @classmethod
@@ -199,13 +199,23 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the current call."""
-        return self._num_timesteps
+        """Steps of the current call; outside of calls, of the last one."""
+        call = running_call()
+        return call.num_timesteps if call is not None and call.pipe is self else self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
-        """Set `pipe._interrupt = True` in a callback to stop after that step."""
+        """Set `pipe._interrupt = True` in a callback to stop after that step; outside of callbacks, all calls stop."""
         return self._interrupt
+
+    @property
+    def _interrupt(self) -> bool:
+        call = running_call()
+        return call is not None and call.pipe is self and call.interrupted
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        interrupt(self, value)
 
     def encode_references(self, images: Source | Sequence[Source]) -> EncodedReferences:
         """Reference images as PromptNet reads them, cropped to their central squares.
@@ -342,7 +352,8 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             latents: (B, 4, H, W) to start from, standard normal, in place of the generator's.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: if false, a tuple (images,).
-            callback_on_step_end: (pipe, index, timestep, {"latents": ...}) -> the same dict, as in diffusers.
+            callback_on_step_end: (pipe, index, timestep, {"latents": ...}) -> the same dict, as in diffusers. The
+                call's timesteps are in a copy of the scheduler, so that calls in other threads do not meet them.
             callback_on_step_end_tensor_inputs: names for that dict; only "latents".
 
         Returns:
@@ -397,41 +408,35 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         latent_size = (side // self.vae_scale_factor for side in sizing.sampled_px)
         shape = (len(rows), self.unet.config["in_channels"], *latent_size)
         x = starting_noise(shape, generator, latents, device, self.unet.dtype)
-        self.scheduler.set_timesteps(config.num_inference_steps, device=device)
-        steps = plan(self.scheduler)
         rules = build_rules(
             moved(rows, device), config, networks, prediction=prediction_type(self.scheduler), generator=generator
         )
         if cards:
             rules.append(mixing_rule(cards, networks))
         rules += sizing.rules
-        x = x * self.scheduler.init_noise_sigma
-        self._interrupt, self._num_timesteps = False, len(steps)
-        progress_bar: Any = self.progress_bar
-        with progress_bar(total=len(steps)) as bar:
+        with own_call(self) as call:
+            call.scheduler.set_timesteps(config.num_inference_steps, device=device)
+            steps = plan(call.scheduler)
+            self._num_timesteps = call.num_timesteps = len(steps)
+            progress_bar: Any = self.progress_bar
+            with progress_bar(total=len(steps)) as bar:
 
-            def on_step_end(x: Tensor, step: Step) -> Tensor:
-                bar.update()
-                return self._call_back(callback_on_step_end, names, x, step)
+                def on_step_end(x: Tensor, step: Step) -> Tensor:
+                    bar.update()
+                    return self._call_back(callback_on_step_end, names, x, step)
 
-            x = sample(
-                self.unet,
-                self.scheduler,
-                x,
-                rules,
-                steps=self._until_interrupted(steps),
-                step_kwargs=step_kwargs,
-                on_step_end=on_step_end,
-            )
+                x = sample(
+                    self.unet,
+                    call.scheduler,
+                    x * call.scheduler.init_noise_sigma,
+                    rules,
+                    steps=_until_interrupted(call, steps),
+                    step_kwargs=step_kwargs,
+                    on_step_end=on_step_end,
+                )
         images = self._finish(x, output_type, size_px)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def _until_interrupted(self, steps: Sequence[Step]) -> Iterator[Step]:
-        for step in steps:
-            if self.interrupt:
-                return
-            yield step
 
     def _call_back(self, callback: StepCallback | None, names: Sequence[str], x: Tensor, step: Step) -> Tensor:
         if callback is None:
@@ -459,3 +464,10 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     def _require_promptnet(self) -> None:
         check_encoder({name: getattr(self, name, None) for name in _FOR_SUBJECTS})
+
+
+def _until_interrupted(call: OwnCall, steps: Sequence[Step]) -> Iterator[Step]:
+    for step in steps:
+        if call.interrupted:
+            return
+        yield step

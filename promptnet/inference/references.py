@@ -1,7 +1,6 @@
 """What a pipeline keeps of a reference image: its latents at the trained size, and what the image encoder saw."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import Source, open_image
+from promptnet.inference.tuning.customize import twin
 from promptnet.inference.vae import decode_in_tiles, is_tiled
 
 
@@ -41,10 +41,9 @@ def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
 
     As in `decode_latents`, a float16 VAE that overflows computes in float32; its latents are float16 again.
     """
-    dtype = vae.dtype
-    with _without_overflow(vae):
-        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
-    return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).to(dtype)
+    computing = _without_overflow(vae)
+    latents = computing.encode(pixels.to(computing.dtype)).latent_dist.mode()
+    return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).to(vae.dtype)
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
@@ -53,23 +52,23 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     Only for latents that ask for gradients a graph is made. Without, a float16 VAE that overflows (`force_upcast`, such
     as SDXL's) computes in float32, as in diffusers.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad), _without_overflow(vae):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad):
+        vae = _without_overflow(vae)
         latents = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
         return decode_in_tiles(vae, latents) if is_tiled(vae, latents) else vae.decode(latents, return_dict=False)[0]
 
 
-@contextmanager
-def _without_overflow(vae: Any) -> Iterator[None]:
-    """In float32 where float16 would not do; not where a backward pass is to find the weights as they were."""
-    overflows = vae.dtype == torch.float16 and vae.config.get("force_upcast")
-    if torch.is_grad_enabled() or not overflows:
-        yield
-        return
-    vae.to(torch.float32)
-    try:
-        yield
-    finally:
-        vae.to(torch.float16)
+def _without_overflow(vae: Any) -> Any:
+    """The VAE; a twin in float32 where float16 would not do, and no backward pass is to find the weights.
+
+    A VAE that is offloaded layer by layer has no weights to copy: it is switched itself and stays in float32, as
+    diffusers' own pipelines leave it.
+    """
+    if torch.is_grad_enabled() or vae.dtype != torch.float16 or not vae.config.get("force_upcast"):
+        return vae
+    if any(weight.is_meta for weight in vae.parameters()):
+        return vae.to(torch.float32)
+    return twin(vae, torch.float32)
 
 
 @torch.no_grad()

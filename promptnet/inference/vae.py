@@ -13,6 +13,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
+from promptnet.inference.tuning.customize import twin
+
 Statistics = dict[nn.GroupNorm, tuple[Tensor, Tensor]]
 """Mean and variance (B, groups) of what each group norm is given."""
 
@@ -26,10 +28,11 @@ def decode_in_tiles(vae: Any, latents: Tensor) -> Tensor:
     """Images (B, 3, H, W) of unscaled latents (B, C, h, w), one after the other: memory is for tiles.
 
     Args:
-        vae: an `AutoencoderKL` with tiling enabled; its own tile size and overlap.
+        vae: an `AutoencoderKL` with tiling enabled; its own tile size and overlap. It is a twin of it that has the
+            hooks: others may decode with the VAE meanwhile.
         latents: as `vae.decode` takes them.
     """
-    images = []
+    vae, images = twin(vae), []
     for one in latents.split(1):
         with normalised_with(measured(vae, picked(one, vae.tile_latent_min_size))):
             images.append(vae.decode(one, return_dict=False)[0])

@@ -98,6 +98,12 @@ def pipe(networks: dict[str, Any]) -> Any:
     return pipe
 
 
+@pytest.fixture
+def new_pipe() -> Any:
+    """A pipeline of networks of its own, which nobody has called."""
+    return build_pipeline()
+
+
 def build_subject(pipe: Any, seed: int = 0, *, num_references: int = 1, tuned: bool = False, **more: Any) -> Any:
     """Somebody made of noise; tuned ones have deltas large enough to see."""
     from promptnet import Subject

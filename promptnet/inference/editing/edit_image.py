@@ -27,6 +27,7 @@ from promptnet.inference.sampling.arguments import check_output_type
 from promptnet.inference.sampling.conditions import Networks, networks_of
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.loop import Rule, sample
+from promptnet.inference.sampling.own_call import own_call
 from promptnet.inference.sampling.requests import Request, make_requests, moved
 from promptnet.inference.sampling.rules import build_rules
 from promptnet.inference.sampling.schedule import plan, prediction_type
@@ -131,7 +132,8 @@ def invert_images(
         image_guidance(rows, pipe.sampling_defaults, networks, kind, scale) for scale in (1.0, guidance_scale)
     )
     how: dict[str, Any] = {"num_steps": num_steps, "inversion_rules": upward, "as_published": as_published}
-    return InvertedImages(invert(pipe.unet, pipe.scheduler, latents, drawing, **how), drawing, networks)
+    with own_call(pipe) as call:
+        return InvertedImages(invert(pipe.unet, call.scheduler, latents, drawing, **how), drawing, networks)
 
 
 @torch.no_grad()
@@ -149,8 +151,9 @@ def redrawn(
     rules.append(inversion.rule(until=correct_until))
     if mask is not None:
         rules.append(KeptOutside(inversion.levels, mask))
-    pipe.scheduler.set_timesteps(cards[0].num_steps, device=inversion.start.device)
-    return sample(pipe.unet, pipe.scheduler, inversion.start, rules, steps=plan(pipe.scheduler))
+    with own_call(pipe) as call:
+        call.scheduler.set_timesteps(cards[0].num_steps, device=inversion.start.device)
+        return sample(pipe.unet, call.scheduler, inversion.start, rules, steps=plan(call.scheduler))
 
 
 def default_prompt(card: MixingWeights, subject: Subject | None) -> str:

@@ -157,7 +157,7 @@ def test_stock_pipelines_beside_subjects_and_other_sizes(pipes: list[Any], make_
     parts = {name: pipe.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet")}
     stock: Any = StableDiffusionPipeline(
         **parts,
-        scheduler=DDIMScheduler.from_config(pipe.scheduler.config),
+        scheduler=DDIMScheduler.from_config(pipe.scheduler.config),  # type: ignore[arg-type]
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,

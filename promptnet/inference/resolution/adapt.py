@@ -3,15 +3,18 @@
     with adapt_resolution(pipe, 2048, 2048, num_inference_steps=50):
         image = pipe(prompt, height=2048, width=2048, num_inference_steps=50).images[0]
 
-Two hooks on the network's calls are all that stays in it. In between, layers act as the timestep says; they are found
-anew in each call, so it does not matter what is moved, offloaded, wrapped or compiled before or after.
+It is the network that is adapted, for whichever pipeline calls it: pipelines made with `from_pipe`, copies, loops of
+one's own. Two hooks on the network's calls ask each call for its timestep and its pipeline (`calling.py`). In between,
+layers act as the timestep says; they are found anew in each call, so it does not matter what is moved, offloaded,
+wrapped or compiled before or after. What is not followed is refused: a pipeline whose U-Net was replaced, a ControlNet
+that came later, a U-Net of another class made of an adapted one.
 """
 
+import threading
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,14 +22,23 @@ import torch
 from torch import Tensor, nn
 
 from promptnet.inference.resolution.auto import automatic_settings
-from promptnet.inference.resolution.damped_batch import damped_output, first_half, has_halves
+from promptnet.inference.resolution.calling import (
+    Caller,
+    attach,
+    called_networks,
+    control_networks,
+    detach,
+    handles_of,
+    is_called_by,
+    pipeline_on_the_stack,
+)
+from promptnet.inference.resolution.damped_batch import has_halves
 from promptnet.inference.resolution.explain import explanation
-from promptnet.inference.resolution.layers import num_depths, uncompiled
+from promptnet.inference.resolution.layers import has_mid_block, num_depths, uncompiled
 from promptnet.inference.resolution.mode import Adaptation, check_settings
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
 
 SettingsSource = str | Path | Mapping[str, Any] | ResolutionSettings
-_ATTRIBUTE = "_promptnet_resolution"
 # Of a bare network's timesteps; pipelines say it in their scheduler.
 _NUM_TRAIN_TIMESTEPS = 1000
 
@@ -40,10 +52,12 @@ def adapt_resolution(
     settings: SettingsSource = "auto",
     vae_scale_factor: int = 8,
     num_inference_steps: int | None = None,
+    timesteps: Sequence[float] | Tensor | None = None,
 ) -> "ResolutionHandle":
     """Adapt a pipeline or a U-Net to draw at a size it was not trained for, until `.remove()`.
 
-    A second call replaces the first. A pipeline's ControlNets are adapted with its U-Net.
+    A second call replaces the first. A pipeline's ControlNets are adapted with its U-Net. Other pipelines with the same
+    U-Net draw adapted too, each with its own timesteps and guidance.
 
     Args:
         pipe_or_unet: a diffusers pipeline with a U-Net, or a U-Net (images or video).
@@ -54,6 +68,7 @@ def adapt_resolution(
         settings: "auto", "published:..." (`published_names()`), a YAML file, a mapping or `ResolutionSettings`.
         vae_scale_factor: pixels for each latent, for a bare U-Net; a pipeline's is read from its VAE.
         num_inference_steps: length of the drawing. Without it, what the settings say of its start acts all through.
+        timesteps: of a loop of your own; default those of the pipeline's scheduler, or of diffusers' spacings.
 
     Returns:
         the handle: a context manager with `.remove()` and `.explain()`.
@@ -78,6 +93,7 @@ def adapt_resolution(
             size_px,
             num_inference_steps,
             trained_latents=round(max(trained_px) / scale),
+            has_mid_block=has_mid_block(unet),
         )
         if isinstance(settings, str) and settings == "auto"
         else load_settings(settings)
@@ -89,12 +105,15 @@ def adapt_resolution(
             f"{generated} and resize it yourself, or leave drawn_size_px out."
         )
     adaptation = check_settings(unet, chosen, trained_px, size_px)
-    return ResolutionHandle(unet, adaptation, pipe=pipe, num_inference_steps=num_inference_steps, scale=scale)
+    handle = ResolutionHandle(unet, adaptation, pipe=pipe, num_inference_steps=num_inference_steps, scale=scale)
+    if timesteps is not None:
+        handle.timesteps = [float(t) for t in timesteps]
+    return handle
 
 
 def active_handle(unet: nn.Module) -> "ResolutionHandle | None":
     """The handle that adapts this network now."""
-    return vars(uncompiled(unet)).get(_ATTRIBUTE)
+    return next(iter(reversed(handles_of(uncompiled(unet)))), None)
 
 
 def _vae_scale_factor(pipe: Any, default: int) -> int:
@@ -124,7 +143,7 @@ def _trained_size_px(unet: nn.Module, given: int | tuple[int, int] | None, scale
 
 
 class ResolutionHandle:
-    """What `adapt_resolution` gives back. Removing it leaves the networks bit-identical to before.
+    """What `adapt_resolution` gives back. Removing it leaves the networks plain, bit for bit.
 
     Args:
         unet: the network; perhaps compiled.
@@ -137,22 +156,27 @@ class ResolutionHandle:
     def __init__(
         self, unet: nn.Module, adaptation: Adaptation, *, pipe: Any, num_inference_steps: int | None, scale: int
     ) -> None:
-        if (earlier := active_handle(unet)) is not None:
-            earlier.remove()
-        self.adaptation, self.num_inference_steps = adaptation, num_inference_steps
+        network = uncompiled(unet)
+        for earlier in handles_of(network):
+            earlier.remove() if earlier.network is network else detach(network, earlier)
+        self.network, self.adaptation, self.num_inference_steps = network, adaptation, num_inference_steps
         self.latent_size = (adaptation.size_px[0] // scale, adaptation.size_px[1] // scale)
+        self.timesteps: list[float] = []
+        self.adapted, self.damped = adaptation.modes()
+        self.is_active = True
         self._pipe = (lambda: None) if pipe is None else weakref.ref(pipe)
-        self._adapted, self._damped = adaptation.modes()
-        self._hooks: list[Any] = []
-        self._known: tuple[Tensor | None, list[float]] = (None, [])
-        self._calls: list[_CallHooks] = []
-        self._drawing = (-1.0, -1.0)  # first and last timestep that a bare network was called with
-        self._unet = unet
+        self._drawing = threading.local()  # first and last timestep of a loop of one's own
+        self._said: set[Any] = set()
         self._damps = bool(adaptation.settings.damped_steps) and self._can_damp(pipe)
-        vars(uncompiled(unet))[_ATTRIBUTE] = self
-        if not adaptation.settings.is_plain:
-            for network in map(uncompiled, [unet, *_control_networks(pipe)]):
-                self._attach(network)
+        self._networks = [network, *control_networks(pipe)]
+        for each in self._networks:
+            attach(each, self)
+        is_plain = adaptation.settings.is_plain
+        self._undo = [] if is_plain else [_refuse_conversion(network, self), _watch_pipeline(pipe, self)]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies of an adapted network are adapted as long as it is."""
+        return self
 
     @property
     def settings(self) -> ResolutionSettings:
@@ -165,80 +189,208 @@ class ResolutionHandle:
 
     def remove(self) -> None:
         """Undo the adaptation. Again, or after another one took its place: nothing."""
-        for call in self._calls:
-            call.leave()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self._calls = [], []
-        attributes = vars(uncompiled(self._unet))
-        if attributes.get(_ATTRIBUTE) is self:
-            del attributes[_ATTRIBUTE]
+        if not self.is_active:
+            return
+        self.is_active = False
+        for network in self._networks:
+            detach(network, self)
+        for undo in self._undo:
+            undo()
 
     def __enter__(self) -> Self:
+        if not self.is_active:
+            raise ValueError("This adaptation was removed: call adapt_resolution again.")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.remove()
 
     def explain(self) -> str:
-        """Print, and return, a table: layer, depth, factor, active steps."""
-        network, steps = uncompiled(self._unet), self.num_inference_steps
-        text = explanation(network, self.adaptation, self.latent_size, steps, damps=self._damps)
-        print(text)
+        """A table of what is adapted now: layer, depth, factor, active steps."""
+        if not self.is_active:
+            return f"{self.settings.name}: removed, nothing is adapted"
+        text = explanation(
+            self.network, self.adaptation, self.latent_size, self.num_inference_steps, damps=self.damps_guidance
+        )
+        if (pipe := self._pipe()) is not None and (problem := self._problem_of(pipe)):
+            return f"{text}\n{problem}"
         return text
 
-    def share(self, timestep: Any) -> float | None:
+    # -- what calls are asked, and what they ask ----------------------------------------------------------------------
+
+    def acts_as_unet(self, network: nn.Module) -> bool:
+        """Whether this network, or the one that it is a copy of, is not a ControlNet."""
+        return network is self.network or getattr(network, "up_blocks", None) is not None
+
+    def share(self, timestep: Any, caller: Caller | None = None) -> float | None:
         """How much of the drawing is behind at a timestep, 0 to 1; None if everything is always active.
 
-        A pipeline's scheduler says it. A bare network's timesteps are looked up in those of diffusers' spacings, if
-        possible in one that starts as this drawing did: at a timestep of their own, several would do.
+        The scheduler of the pipeline that calls says it. In a loop of one's own it is looked up in the timesteps given,
+        in those of the handle's pipeline, or in those of diffusers' spacings, if possible in one that starts as this
+        drawing did: at a timestep of their own, several would do.
         """
         if self.num_inference_steps is None:
             return None
         t = float(timestep.reshape(-1)[0]) if isinstance(timestep, Tensor) else float(timestep)
-        timesteps = self._scheduled()
+        timesteps = self._known_timesteps(t, caller)
         if timesteps:
             nearest = min(range(len(timesteps)), key=lambda index: abs(timesteps[index] - t))
             return nearest / len(timesteps)
-        first, last = self._drawing
+        return self._guessed_share(t, self.num_inference_steps)
+
+    def _known_timesteps(self, t: float, caller: Caller | None) -> list[float]:
+        if caller is not None:
+            return _timesteps_of(caller.scheduler)
+        timesteps = self.timesteps or _timesteps_of(getattr(self._pipe(), "scheduler", None))
+        return timesteps if any(abs(each - t) < 0.5 for each in timesteps) else self.timesteps
+
+    def _guessed_share(self, t: float, num_steps: int) -> float:
+        first, last = getattr(self._drawing, "ends", (-1.0, -1.0))
         first = first if t <= last else t  # timesteps fall, so this is the next drawing's first
-        self._drawing = (first, t)
-        spaced = _spaced_timesteps(self.num_inference_steps)
+        self._drawing.ends = (first, t)
+        spaced = _spaced_timesteps(num_steps)
         spaced = [timesteps for timesteps in spaced if abs(timesteps[0] - first) < 0.5] or spaced
         distances = [[abs(each - t) for each in timesteps] for timesteps in spaced]
         nearest = min(distances, key=min)
-        return nearest.index(min(nearest)) / self.num_inference_steps
+        return nearest.index(min(nearest)) / num_steps
 
-    def _scheduled(self) -> list[float]:
-        """The timesteps of the drawing, where a pipeline has a scheduler."""
-        timesteps = getattr(getattr(self._pipe(), "scheduler", None), "timesteps", None)
-        if not isinstance(timesteps, Tensor):
-            return []
-        if self._known[0] is not timesteps:
-            self._known = (timesteps, timesteps.tolist())
-        return self._known[1]
+    def is_damped(self, share: float | None, caller: Caller | None, sample: Tensor) -> bool:
+        """Whether this call's guidance is damped. In a loop of one's own, guided rows are the same latents twice."""
+        if not self.adaptation.is_damped(share):
+            return False
+        if caller is None:
+            half = len(sample) // 2
+            return self._damps and len(sample) % 2 == 0 and torch.equal(sample[:half], sample[half:])
+        if has_halves(caller.pipe):
+            return bool(caller.pipe.do_classifier_free_guidance)
+        if self._pipe() is not caller.pipe:
+            self._say_once(type(caller.pipe), _not_damped(self.settings.name, type(caller.pipe).__name__))
+        return False
 
-    def _attach(self, network: nn.Module) -> None:
-        call = _CallHooks(self, damped=network is uncompiled(self._unet))
-        self._calls.append(call)
-        before: Any = torch.compiler.disable(call.before)
-        after: Any = torch.compiler.disable(call.after)
-        self._hooks += [
-            network.register_forward_pre_hook(before, with_kwargs=True),
-            network.register_forward_hook(after, with_kwargs=True, always_call=True),
-        ]
+    def fits(self, sample: Tensor) -> bool:
+        """Whether latents have the size that is drawn."""
+        return tuple(sample.shape[-2:]) == self.latent_size
+
+    def check(self, network: nn.Module, sample: Tensor) -> None:
+        """Refuse a call at another size, or whose layers would be recomputed plain.
+
+        Raises:
+            ValueError: says what to do.
+        """
+        height, width = self.latent_size
+        if not self.fits(sample):
+            raise ValueError(
+                f"{type(network).__name__} is adapted for {self.adaptation.size_px[1]}x"
+                f"{self.adaptation.size_px[0]} pixels, latents {width}x{height}, but was called with latents "
+                f"{sample.shape[-1]}x{sample.shape[-2]}: draw at that size, or remove() the adaptation."
+            )
+        if torch.is_grad_enabled() and network.training and getattr(network, "is_gradient_checkpointing", False):
+            raise ValueError(
+                "Gradient checkpointing inside an adapted network would recompute plain layers: call "
+                "disable_gradient_checkpointing() on it, or checkpoint the whole call."
+            )
+
+    def check_caller(self, caller: Caller) -> None:
+        """Refuse a pipeline with networks beside the U-Net that are not adapted; say if it has other steps.
+
+        Raises:
+            ValueError: says what to do.
+        """
+        if problem := self._problem_of(caller.pipe):
+            raise ValueError(problem)
+        steps = getattr(caller.scheduler, "num_inference_steps", None)
+        if self.num_inference_steps is not None and steps not in (None, self.num_inference_steps):
+            self._say_once(
+                steps,
+                f"adapt_resolution was told num_inference_steps={self.num_inference_steps}, but this drawing has "
+                f"{steps} steps: factors act for the same share of them. Adapt again with num_inference_steps={steps}.",
+            )
+
+    def _problem_of(self, pipe: Any) -> str:
+        """Why a pipeline does not draw adapted; "" if it does."""
+        kind = type(pipe).__name__
+        if self.settings.is_plain:
+            return ""
+        if not any(handles_of(network) for network in called_networks(pipe)[:1]):
+            return (
+                f"The U-Net of this {kind} was replaced after adapt_resolution, and the new one is plain: adapt the "
+                "pipeline again, or remove() the adaptation."
+            )
+        if all(handles_of(network) for network in control_networks(pipe)):
+            return ""
+        return (
+            f"The U-Net of this {kind} is adapted, but not its ControlNet, which came later: adapt this pipeline, "
+            "adapt_resolution(pipe, ...)."
+        )
 
     def _can_damp(self, pipe: Any) -> bool:
         if pipe is not None and has_halves(pipe):
             return True
         what = "a bare U-Net" if pipe is None else type(pipe).__name__
-        warnings.warn(
-            f"{self.settings.name} asks for noise-damped guidance, but {what} does not call its U-Net with one "
-            "unconditional and one conditional row for each image, or does not say so: guidance is not damped. Give "
-            "a pipeline with plain classifier-free guidance, or damped_steps: 0.",
-            stacklevel=4,
-        )
+        warnings.warn(_not_damped(self.settings.name, what), stacklevel=4)
         return False
+
+    def _say_once(self, key: Any, message: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            warnings.warn(message, stacklevel=2)
+
+
+def _not_damped(name: str, what: str) -> str:
+    return (
+        f"{name} asks for noise-damped guidance, but {what} does not call its U-Net with one unconditional and one "
+        "conditional row for each image, or does not say so: guidance is not damped. Give a pipeline with plain "
+        "classifier-free guidance, or damped_steps: 0."
+    )
+
+
+def _timesteps_of(scheduler: Any) -> list[float]:
+    timesteps = getattr(scheduler, "timesteps", None)
+    return timesteps.tolist() if isinstance(timesteps, Tensor) else []
+
+
+# -- what is not followed ---------------------------------------------------------------------------------------------
+
+
+def _watch_pipeline(pipe: Any, handle: ResolutionHandle) -> Callable[[], object]:
+    """Let a pipeline, and copies of it, say if its U-Net is no more the one that was adapted; returns the undoing."""
+    if pipe is None or not hasattr(type(pipe), "progress_bar"):
+        return lambda: None
+    vars(pipe)["progress_bar"] = partial(_checked_progress_bar, handle)
+    known = weakref.ref(pipe)
+
+    def undo() -> None:
+        if (watched := known()) is not None:
+            vars(watched).pop("progress_bar", None)
+
+    return undo
+
+
+def _checked_progress_bar(handle: ResolutionHandle, *args: Any, **kwargs: Any) -> Any:
+    """Every drawing of diffusers' asks for one before its first step."""
+    caller: Any = pipeline_on_the_stack() or handle._pipe()
+    if handle.is_active and (problem := handle._problem_of(caller)):
+        raise ValueError(problem)
+    return type(caller).progress_bar(caller, *args, **kwargs)
+
+
+def _refuse_conversion(network: nn.Module, handle: ResolutionHandle) -> Callable[[], object]:
+    """Let a network say that one of another class, made of its weights, is not adapted; returns the undoing."""
+    first = getattr(network, "conv_in", None)
+    if not isinstance(first, nn.Module):
+        return lambda: None
+
+    def check(*_: Any) -> None:
+        if handle.is_active and is_called_by("from_unet2d"):
+            raise ValueError(
+                "This U-Net is adapted by adapt_resolution, and what is made of its weights would be plain: remove() "
+                "the adaptation, make the new pipeline, and adapt that."
+            )
+
+    return first.register_state_dict_pre_hook(check).remove
+
+
+# -- a loop of one's own ----------------------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -249,86 +401,3 @@ def _spaced_timesteps(num_steps: int) -> list[Sequence[float]]:
     trailing = [round(_NUM_TRAIN_TIMESTEPS * (1 - i / num_steps)) - 1 for i in range(num_steps)]
     even = [last * (1 - i / max(1, num_steps - 1)) for i in range(num_steps)]
     return [[t + 1 for t in leading], leading, trailing, even]  # Stable Diffusion's first, as they meet in places
-
-
-def _control_networks(pipe: Any) -> list[nn.Module]:
-    controlnet = getattr(pipe, "controlnet", None)
-    networks = list(getattr(controlnet, "nets", [controlnet]))
-    return [network for network in networks if isinstance(getattr(network, "down_blocks", None), nn.ModuleList)]
-
-
-class _CallHooks:
-    """The hooks around the calls of one network.
-
-    Args:
-        handle: what to do in them.
-        damped: whether this network's output is what guidance is made of.
-    """
-
-    def __init__(self, handle: ResolutionHandle, *, damped: bool) -> None:
-        self.handle, self.damped = handle, damped
-        self._stack: ExitStack | None = None
-        self._fraction: float | None = None
-        self._inside = False  # the damped pass calls the network again
-
-    def before(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._inside:
-            return
-        self.leave()
-        sample, timestep = _argument(0, "sample", args, kwargs), _argument(1, "timestep", args, kwargs)
-        self._check(network, sample)
-        self._fraction = self.handle.share(timestep)
-        stack = ExitStack()
-        stack.enter_context(self.handle._adapted.at(network, self._fraction))
-        self._stack = stack
-
-    def after(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if self._inside or self._stack is None:
-            return None
-        stack, self._stack = self._stack, None
-        if output is None:  # the call failed: undo, and let its own error speak
-            stack.__exit__(RuntimeError, RuntimeError("failed"), None)
-            return None
-        stack.close()
-        return damped_output(output, self._damped_pass(network, args, kwargs)) if self._is_damped() else None
-
-    def leave(self) -> None:
-        """Undo what an interrupted call has left."""
-        stack, self._stack = self._stack, None
-        if stack is not None:
-            stack.__exit__(RuntimeError, RuntimeError("interrupted"), None)
-
-    def _is_damped(self) -> bool:
-        handle = self.handle
-        if not (self.damped and handle.damps_guidance and handle.adaptation.is_damped(self._fraction)):
-            return False
-        pipe: Any = handle._pipe()
-        return bool(pipe.do_classifier_free_guidance)
-
-    def _damped_pass(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The unconditional half of the batch in the damped mode."""
-        num_rows = len(_argument(0, "sample", args, kwargs))
-        self._inside = True
-        try:
-            with self.handle._damped.at(network, self._fraction):
-                return self.handle._unet(*first_half(args, num_rows), **first_half(kwargs, num_rows))
-        finally:
-            self._inside = False
-
-    def _check(self, network: nn.Module, sample: Tensor) -> None:
-        height, width = self.handle.latent_size
-        if tuple(sample.shape[-2:]) != (height, width):
-            raise ValueError(
-                f"{type(network).__name__} is adapted for {self.handle.adaptation.size_px[1]}x"
-                f"{self.handle.adaptation.size_px[0]} pixels, latents {width}x{height}, but was called with latents "
-                f"{sample.shape[-1]}x{sample.shape[-2]}: draw at that size, or remove() the adaptation."
-            )
-        if torch.is_grad_enabled() and network.training and getattr(network, "is_gradient_checkpointing", False):
-            raise ValueError(
-                "Gradient checkpointing inside an adapted network would recompute plain layers: call "
-                "disable_gradient_checkpointing() on it, or checkpoint the whole call."
-            )
-
-
-def _argument(index: int, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    return args[index] if len(args) > index else kwargs[name]

@@ -39,7 +39,12 @@ def attention_scale(tokens: float, trained_tokens: float) -> float:
             f"trained_tokens={trained_tokens} must be above 1: one token attends to itself alone, whatever the scale. "
             "Leave such a layer as it is."
         )
-    return 1.0 if tokens == 1 else math.sqrt(math.log(tokens) / math.log(trained_tokens))
+    return _scale(tokens, trained_tokens)
+
+
+def _scale(tokens: float, trained_tokens: float) -> float:
+    """Logarithms to base 2: compiled code knows no other ones of sizes that may change."""
+    return 1.0 if tokens == 1 else math.sqrt(math.log2(tokens) / math.log2(trained_tokens))
 
 
 def query_scale(tokens: int, area_ratio: float) -> float:
@@ -48,7 +53,7 @@ def query_scale(tokens: int, area_ratio: float) -> float:
     A layer whose trained grid had one token or less never learned to choose: it is left as it is.
     """
     trained = tokens / area_ratio
-    return attention_scale(tokens, trained) if trained > 1 else 1.0
+    return _scale(tokens, trained) if trained > 1 else 1.0
 
 
 class QueryScaling:

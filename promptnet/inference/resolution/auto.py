@@ -14,6 +14,7 @@ kernels; for the others the published settings disperse nothing, and so does thi
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from promptnet.inference.resolution.settings import Factors, ResolutionSettings
 
@@ -42,6 +43,7 @@ def automatic_settings(
     *,
     trained_latents: int = 64,
     multiple_px: int | None = None,
+    has_mid_block: bool = True,
 ) -> ResolutionSettings:
     """Settings for a size, plain if it is near the trained one.
 
@@ -53,6 +55,7 @@ def automatic_settings(
         trained_latents: the longer side of the latents that it was trained on.
         multiple_px: what drawn sides must be multiples of, where the caller can draw at another size and resize the
             image; None where it cannot.
+        has_mid_block: whether the network has one; small ones may not.
     """
     vertical, horizontal = _ratios(size_px, trained_size_px)
     num_steps = num_inference_steps or 50
@@ -61,7 +64,8 @@ def automatic_settings(
         return ResolutionSettings(name, attention=False, num_steps=num_steps)
     generated = sampled_size(trained_size_px, size_px, multiple_px, trained_latents) if multiple_px else size_px
     if generated != size_px:
-        nearer = automatic_settings(num_blocks, trained_size_px, generated, num_steps, trained_latents=trained_latents)
+        how: dict[str, Any] = {"trained_latents": trained_latents, "has_mid_block": has_mid_block}
+        nearer = automatic_settings(num_blocks, trained_size_px, generated, num_steps, **how)
         return replace(nearer, name=name, drawn_size_px=generated)
     largest = max(vertical, horizontal)
     if largest < FAR_RATIO:  # smaller
@@ -70,6 +74,9 @@ def automatic_settings(
     damped = largest >= DAMPED_RATIO and trained_latents > FEW_LATENTS
     ratios = in_proportion((vertical, horizontal), trained_latents)
     factors = redilation(num_blocks, ratios, trained_latents)
+    damped_factors = _damped(num_blocks, ratios, factors) if damped else {}
+    if not has_mid_block:
+        factors, damped_factors = _without_mid_block(factors), _without_mid_block(damped_factors)
     outermost, dispersed = dispersal(num_blocks, ratios, factors, trained_latents)
     return ResolutionSettings(
         name,
@@ -78,11 +85,15 @@ def automatic_settings(
         dispersed=dispersed,
         dispersed_steps=active_steps if dispersed else 0,
         progressive="capped" if damped else "no",
-        damped_factors=_damped(num_blocks, ratios, factors) if damped else {},
-        damped_steps=active_steps if damped else 0,
+        damped_factors=damped_factors,
+        damped_steps=active_steps if damped_factors else 0,
         attention=True,
         num_steps=num_steps,
     )
+
+
+def _without_mid_block(factors: Factors) -> Factors:
+    return {name: pair for name, pair in factors.items() if name != "mid_block"}
 
 
 def sampled_size(

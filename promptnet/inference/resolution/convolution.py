@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,6 +33,7 @@ def redilated_conv2d(
     stride: int | Sequence[int] = 1,
     match_plain_size: bool = True,
     groups: int = 1,
+    padding_mode: str = "zeros",
 ) -> Tensor:
     """A "same"-padded convolution dilated by any real factor f, ScaleCrafter, arXiv 2310.07702 section 3.2.
 
@@ -48,6 +50,7 @@ def redilated_conv2d(
         match_plain_size: the output is as large as the plain layer's, ceil(H / s); if not, floor(H / s) as published,
             which is one short on odd sizes with stride 2.
         groups: of the plain layer.
+        padding_mode: of the plain layer. "circular" also resizes as if the image went on at its other side.
 
     Returns:
         (B, C_out, H', W').
@@ -66,12 +69,29 @@ def redilated_conv2d(
     rounding = (lambda n, s: -(-n // s)) if match_plain_size else (lambda n, s: max(1, n // s))
     wanted = [rounding(n, s) for n, s in zip(sides, strides, strict=True)]
     padding = [d * (k - 1) // 2 for d, k in zip(dilations, kernel, strict=True)]
-    x = _resize(x, resized)  # (B, C, rho H, rho W)
+    is_circular = padding_mode == "circular"
+    x = _resize(x, resized, is_circular)  # (B, C, rho H, rho W)
+    if padding_mode != "zeros":
+        x, padding = F.pad(x, (padding[1], padding[1], padding[0], padding[0]), mode=padding_mode), [0, 0]
     x = F.conv2d(x, weight, bias, strides, padding, dilations, groups)  # (B, C_out, rho H / s, rho W / s)
-    return _resize(x, wanted)
+    return _resize(x, wanted, is_circular)
 
 
-def _resize(x: Tensor, sides: Sequence[int]) -> Tensor:
+def _resize(x: Tensor, sides: Sequence[int], is_circular: bool) -> Tensor:
     if tuple(x.shape[2:]) == tuple(sides):
         return x
+    if is_circular:
+        return _resize_around(_resize_around(x, sides[0], -2), sides[1], -1)
     return F.interpolate(x, size=tuple(sides), mode="bilinear", align_corners=False)
+
+
+def _resize_around(x: Tensor, side: int, dim: int) -> Tensor:
+    """Linear with half-pixel centres along one side, whose ends are neighbours."""
+    given = x.shape[dim]
+    if given == side:
+        return x
+    places = (torch.arange(side, device=x.device, dtype=torch.float32) + 0.5) * (given / side) - 0.5
+    before = places.floor()
+    share = (places - before).to(x.dtype).view(-1, *[1] * (-dim - 1))
+    first, second = (x.index_select(dim, index.long() % given) for index in (before, before + 1))
+    return torch.lerp(first, second, share)

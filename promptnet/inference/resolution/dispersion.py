@@ -115,10 +115,16 @@ def _centre(side: int, reach: int) -> range:
     return range(side // 2, side // 2 + 1)
 
 
-def dispersed_kernel(weight: Tensor, matrix: Tensor) -> Tensor:
-    """Kernels (C_out, C, k, k) times R, (C_out, C, K, K), computed in float32 at least."""
+def dispersed_kernel(weight: Tensor, matrix: Tensor, side: int | None = None) -> Tensor:
+    """Kernels (C_out, C, k, k) times R, (C_out, C, K, K), computed in float32 at least.
+
+    Args:
+        weight: (C_out, C, k, k).
+        matrix: R, (K^2, k^2).
+        side: K, for compiled code, which knows no roots of sizes that may change.
+    """
     precision = torch.promote_types(weight.dtype, torch.float32)
-    side = math.isqrt(len(matrix))
+    side = math.isqrt(len(matrix)) if side is None else side
     large = weight.flatten(2).to(precision) @ matrix.to(weight.device, precision).mT
     return large.reshape(*weight.shape[:2], side, side).to(weight.dtype)
 
@@ -135,11 +141,12 @@ class DispersedKernels:
 
     def __init__(self, transform: Transform = "solved") -> None:
         self.matrix = transform_matrix(transform)
+        self.side = math.isqrt(len(self.matrix))
         self._known: tuple[tuple[Tensor, ...], Tensor] | None = None  # marks of the weight, and the kernel
 
     def __call__(self, weight: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and weight.requires_grad):
-            return dispersed_kernel(weight, self.matrix)
+            return dispersed_kernel(weight, self.matrix, self.side)
         marks, known = _marks(weight), self._known
         if known is None or not all(map(_are_same, marks, known[0])):
             with torch.inference_mode(False), torch.no_grad():  # or a later backward pass could not use it

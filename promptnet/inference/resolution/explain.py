@@ -6,8 +6,8 @@ from torch import nn
 
 from promptnet.inference.resolution.attention import query_scale
 from promptnet.inference.resolution.auto import is_far
-from promptnet.inference.resolution.layers import spatial_attentions
-from promptnet.inference.resolution.mode import Adaptation, layer_depths
+from promptnet.inference.resolution.layers import spatial_attentions, spatial_convolutions
+from promptnet.inference.resolution.mode import Adaptation, layer_depths, problem_of
 from promptnet.inference.resolution.settings import ResolutionSettings
 
 
@@ -36,6 +36,7 @@ def explanation(
     if settings.is_plain:
         return f"{lines[0]}\nnothing is adapted{_why_plain(adaptation)}"
     lines += _convolutions(network, adaptation, num_inference_steps, damps=damps)
+    lines.append(problem_of(network, spatial_convolutions(network), adaptation.factors))
     lines.append(_progression(settings))
     lines.append(_damping(settings, num_inference_steps, damps=damps))
     lines.append(_attention(network, adaptation, latent_size))

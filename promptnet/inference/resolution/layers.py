@@ -12,8 +12,9 @@ from torch import nn
 
 from promptnet.inference.resolution.attention import has_added_keys, is_self_attention
 
-# Inside these, tokens or kernels run over time and not over the image.
-_TEMPORAL = {
+# Inside these, tokens or kernels run over time and not over the image, or tokens are boxes beside the image.
+_LEFT_ALONE = {
+    "GatedSelfAttentionDense",
     "AnimateDiffTransformer3D",
     "MotionModules",
     "TemporalBasicTransformerBlock",
@@ -33,11 +34,13 @@ class Layer:
         name: of the plain layer within its network.
         depth: how often the latents were halved where it computes.
         modules: what computes it: the layer itself, and where peft has wrapped it, its adapters' first layers.
+        wrappers: what peft has wrapped around it.
     """
 
     name: str
     depth: int
     modules: tuple[nn.Module, ...]
+    wrappers: tuple[nn.Module, ...] = ()
 
 
 def uncompiled(network: Any) -> nn.Module:
@@ -57,6 +60,11 @@ def num_depths(network: nn.Module) -> int:
             f"{type(network).__name__} has no down_blocks: give a diffusers U-Net, or a pipeline with one."
         )
     return len(blocks)
+
+
+def has_mid_block(network: nn.Module) -> bool:
+    """Whether a U-Net has convolutions between its down and its up blocks; distilled ones may have none."""
+    return any(name.startswith("mid_block.") for name in spatial_convolutions(uncompiled(network)))
 
 
 def trained_latents(network: nn.Module) -> int:
@@ -86,14 +94,20 @@ def spatial_layers(network: nn.Module) -> tuple[dict[str, Layer], dict[str, Laye
     num = num_depths(network)
     convolutions: dict[str, list[nn.Module]] = {}
     attentions: dict[str, list[nn.Module]] = {}
+    wrappers: dict[str, list[nn.Module]] = {}
     for name, module in _spatial_modules(network):
+        if "base_layer" in module._modules:
+            wrappers.setdefault(plain_name(name), []).append(module)
         if isinstance(module, nn.Conv2d):
             if _is_plain_3x3(module):
                 convolutions.setdefault(plain_name(name), []).append(module)
         elif is_self_attention(module):
             attentions[name] = [module]
     first, second = (
-        {name: Layer(name, _depth(name, num), tuple(modules)) for name, modules in found.items()}
+        {
+            name: Layer(name, _depth(name, num), tuple(modules), tuple(wrappers.get(name, ())))
+            for name, modules in found.items()
+        }
         for found in (convolutions, attentions)
     )
     return first, second
@@ -116,7 +130,7 @@ def _spatial_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _walk(module: nn.Module, prefix: str, found: list[tuple[str, nn.Module]]) -> None:
     for name, child in module._modules.items():
-        if child is None or type(child).__name__ in _TEMPORAL:
+        if child is None or type(child).__name__ in _LEFT_ALONE:
             continue
         found.append((prefix + name, child))
         if child._modules:
@@ -125,12 +139,7 @@ def _walk(module: nn.Module, prefix: str, found: list[tuple[str, nn.Module]]) ->
 
 def _is_plain_3x3(module: nn.Conv2d) -> bool:
     """Whether it pads its input to the same size, so that it can be re-dilated."""
-    return (
-        module.kernel_size == (3, 3)
-        and module.dilation == (1, 1)
-        and module.padding in ((1, 1), "same")
-        and module.padding_mode == "zeros"
-    )
+    return module.kernel_size == (3, 3) and module.dilation == (1, 1) and module.padding in ((1, 1), "same")
 
 
 def _depth(name: str, num: int) -> int:

@@ -30,7 +30,7 @@ from promptnet.inference.resolution.layers import (
 )
 from promptnet.inference.resolution.settings import Factors, ResolutionSettings, factor_at
 from promptnet.inference.sampling.schedule import Step
-from promptnet.models.slots import asking, convolution_slot_of, shared_place
+from promptnet.models.slots import ConvolutionSlot, asking, convolution_slot_of, shared_place
 
 PLAIN = (1.0, 1.0)
 
@@ -183,8 +183,11 @@ class ResolutionMode:
             RuntimeError: the network ran, but not through these layers.
         """
         network = uncompiled(network)
+        if self.adaptation.settings.is_plain:
+            yield
+            return
         convolutions, attentions = spatial_layers(network)
-        redilations, actions = self._redilations(convolutions, share)
+        redilations, actions = self._redilations(network, convolutions, share)
         scaling = self._scaling(attentions)
         if scaling is not None:
             layers = (layer.modules[0] for layer in attentions.values())
@@ -197,6 +200,11 @@ class ResolutionMode:
                 f"Convolutions were to be re-dilated, but the network never called {', '.join(silent[:3])}"
                 f"{' and others' if len(silent) > 3 else ''}: another change to the network goes around them, or it is "
                 f"compiled code that has not seen them. {COMPILED_BEFORE}"
+            )
+        if around := [name for name in redilations if _has_foreign_forward(convolutions[name].modules[0])]:
+            raise RuntimeError(
+                f"{around[0]} has a forward of somebody else's, who convolves beside the layer and is not re-dilated: "
+                "merge what it adds into the layer's weights, or take it off."
             )
         if scaling is not None:
             for name, layer in attentions.items():
@@ -225,13 +233,15 @@ class ResolutionMode:
         return bool(steps) and (share is None or _position(share, self.adaptation.settings) < steps)
 
     def _redilations(
-        self, layers: Mapping[str, Layer], share: float | None
+        self, network: nn.Module, layers: Mapping[str, Layer], share: float | None
     ) -> "tuple[dict[str, _Redilation], dict[str, Any]]":
         """By the layer's name what it does itself, and by the key of a place what is to be asked."""
         factors = self.factors_at(share)
         dispersed = self.adaptation.dispersed if factors and self.disperses(share) else frozenset()
         found: dict[str, _Redilation] = {}
         actions: dict[str, Any] = {}
+        if problem := problem_of(network, layers, factors):
+            raise ValueError(problem)
         for name in factors.keys() & layers.keys():  # a ControlNet has no up blocks
             for module in layers[name].modules:
                 redilation = self._redilation(module, factors[name], disperse=name in dispersed)
@@ -288,6 +298,7 @@ class _Redilation:
             stride=layer.stride,
             match_plain_size=self.match_plain_size,
             groups=layer.groups,
+            padding_mode=layer.padding_mode,
         )
 
 
@@ -295,12 +306,69 @@ def _place(layer: Layer, module: nn.Module) -> str:
     """The key under which a convolution's slot looks."""
     assert isinstance(module, nn.Conv2d)
     slot = convolution_slot_of(module)
-    if slot is None:
-        raise ValueError(
-            f"{layer.name} already has a convolution of somebody else's (its _conv_forward was replaced): undo that "
-            "before adapting the resolution."
-        )
+    assert slot is not None, layer.name
     return slot.places[0].key
+
+
+# -- what cannot be adapted -------------------------------------------------------------------------------------------
+
+
+def problem_of(network: nn.Module, layers: Mapping[str, Layer], factors: Iterable[str]) -> str:
+    """What keeps these layers from being re-dilated as they are now; "" if nothing does.
+
+    Args:
+        network: a U-Net, or a ControlNet, which has no up blocks.
+        layers: its convolutions.
+        factors: names of those that are to be re-dilated.
+    """
+    for name in factors:
+        if name not in layers:
+            if getattr(network, name.partition(".")[0], None) is None or not hasattr(network, "up_blocks"):
+                continue
+            return (
+                f"{name} was re-dilated and is no more a 3x3 convolution that can be: somebody has replaced it. Undo "
+                "that, or adapt the resolution again."
+            )
+        if any(_is_replaced(module) for module in layers[name].modules):
+            return (
+                f"{name} already has a convolution of somebody else's (its _conv_forward was replaced): undo that "
+                "before adapting the resolution."
+            )
+        if kinds := [type(wrapper).__name__ for wrapper in layers[name].wrappers if _convolves_by_itself(wrapper)]:
+            return (
+                f"{name} has an adapter that convolves by itself ({kinds[0]}, {type_of_adapter(layers[name])}) and "
+                "would stay plain: merge it (fuse_lora(), or merge() of the layer), or disable it."
+            )
+    return ""
+
+
+def _is_replaced(module: nn.Module) -> bool:
+    own = vars(module).get("_conv_forward")
+    is_foreign = own is not None and not (isinstance(own, ConvolutionSlot) and own.convolution is module)
+    return is_foreign or getattr(type(module), "_conv_forward", None) is not nn.Conv2d._conv_forward
+
+
+def _convolves_by_itself(wrapper: Any) -> bool:
+    """Whether peft's adapter is at work and is not LoRA, whose first layer is a convolution that can be re-dilated."""
+    if wrapper.disable_adapters or wrapper.merged:
+        return False
+    names = set(wrapper.active_adapters)
+    if not hasattr(wrapper, "lora_A"):
+        return any(names & set(getattr(wrapper, each, ())) for each in wrapper.adapter_layer_names)
+    variants = {**getattr(wrapper, "lora_variant", {}), **getattr(wrapper, "lora_magnitude_vector", {})}  # DoRA
+    return bool(names & set(variants))
+
+
+def type_of_adapter(layer: Layer) -> str:
+    """What peft calls the kind of a layer's adapter, from its module: "loha", "lokr", "lora"."""
+    return type(layer.wrappers[0]).__module__.split(".")[-2]
+
+
+def _has_foreign_forward(module: nn.Module) -> bool:
+    """Whether somebody has put a forward around the layer; offloading does, and goes through the layer."""
+    own = vars(module).get("forward")
+    is_own = own is None or getattr(own, "__func__", None) is type(module).forward
+    return not is_own and not hasattr(module, "_hf_hook")
 
 
 def layer_depths(network: nn.Module, names: Mapping[str, object]) -> dict[str, int]:

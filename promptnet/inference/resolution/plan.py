@@ -9,7 +9,7 @@ from torch import nn
 
 from promptnet.inference.resolution.adapt import active_handle
 from promptnet.inference.resolution.auto import automatic_settings
-from promptnet.inference.resolution.layers import num_depths, trained_latents, uncompiled
+from promptnet.inference.resolution.layers import has_mid_block, num_depths, trained_latents, uncompiled
 from promptnet.inference.resolution.rules import resolution_rules
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
 from promptnet.inference.sampling.loop import Rule
@@ -70,6 +70,7 @@ def plan_size(
             num_inference_steps,
             trained_latents=trained_latents(unet),
             multiple_px=multiple_px,
+            has_mid_block=has_mid_block(unet),
         )
     else:
         settings = load_settings(resolution)

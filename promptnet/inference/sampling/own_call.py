@@ -1,4 +1,4 @@
-"""What one call of a pipeline has for itself, though its thread shares the pipeline with others: a scheduler, a stop."""
+"""What one call of a pipeline has for itself, though threads may share the pipeline: a scheduler, a stop."""
 
 import copy
 import threading

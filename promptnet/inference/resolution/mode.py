@@ -285,8 +285,8 @@ class _Redilation:
 
     def __init__(self, factor: tuple[float, float], kernels: DispersedKernels | None, match_plain_size: bool) -> None:
         self.match_plain_size, self.kernels, self.ran = match_plain_size, kernels, False
-        # A dispersed kernel already reaches twice as far.
-        self.factor = factor if kernels is None else (factor[0] / 2, factor[1] / 2)
+        # A dispersed kernel already reaches twice as far. As text: compiled code may take numbers for variable ones.
+        self.factor = " ".join(repr(float(each if kernels is None else each / 2)) for each in factor)
 
     def __call__(self, layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         self.ran = True
@@ -294,7 +294,7 @@ class _Redilation:
             x,
             weight if self.kernels is None else self.kernels(weight),
             bias,
-            factor=self.factor,
+            factor=[float(each) for each in self.factor.split(" ")],
             stride=layer.stride,
             match_plain_size=self.match_plain_size,
             groups=layer.groups,

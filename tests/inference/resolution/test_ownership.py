@@ -30,7 +30,8 @@ ALL: Any = {"down_blocks": 2, "mid_block": 2, "up_blocks": 2}
 def vae() -> Any:
     torch.manual_seed(5)
     two: Any = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return AutoencoderKL(**two, block_out_channels=(4, 4), norm_num_groups=2, latent_channels=4).eval()
+    two["block_out_channels"] = (4, 4)
+    return AutoencoderKL(**two, norm_num_groups=2, latent_channels=4).eval()
 
 
 def scheduler(**more: Any) -> Any:

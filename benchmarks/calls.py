@@ -1,0 +1,130 @@
+"""What it costs one caller that a call owns its state: this checkout against another, in pairs.
+
+    git worktree add ../before COMMIT
+    python benchmarks/calls.py --reference ../before
+
+One process for each checkout draws and tunes in turn, so that both meet the same load of the machine: `--rounds` times
+one call here and one there, in random order. Printed is, for each kind of call, the median of the ratios of a pair,
+this checkout's time over the reference's, with its quartiles.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parents[1]
+KINDS = ("plain", "subject", "wide", "customize")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path, required=True, help="root of another checkout")
+    parser.add_argument("--base", type=Path, default=HERE / "checkpoints" / "tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.worker:
+        serve(asked.reference, asked.base, asked.device)
+        return
+    workers = [Worker(root, asked.base, asked.device) for root in (HERE, asked.reference.resolve())]
+    for kind in asked.kinds:
+        ratios = paired(workers, kind, asked.rounds)
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"{kind:10} this / reference: {middle:.3f}  (quartiles {low:.3f} to {high:.3f}, {len(ratios)} pairs)")
+    for worker in workers:
+        worker.close()
+
+
+class Worker:
+    """A process that imports the package from one checkout."""
+
+    def __init__(self, root: Path, base: Path, device: str) -> None:
+        command = [sys.executable, __file__, "--worker", "--reference", str(root), "--base", str(base)]
+        self.process = subprocess.Popen(
+            [*command, "--device", device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def seconds(self, kind: str) -> float:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(kind, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the worker for {self.process.args} ended")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def paired(workers: list[Worker], kind: str, rounds: int) -> list[float]:
+    """Ratios of the first worker's time to the second's, the first pair left out."""
+    ratios = []
+    for _ in range(rounds + 1):
+        found = {worker: worker.seconds(kind) for worker in random.sample(workers, 2)}
+        ratios.append(found[workers[0]] / found[workers[1]])
+    return ratios[1:]
+
+
+def serve(root: Path, base: Path, device: str) -> None:
+    """Answer each kind of call that is asked for with the seconds it took."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    sys.path.insert(0, str(root))
+    import promptnet
+
+    assert Path(promptnet.__file__).is_relative_to(root), promptnet.__file__
+    calls = calls_of(base, device)
+    for line in sys.stdin:
+        print(json.dumps(timed(calls[line.strip()], device)), file=answers, flush=True)
+
+
+def timed(call: Callable[[], Any], device: str) -> float:
+    import torch
+
+    start = time.perf_counter()
+    call()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def calls_of(base: Path, device: str) -> dict[str, Callable[[], Any]]:
+    """One call of each kind, always the same."""
+    import torch
+    from PIL import Image
+
+    from promptnet import PromptNetPipeline
+
+    torch.set_num_threads(1)
+    pipe: Any = PromptNetPipeline.from_pretrained(base).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    photo = Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 100).convert("RGB")
+
+    def seeded() -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+    def customize(steps: int) -> Any:
+        return pipe.customize(photo, steps=steps, batch_size=2, num_views=4, generator=seeded(), progress_bar=False)
+
+    def generated(prompt: str, **options: Any) -> Callable[[], Any]:
+        return lambda: pipe(prompt, generator=seeded(), num_inference_steps=10, output_type="latent", **options)
+
+    return {
+        "plain": generated("a happy portrait of a person"),
+        "subject": generated("a happy portrait of S*", subject=customize(2)),
+        "wide": generated("a happy portrait of a person", height=96, width=160),
+        "customize": lambda: customize(4),
+    }
+
+
+if __name__ == "__main__":
+    main()

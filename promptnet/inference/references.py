@@ -9,7 +9,7 @@ from torch import Tensor
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import Source, open_image
 from promptnet.inference.tuning.customize import twin
-from promptnet.inference.vae import decode_in_tiles, is_tiled
+from promptnet.inference.vae import decode_in_tiles, encode_in_tiles, is_encoded_in_tiles, is_tiled
 
 
 class EncodedReferences(NamedTuple):
@@ -39,10 +39,13 @@ def open_references(images: Source | Sequence[Source]) -> list[Any]:
 def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
     """Scaled latents (B, C, h, w), the mode of the posterior, of images (B, 3, H, W) in [-1, 1].
 
-    As in `decode_latents`, a float16 VAE that overflows computes in float32; its latents are float16 again.
+    In tiles where the VAE is told to. As in `decode_latents`, a float16 VAE that overflows computes in float32; its
+    latents are float16 again.
     """
     computing = _without_overflow(vae)
-    latents = computing.encode(pixels.to(computing.dtype)).latent_dist.mode()
+    pixels = pixels.to(computing.dtype)
+    tiled = is_encoded_in_tiles(computing, pixels)
+    latents = encode_in_tiles(computing, pixels) if tiled else computing.encode(pixels).latent_dist.mode()
     return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).to(vae.dtype)
 
 

@@ -1,15 +1,28 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from promptnet.datasets.avatars.render import identities, render, sample_attributes
 from promptnet.images.crop import to_pixels
-from promptnet.inference.references import decode_latents
-from promptnet.inference.vae import decode_in_tiles, is_tiled, measured, normalised_with, picked
+from promptnet.inference.references import decode_latents, encode_pixels
+from promptnet.inference.vae import (
+    _inner,
+    _pooled,
+    _tiles,
+    decode_in_tiles,
+    encode_in_tiles,
+    intervals,
+    is_encoded_in_tiles,
+    is_tiled,
+    measured,
+    normalised_with,
+)
 
 TILE = 8
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
@@ -53,6 +66,12 @@ def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return image
 
 
+def measured_decoder(vae: Any, latents: torch.Tensor) -> Any:
+    return measured(
+        vae.decoder, lambda one: vae.decode(one, return_dict=False)[0], latents, _tiles(vae, *latents.shape[-2:])
+    )
+
+
 def test_large_latents_alone_are_tiled_and_only_when_told(vae: Any) -> None:
     assert is_tiled(vae, uneven())
     assert not is_tiled(vae, uneven(TILE, TILE))
@@ -78,23 +97,27 @@ def test_no_steps_show_where_tiles_meet(embedded_vae: Any) -> None:
     with torch.no_grad():
         latents = embedded_vae.encode(image[None]).latent_dist.mode()
         expected = whole(embedded_vae, latents)
-        found = steps_at_borders(decode_in_tiles(embedded_vae, latents) - expected, 48)  # of 64, a quarter overlaps
+        found = steps_at_borders(embedded_vae, decode_in_tiles(embedded_vae, latents) - expected)
         embedded_vae.tile_overlap_factor = 0
-        abutting = steps_at_borders(decode_in_tiles(embedded_vae, latents) - expected, 64)
+        abutting = steps_at_borders(embedded_vae, decode_in_tiles(embedded_vae, latents) - expected)
     assert found < 1.5
     assert abutting > 2, "the measure sees seams"
 
 
-def steps_at_borders(change: torch.Tensor, every: int) -> float:
-    """Mean absolute steps along both sides, at multiples of `every` over those elsewhere."""
-    steps = [change.diff(dim=side).abs().transpose(side, -1).flatten(0, -2).mean(0) for side in (-1, -2)]
-    at, elsewhere = torch.cat([step[every - 1 :: every] for step in steps]), torch.cat(steps)
-    return float(at.mean() / elsewhere.mean())
+def steps_at_borders(vae: Any, change: torch.Tensor) -> float:
+    """Mean absolute steps along both sides, where tiles meet, begin or end over those elsewhere."""
+    size_px = change.shape[-1]
+    tiles = {rows for rows, _ in _tiles(vae, size_px // 4, size_px // 4)}
+    at = {4 * place for tile in tiles for place in (tile.start, tile.stop, tile.inner_stop)} - {0, size_px}
+    mask = torch.zeros(size_px - 1, dtype=torch.bool)
+    mask[[place - 1 for place in at]] = True
+    steps = torch.cat([change.diff(dim=side).abs().transpose(side, -1).flatten(0, -2).mean(0) for side in (-1, -2)])
+    return float(steps[mask.repeat(2)].mean() / steps[~mask.repeat(2)].mean())
 
 
 def test_with_its_own_statistics_a_image_is_decoded_as_it_is(vae: Any) -> None:
-    latents = uneven(TILE, TILE, rows=2)
-    with normalised_with(measured(vae, latents)):
+    latents = uneven(TILE, TILE)
+    with normalised_with(measured_decoder(vae, latents)):
         again = vae.decode(latents).sample
     torch.testing.assert_close(again, vae.decode(latents).sample, atol=1e-5, rtol=1e-5)
 
@@ -128,9 +151,82 @@ def test_decode_latents_takes_tiles_where_the_vae_is_told_to(vae: Any) -> None:
     torch.testing.assert_close(decode_latents(vae, latents), decode_in_tiles(vae, unscaled))
 
 
-@pytest.mark.parametrize(("size", "expected"), [((24, 32), (6, 8)), ((64, 8), (8, 1)), ((9, 9), (8, 8))])
-def test_picked_latents_are_some_of_the_latents_and_fit_a_tile(size: Any, expected: Any) -> None:
-    latents = torch.randn(1, 1, *size)
-    some = picked(latents, TILE)
-    assert some.shape[-2:] == expected
-    assert set(some.flatten().tolist()) <= set(latents.flatten().tolist())
+def test_inner_parts_cover_every_place_once_and_keep_off_inner_borders() -> None:
+    for size in range(1, 60):
+        places: list[int] = []
+        for each in intervals(size, TILE, 1):
+            assert each.stop - each.start == min(size, TILE)
+            assert each.inner_start - each.start >= (each.start > 0)
+            assert each.stop - each.inner_stop >= (each.stop < size)
+            places += range(each.inner_start, each.inner_stop)
+        assert places == list(range(size))
+
+
+def test_pooled_moments_are_those_of_all_values() -> None:
+    x = torch.randn(2, 3, 10) * 4 + 100
+    parts = [(part.shape[-1], part.mean(-1), part.var(-1, unbiased=False)) for part in (x[..., :3], x[..., 3:])]
+    mean, variance = _pooled(parts)
+    torch.testing.assert_close(mean, x.mean(-1))
+    torch.testing.assert_close(variance, x.var(-1, unbiased=False))
+
+
+SIZES_PX = ((64, 128), (64, 512), (512, 64), (64, 1024), (256, 64), (68, 260), (132, 72), (100, 336), (192, 192))
+
+
+def scenes(height_px: int, width_px: int) -> dict[str, torch.Tensor]:
+    """An avatar again and again, one avatar stretched, different ones side by side, and one beside plain colour."""
+    random_numbers = Random(1)
+    people = identities("validation")[:8]
+    avatars = [to_pixels(render(who, sample_attributes(random_numbers), 64))[None] for who in people]
+    repeats = -(-height_px // 64), -(-width_px // 64)
+    many = [avatars[i % 8] for i in range(repeats[0] * repeats[1])]
+    rows = [torch.cat(many[i * repeats[1] : (i + 1) * repeats[1]], 3) for i in range(repeats[0])]
+    found = {
+        "repeated": avatars[0].repeat(1, 1, *repeats),
+        "stretched": F.interpolate(avatars[1], (height_px, width_px), mode="bilinear"),
+        "people": torch.cat(rows, 2),
+        "plain": F.pad(avatars[2], (0, 64 * repeats[1] - 64, 0, 64 * repeats[0] - 64), value=0.6),
+    }
+    return {name: scene[..., :height_px, :width_px] for name, scene in found.items()}
+
+
+@pytest.mark.parametrize("size_px", SIZES_PX, ids=str)
+@torch.no_grad()
+def test_at_any_ratio_tiles_are_as_near_as_diffusers_at_least(embedded_vae: Any, size_px: tuple[int, int]) -> None:
+    """Row 1 of the faults: the statistics of wide images came from an image as low as one latent."""
+    for name, pixels in scenes(*size_px).items():
+        embedded_vae.disable_tiling()
+        latents = embedded_vae.encode(pixels).latent_dist.mode()
+        expected = embedded_vae.decode(latents).sample
+        embedded_vae.enable_tiling()
+        for ours, theirs, whole in (
+            (decode_in_tiles(embedded_vae, latents), embedded_vae.decode(latents).sample, expected),
+            (encode_in_tiles(embedded_vae, pixels), embedded_vae.encode(pixels).latent_dist.mode(), latents),
+        ):
+            assert (ours - whole).abs().mean() <= (theirs - whole).abs().mean(), name
+
+
+def test_encode_pixels_takes_tiles_where_the_vae_is_told_to(vae: Any) -> None:
+    pixels = torch.rand(2, 3, 48, 16) * 2 - 1
+    assert is_encoded_in_tiles(vae, pixels)
+    assert not is_encoded_in_tiles(vae, pixels[..., : 2 * TILE, :])
+    expected = encode_in_tiles(vae, pixels) * vae.config.scaling_factor
+    torch.testing.assert_close(encode_pixels(vae, pixels), expected)
+    assert (expected - vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).abs().max() > 1e-4
+
+
+def test_attention_of_the_middle_counts_its_inner_part_too() -> None:
+    """Its group norm is given (B, C, h * w)."""
+    x = torch.randn(1, 4, 8, 8)
+    rows, columns = intervals(12, 8, 1)[0], intervals(8, 8, 1)[0]
+    inner = _inner(x.flatten(2), rows, columns)
+    assert torch.equal(inner, _inner(x, rows, columns))
+    assert inner.shape[-2:] == (6, 8)
+
+
+def test_another_threads_images_are_not_normalised_with_these_statistics(vae: Any) -> None:
+    latents, other = uneven(), uneven(TILE, TILE)
+    expected = whole(vae, other)
+    with normalised_with(measured_decoder(vae, latents)), ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: vae.decode(other).sample).result()
+    assert torch.equal(found, expected)

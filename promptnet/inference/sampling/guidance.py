@@ -102,7 +102,8 @@ class Refinement(Rule):
 class GuidanceRescale(Rule):
     """Guidance without its growth in contrast, Lin et al., arXiv 2305.08891 equations 14 to 16.
 
-    The sum is brought to the standard deviation of the conditional prediction, and the two are mixed.
+    The sum is brought to the standard deviation of the conditional prediction, and the two are mixed. A row without
+    one, guided with a scale of 0, stays as it is.
 
     Args:
         factor: phi in [0, 1]; 0 changes nothing.
@@ -114,7 +115,8 @@ class GuidanceRescale(Rule):
         positive = torch.zeros_like(total)
         for role in ("prompt", "subject.0"):  # for different rows
             positive = positive + outputs.get(role, torch.zeros_like(total))
-        ratio = _row_std(positive) / _row_std(total).clamp_min(torch.finfo(total.dtype).tiny)
+        wanted, found = _row_std(positive), _row_std(total)
+        ratio = torch.where(wanted > 0, wanted / found.clamp_min(torch.finfo(total.dtype).tiny), 1.0)
         return total * (self.factor * ratio + (1 - self.factor))
 
 

@@ -108,3 +108,25 @@ def test_guidance_rescale(factor: float):
     for row in range(3):
         target = factor * positive[row].std() + (1 - factor) * (5 * total[row]).std()
         torch.testing.assert_close(rescaled[row], total[row] / total[row].std() * target)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0])
+def test_rescaling_changes_nothing_where_no_conditional_prediction_is_made(factor: float):
+    """Row 19b of the faults: with a scale of 0 the prompt is not evaluated, and the sum is no guidance to tame."""
+    rescale = GuidanceRescale(factor)
+    noise = torch.randn(3, 1, 4, 4, dtype=torch.float64)
+    every, outer, middle = condition(0, 0, 0, rows=ALL), condition(0, 0, rows=ALL[::2]), condition(0, rows=ALL[1:2])
+    mixed = [ClassifierFreeGuidance(outer, outer, 0.0), ClassifierFreeGuidance(middle, middle, 3.0)]
+    for rules in (
+        [ClassifierFreeGuidance(every, every, 0.0)],
+        [Refinement(every, References(ALL, [every], noise.new_ones(3, 1)), None, 0.0, 0.0)],
+        mixed,  # both predictions of the middle row are the same
+    ):
+        torch.testing.assert_close(predict_output(Copy(), noise, STEP, [*rules, rescale]), noise)
+
+
+class Copy(nn.Module):
+    """Predicts its input."""
+
+    def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
+        return (x,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptnet.commands._loading import EMBEDDED, load_pipeline
+from promptnet.commands._loading import EMBEDDED, load_pipeline, make_generator
 from promptnet.commands._output import IMAGES, check_output
 from promptnet.commands._progress import status
 from promptnet.io.files import write_whole
@@ -21,6 +21,7 @@ def edit(
     correct_until: float | None = None,
     crop: bool = False,
     as_published: bool = False,
+    seed: int = 0,
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
@@ -36,7 +37,9 @@ def edit(
         mask: an image of the same size, white where the edit may act
         correct_until: share of the steps, from the noisy end, that hold on to the image (null: all of them)
         crop: take the central square of an image of another size than the base model draws, and of its mask
-        as_published: correct the image as the published code does, one noise level late, in 33 of 50 steps
+        as_published: invert the image as the published code does: guided, and corrected with noise of its own, one
+            noise level late, in 33 of 50 steps
+        seed: of that noise
         base: base model, a folder in diffusers layout or a Hub id
         device: auto, cpu, cuda, ...
     """
@@ -51,6 +54,7 @@ def edit(
     cards = [MixingWeights.load(path).scaled(strength) for path in card]
     source = Subject.load(subject) if subject is not None else image
     assert source is not None
+    generator = make_generator(seed)
     with status("loading the base model"):
         pipe = load_pipeline(base, device)
     pipe.scheduler = make_scheduler(cards[0].scheduler, pipe.scheduler.config)
@@ -64,6 +68,7 @@ def edit(
             as_published=as_published,
             mask=mask,
             crop=crop,
+            generator=generator,
         )
     write_whole(out, edited[0].save)
     print(out)

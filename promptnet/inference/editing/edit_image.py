@@ -45,6 +45,7 @@ def edit_image(
     as_published: bool = False,
     mask: Source | None = None,
     crop: bool = False,
+    generator: torch.Generator | None = None,
     output_type: str = "pil",
 ) -> Any:
     """Edit a real image; with weights of 1 it comes back as the VAE has it.
@@ -57,9 +58,10 @@ def edit_image(
             the class word.
         correct_until: the share of the steps, from the noisiest on, that hold on to the image; None is all of them,
             or as published the published share.
-        as_published: correct the image as the published code does, one noise level late.
+        as_published: invert the image as the published code does; see `inversion.invert`.
         mask: an image of the same size, white where the edit may act; None is everywhere.
         crop: take the central square of an image, and of its mask, of another size than the base model draws.
+        generator: where the noise of the published corrections is drawn from.
         output_type: "pil", "np", "pt" or "latent".
 
     Returns:
@@ -87,7 +89,7 @@ def edit_image(
     latents = image_latents(pipe, opened, crop=crop)
     where = None if mask is None else mask_of(pipe, mask, opened, crop=crop)
     how: dict[str, Any] = {"num_steps": num_steps, "guidance_scale": cards[0].guidance_scale}
-    inverted = invert_images(pipe, latents, rows, as_published=as_published, **how)
+    inverted = invert_images(pipe, latents, rows, as_published=as_published, generator=generator, **how)
     edited = redrawn(pipe, inverted, cards, correct_until=correct_until, mask=where)
     if output_type == "latent":
         return edited
@@ -112,6 +114,8 @@ def invert_images(
     num_steps: int,
     guidance_scale: float,
     as_published: bool = False,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> InvertedImages:
     """Invert images once, to be edited as often as wanted.
 
@@ -121,7 +125,9 @@ def invert_images(
         rows: B, what the images show.
         num_steps: of the drawing.
         guidance_scale: of the drawing.
-        as_published: correct one noise level late; see `inversion.invert`.
+        as_published: as the published code does, guided on the way up too; see `inversion.invert`.
+        noise: what the published corrections are made with.
+        generator: where it is drawn from, if not given.
 
     Raises:
         ValueError: the scheduler cannot replay images.
@@ -131,7 +137,8 @@ def invert_images(
     upward, drawing = (
         image_guidance(rows, pipe.sampling_defaults, networks, kind, scale) for scale in (1.0, guidance_scale)
     )
-    how: dict[str, Any] = {"num_steps": num_steps, "inversion_rules": upward, "as_published": as_published}
+    how: dict[str, Any] = {"num_steps": num_steps, "inversion_rules": drawing if as_published else upward}
+    how |= {"as_published": as_published, "noise": noise, "generator": generator}
     with own_call(pipe) as call:
         return InvertedImages(invert(pipe.unet, call.scheduler, latents, drawing, **how), drawing, networks)
 

@@ -7,11 +7,13 @@ corrections gives the image's latents back to rounding, and with an edit in it, 
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import diffusers
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from promptnet.inference.sampling.loop import Rule, predict_output, sample
@@ -175,6 +177,8 @@ def invert(
     inversion_rules: Sequence[Rule] | None = None,
     num_iterations: int = 1,
     as_published: bool = False,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Inversion:
     """Find start and corrections for an image.
 
@@ -185,30 +189,110 @@ def invert(
         rules: those of the unedited drawing.
         num_steps: of the drawing.
         inversion_rules: those of the way up to noise; default `rules`. Plain conditioning, without guidance, goes up
-            more faithfully.
-        num_iterations: of the fixed point at each step up; 1 is DDIM inversion as published.
-        as_published: corrections as the published code stores them, one noise level late: each leads back to the level
-            that its step came from. PLMS's first two calls belong to one step, and share the second's. Drawn again
-            with weights of 1, the image does not come back. (There, each level is the image with noise of its own;
-            here it is that of the way up.)
+            more faithfully, but is not what was published.
+        num_iterations: of the fixed point at each step up; 1 is DDIM inversion. Not used as published.
+        as_published: start and corrections as the published code makes them. It takes the image for latents of the
+            least noisy step's level, and goes up from there in one update less than there are steps, each evaluated at
+            the level that it leaves (`published_start`). Each correction leads to the image with noise of its own,
+            y_k = sqrt(a_k) z + sqrt(1 - a_k) n_k, and one noise level late: back to the level that its step came from.
+            PLMS's first two calls belong to one step, and share the second's. Drawn again with weights of 1, the
+            image does not come back.
+        noise: (N, B, C, h, w), standard normal, one for each step's level, the noisiest first: what the published
+            corrections are made with. Default: drawn.
+        generator: where that noise is drawn from.
 
     Raises:
-        ValueError: the scheduler is another, or draws noise of its own.
+        ValueError: the scheduler is another, or draws noise of its own; or there is noise that nothing would use, or
+            of another shape.
     """
     check_invertible(scheduler)
+    if noise is not None and not as_published:
+        raise ValueError("noise is for as_published=True: otherwise corrections lead to the image's own way up.")
     scheduler.set_timesteps(num_steps, device=latents.device)
     steps = plan(scheduler)
-    levels = climb(
-        unet, scheduler, latents, steps, rules if inversion_rules is None else inversion_rules, num_iterations
-    )
-    again = [step.alpha == step.alpha_prev for step in steps]  # PLMS's second call, from where the first one started
-    targets = [levels[k - again[k]] for k in range(len(steps))] if as_published else levels[1:]
-    recorder = _Recorder(targets)
-    sample(unet, scheduler, levels[0], [*rules, recorder], steps=steps)
-    stored = recorder.noted
+    upward = rules if inversion_rules is None else inversion_rules
     if as_published:
-        stored = [stored[k + 1] if k + 1 < len(stored) and again[k + 1] else stored[k] for k in range(len(stored))]
-    return Inversion(levels[0], torch.stack(stored), torch.stack(levels[1:]))
+        return _invert_as_published(unet, scheduler, latents, steps, rules, upward, noise, generator)
+    levels = climb(unet, scheduler, latents, steps, upward, num_iterations)
+    recorder = _Recorder(levels[1:])
+    sample(unet, scheduler, levels[0], [*rules, recorder], steps=steps)
+    return Inversion(levels[0], torch.stack(recorder.noted), torch.stack(levels[1:]))
+
+
+def _invert_as_published(
+    unet: Any,
+    scheduler: Any,
+    latents: Tensor,
+    steps: Sequence[Step],
+    rules: Sequence[Rule],
+    upward: Sequence[Rule],
+    noise: Tensor | None,
+    generator: torch.Generator | None,
+) -> Inversion:
+    """The `as_published` part of `invert`."""
+    start = published_start(unet, scheduler, latents, steps, upward)
+    levels = published_levels(latents, steps, noise, generator)  # before each call
+    recorder = _Recorder(levels)
+    sample(unet, scheduler, start, [*rules, recorder], steps=steps)
+    stored, again = recorder.noted, [*map(_repeats, steps), False]
+    stored = [stored[k + 1] if again[k + 1] else stored[k] for k in range(len(stored))]
+    after = [latents]  # from the last call to the first
+    for k in range(len(steps) - 1, 0, -1):
+        after.append(after[-1] if again[k] else levels[k])
+    return Inversion(start, torch.stack(stored), torch.stack(after[::-1]))
+
+
+def _repeats(step: Step) -> bool:
+    """Whether this is PLMS's second call, from where the first one started."""
+    return step.alpha == step.alpha_prev
+
+
+@torch.no_grad()
+def published_start(unet: Any, scheduler: Any, latents: Tensor, steps: Sequence[Step], rules: Sequence[Rule]) -> Tensor:
+    """Where the published code starts an image's drawing, (B, C, h, w) in the scheduler's scale.
+
+    The image's latents are taken for those of the least noisy step's level; each update up to the next level is
+    evaluated at the level that it leaves.
+    """
+    distinct = [step for step in steps if not _repeats(step)]
+    x, kind = latents, prediction_type(scheduler)
+    for noisier, step in zip(distinct[-2::-1], distinct[:0:-1], strict=True):
+        gain, factor = _ddim_step(replace(step, alpha_prev=noisier.alpha), kind)
+        x = gain * x + factor * predict_output(unet, x, step, rules)
+    return x * steps[0].scale
+
+
+def published_levels(
+    latents: Tensor, steps: Sequence[Step], noise: Tensor | None = None, generator: torch.Generator | None = None
+) -> list[Tensor]:
+    """The image with noise of its own at the level of each call, y_k = sqrt(a_k) z + sqrt(1 - a_k) n_k.
+
+    Args:
+        latents: z, (B, C, h, w).
+        steps: one for each call.
+        noise: (N, B, C, h, w), for each level, the noisiest first. Default: drawn.
+        generator: where it is drawn from.
+
+    Returns:
+        For each call (B, C, h, w), in the scheduler's scale; PLMS's second call has the first one's.
+
+    Raises:
+        ValueError: the noise has another shape.
+    """
+    places = [place - 1 for place in accumulate(int(not _repeats(step)) for step in steps)]
+    shape = (places[-1] + 1, *latents.shape)
+    if noise is None:
+        noise = randn_tensor(shape, generator=generator, device=latents.device, dtype=latents.dtype)
+    if tuple(noise.shape) != shape:
+        raise ValueError(
+            f"noise has shape {tuple(noise.shape)}, but must be {shape}: one for each level, the noisiest first."
+        )
+    noise = noise.to(latents)
+    origins = [steps[k - _repeats(step)] for k, step in enumerate(steps)]
+    return [
+        step.scale * (step.alpha**0.5 * latents + (1 - step.alpha) ** 0.5 * noise[place])
+        for step, place in zip(origins, places, strict=True)
+    ]
 
 
 def check_invertible(scheduler: Any) -> None:

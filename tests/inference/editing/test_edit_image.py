@@ -89,6 +89,17 @@ def test_as_published_the_less_noisy_steps_are_free(pipe: Any, monkeypatch: pyte
         assert noted["correct_until"] == until
 
 
+def test_as_published_the_way_up_is_guided(pipe: Any, monkeypatch: pytest.MonkeyPatch):
+    allow_small_images(monkeypatch)
+    noted: list[dict[str, Any]] = []
+    monkeypatch.setattr(mixing_images, "invert", lambda unet, scheduler, latents, rules, **how: noted.append(how))
+    monkeypatch.setattr(mixing_images, "redrawn", lambda *_, **__: None)
+    for published in (True, False):
+        edit_image(pipe, make_image(), card_of(pipe), as_published=published, output_type="latent")
+    guided, plain = ([rule.scale for rule in how["inversion_rules"]] for how in noted)
+    assert (guided, plain) == ([3.0], [1.0])
+
+
 def test_prompts_that_would_be_cut_off_are_refused(pipe: Any, make_subject: Any, monkeypatch: pytest.MonkeyPatch):
     allow_small_images(monkeypatch)
     monkeypatch.setattr(mixing_images, "invert_images", lambda *_, **__: pytest.fail("inverted"))

@@ -23,7 +23,7 @@ from promptnet.inference.editing.inversion import (
 from promptnet.inference.editing.rule import mixing_rule
 from promptnet.inference.sampling.conditions import PlainPrompts, networks_of
 from promptnet.inference.sampling.guidance import ClassifierFreeGuidance
-from promptnet.inference.sampling.loop import Rule, sample
+from promptnet.inference.sampling.loop import Rule, predict_output, sample
 from promptnet.inference.sampling.schedule import plan
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
@@ -79,36 +79,73 @@ def test_weight_one_gives_the_latents_back(pipe: Any, name: str):
     assert (edited - latents).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
-def test_the_published_replay_lags_one_level_and_does_not(pipe: Any, name: str):
-    """Recorded by hand, call by call: ours leads from call k to level k + 1, theirs back to the level it came from."""
-    use_scheduler(pipe, name)
-    latents, rules = torch.randn(1, 4, 8, 8), [guidance(pipe, 1, 3.0)]
-    ours, theirs = inverted(pipe, latents), inverted(pipe, latents, as_published=True)
-    assert torch.equal(ours.start, theirs.start)
-    assert torch.equal(ours.levels, theirs.levels)
-    plms, num_calls = name == "PNDMScheduler", len(ours.levels)
-    before = [ours.start, *ours.levels[:-1]]  # each call
-    if plms:  # its second call does the first step again
-        before[1] = ours.start
-    wanted = {True: before, False: list(ours.levels)}
-    for published, inversion in ((False, ours), (True, theirs)):
-        noted, x = [], inversion.start
-        pipe.scheduler.set_timesteps(NUM_STEPS)
-        for step in plan(pipe.scheduler):
-            with torch.no_grad():
-                stepped = sample(pipe.unet, pipe.scheduler, x, rules, steps=[step])
-            x = wanted[published][step.index]
-            noted.append(x - stepped)
-        stored = [noted[1], *noted[1:]] if published and plms else noted  # one is stored twice, the second time stays
-        applied = [inversion.rule().after(torch.zeros_like(x), step) for step in plan(pipe.scheduler)]
-        assert len(applied) == num_calls
-        torch.testing.assert_close(torch.stack(applied), torch.stack(stored), rtol=0, atol=1e-5)
-    assert torch.equal(theirs.corrections[0], theirs.corrections[1]) == plms
+@torch.no_grad()
+def encoded_by_hand(pipe: Any, latents: Tensor, noise: Tensor, rule: Rule) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Start, corrections and levels of the published code, written down from its description (methods.md 2)."""
+    scheduler = pipe.scheduler
+    scheduler.set_timesteps(NUM_STEPS)
+    levels = list(dict.fromkeys(scheduler.timesteps.tolist()))  # T_49 to T_0
+    alphas = [float(scheduler.alphas_cumprod[t]) for t in levels]
+    calls = plan(scheduler)
 
-    torch.testing.assert_close(replayed(pipe, ours, [*rules, ours.rule()]), latents, rtol=0, atol=1e-4)
+    def epsilon(x: Tensor, timestep: int) -> Tensor:
+        return predict_output(pipe.unet, x, next(c for c in calls if c.timestep == timestep), [rule])
+
+    x = latents
+    for k in range(len(levels) - 1, 0, -1):  # 49 updates from T_0 on, each at the level that it leaves
+        e, a, up = epsilon(x, levels[k]), alphas[k], alphas[k - 1]
+        x = (up / a) ** 0.5 * (x - (1 - a) ** 0.5 * e) + (1 - up) ** 0.5 * e
+    images = [a**0.5 * latents + (1 - a) ** 0.5 * n for a, n in zip(alphas, noise, strict=True)]
+    start, corrections, now = x, [], x
+    scheduler.set_timesteps(NUM_STEPS)
+    targets = images[:1] + images if len(calls) > NUM_STEPS else images
+    for call, target in zip(calls, targets, strict=True):
+        stepped = scheduler.step(epsilon(now, int(call.timestep)), call.timestep, now).prev_sample
+        corrections.append(target - stepped)
+        now = target
+    if len(calls) > NUM_STEPS:
+        corrections[0] = corrections[1]
+    after = [*images[1:], latents]
+    return start, corrections, after[:1] + after if len(calls) > NUM_STEPS else after
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
+def test_as_published_start_and_corrections_are_the_published_ones(pipe: Any, name: str):
+    """Row 8 of the faults: ours began at alphabar 1, unguided, and corrected towards its own way up."""
+    use_scheduler(pipe, name)
+    latents, rules = torch.randn(2, 4, 8, 8), [guidance(pipe, 2, 7.5)]
+    noise = torch.randn(NUM_STEPS, *latents.shape)
+    found = invert(pipe.unet, pipe.scheduler, latents, rules, num_steps=NUM_STEPS, as_published=True, noise=noise)
+    start, corrections, levels = encoded_by_hand(pipe, latents, noise, rules[0])
+    torch.testing.assert_close(found.start, start, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.corrections, torch.stack(corrections), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.levels, torch.stack(levels), rtol=0, atol=1e-5)
     for until in (1.0, PUBLISHED_UNTIL):
-        assert (replayed(pipe, theirs, [*rules, theirs.rule(until=until)]) - latents).abs().max() > 1e-2
+        assert (replayed(pipe, found, [*rules, found.rule(until=until)]) - latents).abs().max() > 1e-2
+
+
+def test_the_noise_of_published_corrections_is_given_or_drawn(pipe: Any):
+    use_scheduler(pipe, "DDIMScheduler")
+    latents, rules = torch.randn(1, 4, 8, 8), [guidance(pipe, 1, 3.0)]
+
+    def corrections(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        how: dict[str, Any] = {"num_steps": NUM_STEPS, "as_published": True, "generator": generator}
+        return invert(pipe.unet, pipe.scheduler, latents, rules, **how).corrections
+
+    assert torch.equal(corrections(0), corrections(0))
+    assert not torch.equal(corrections(0), corrections(1))
+    with pytest.raises(ValueError, match=r"noise has shape \(3, 1, 4, 8, 8\), but must be \(20, 1, 4, 8, 8\)"):
+        inverted(pipe, latents, as_published=True, noise=torch.randn(3, 1, 4, 8, 8))
+    with pytest.raises(ValueError, match="noise is for as_published=True"):
+        inverted(pipe, latents, noise=torch.randn(NUM_STEPS, 1, 4, 8, 8))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_as_published_from_pure_noise_everything_is_finite(pipe: Any, name: str):
+    pipe.scheduler = make_scheduler(name, pipe.scheduler.config)  # the fixture's starts at a = 0
+    found = inverted(pipe, torch.randn(1, 4, 8, 8), as_published=True)
+    assert all(value.isfinite().all() for value in vars(found).values())
 
 
 @pytest.mark.parametrize(("name", "corrected"), [("DDIMScheduler", 33), ("PNDMScheduler", 34)])

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import Source, open_image
+from promptnet.images.masks import check_white, open_mask
 from promptnet.inference.editing.card import MixingError, MixingWeights
 from promptnet.inference.editing.inversion import (
     PUBLISHED_UNTIL,
@@ -215,16 +216,17 @@ def mask_of(pipe: Any, mask: Source, image: Image.Image | Subject, *, crop: bool
     """A mask image as shares (1, 1, h, w) in [0, 1] on the latents' grid, cropped as its image is.
 
     Raises:
-        ValueError: it cannot be used, or has another size than the image.
+        ValueError: it cannot be used, has another size than the image or transparent parts, or is nowhere white.
     """
-    opened, (height_px, width_px) = open_image(mask), pipe.trained_size_px
+    opened, (height_px, width_px) = open_mask(mask), pipe.trained_size_px
     size_px = (width_px, height_px) if isinstance(image, Subject) else image.size
     if opened.size != size_px:
         raise ValueError(
             f"The mask has {opened.width}x{opened.height} pixels, but the image {size_px[0]}x{size_px[1]}: give a mask "
             "of the image's own size."
         )
-    grey = framed(pipe, opened, "mask", crop=crop).convert("L").convert("RGB")
+    check_white(opened)
+    grey = framed(pipe, opened, "mask", crop=crop).convert("RGB")
     fractions = to_pixels(grey)[None, :1] / 2 + 0.5
     grid = [side_px // pipe.vae_scale_factor for side_px in (height_px, width_px)]
     return F.interpolate(fractions, size=grid, mode="area").to(pipe._execution_device, pipe.unet.dtype)

@@ -79,6 +79,23 @@ def test_a_mask_is_cropped_as_its_image_and_refused_at_another_size(
         edit_image(pipe, make_image(), card_of(pipe), correct_until=1.5)
 
 
+def test_masks_that_could_mean_their_opposite_are_refused(pipe: Any, monkeypatch: pytest.MonkeyPatch):
+    """Row 10 of the faults."""
+    allow_small_images(monkeypatch)
+    monkeypatch.setattr(mixing_images, "invert_images", lambda *_, **__: pytest.fail("inverted"))
+    half = Image.new("L", (16, 16), 0)
+    half.paste(255, (8, 0, 16, 16))
+    transparent = make_image().convert("RGBA")
+    transparent.putalpha(half)
+    for mask, message in (
+        (transparent, "has transparent parts"),
+        (half.point([value // 255 for value in range(256)]), "nowhere white: its values go from 0 to 1 of 255"),
+        (Image.new("L", (16, 16)), "black everywhere"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            edit_image(pipe, make_image(), card_of(pipe), mask=mask)
+
+
 def test_as_published_the_less_noisy_steps_are_free(pipe: Any, monkeypatch: pytest.MonkeyPatch):
     allow_small_images(monkeypatch)
     noted: dict[str, Any] = {}
@@ -170,6 +187,7 @@ def test_what_does_not_fit_is_refused(pipe: Any, tmp_path: Path, monkeypatch: py
 
 def allow_small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixture's model draws 16 px, less than a photograph may have."""
-    from promptnet.images import load as opening
+    from promptnet.images import masks, opening
 
+    monkeypatch.setattr(mixing_images, "open_mask", lambda source: masks.open_mask(source, min_size_px=1))
     monkeypatch.setattr(mixing_images, "open_image", lambda source: opening.open_image(source, min_size_px=1))

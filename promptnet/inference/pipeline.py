@@ -34,7 +34,9 @@ from promptnet.inference.sampling.arguments import (
     check_encoder,
     check_output_type,
     check_text_encoders,
+    check_text_layer,
     check_tokenizer,
+    check_vision,
     check_words,
     chosen_size_px,
     kwargs_of_step,
@@ -45,7 +47,14 @@ from promptnet.inference.sampling.conditions import networks_of
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.loop import sample
 from promptnet.inference.sampling.own_call import OwnCall, interrupt, own_call, running_call
-from promptnet.inference.sampling.requests import Request, SubjectsOfPrompt, distinct_subjects, make_requests, moved
+from promptnet.inference.sampling.requests import (
+    Request,
+    SubjectsOfPrompt,
+    distinct_subjects,
+    make_requests,
+    moved,
+    texts_of,
+)
 from promptnet.inference.sampling.rules import Generators, build_rules
 from promptnet.inference.sampling.schedule import Step, check_scheduler, plan, prediction_type
 from promptnet.inference.subject.fingerprint import fingerprint
@@ -53,6 +62,7 @@ from promptnet.inference.subject.subject import Subject, base_name
 from promptnet.inference.tuning.config import TuningConfig
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text_encoders import text_encoders_of
+from promptnet.models.vocabulary import warn_of_unknown_words
 
 _FOR_SUBJECTS = ("promptnet", "image_encoder", "feature_extractor")
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
@@ -79,6 +89,9 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         tokenizer_2: that encoder's tokenizer.
         force_zeros_for_empty_prompt: whether SDXL's U-Net gets zeros for a negative prompt that is not given; kept in
             the pipeline's config. Base models with one text encoder get an empty prompt in any case.
+        text_layer: which states of the one text encoder the U-Net reads, behind the final norm; kept in the pipeline's
+            config. None is "last", which a complete encoder of Stable Diffusion 2 is refused with: it, as in the
+            published pipeline of ProFusion, is read at "penultimate".
 
     Raises:
         ValueError: the parts are not those of a base model that this pipeline draws with (SDXL's refiner, inpainting,
@@ -121,6 +134,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
         force_zeros_for_empty_prompt: bool = True,
+        text_layer: str | None = None,
     ) -> None:
         super().__init__()
         check_base_model(unet.config, vae.config)
@@ -142,10 +156,14 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
         )
+        if text_layer is not None:
+            self.register_to_config(text_layer=text_layer)
+        check_text_layer(text_layer, [encoder.network.config for encoder in text_encoders_of(self).text_encoders])
         for encoder in text_encoders_of(self).text_encoders:
             check_tokenizer(encoder.tokenizer, encoder.network.config)
         if promptnet is not None:
             check_words(promptnet.config["prompt_channel"], text_encoders_of(self))
+            check_vision(promptnet.config, getattr(image_encoder, "config", None), vae.config)
         self.register_to_config(sampling=dict(sampling or {}), tuning=dict(tuning or {}))
         if text_encoder_2 is not None:
             self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
@@ -452,6 +470,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         return self.image_processor.postprocess(pixels, output_type=output_type)
 
     def _check_rows(self, rows: Sequence[Request], config: SamplingConfig) -> None:
+        warn_of_unknown_words([encoder.tokenizer for encoder in text_encoders_of(self).text_encoders], texts_of(rows))
         subjects = distinct_subjects(rows)
         check_scheduler(self.scheduler, renoising=bool(subjects and config.fusion_steps))
         if not subjects:

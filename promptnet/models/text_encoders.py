@@ -46,17 +46,19 @@ class TextEncoders:
     text_encoders: tuple[TextEncoder, ...]
 
     @classmethod
-    def of(cls, tokenizers: Sequence[Any], networks: Sequence[Any]) -> "TextEncoders":
+    def of(cls, tokenizers: Sequence[Any], networks: Sequence[Any], layer: Layer | None = None) -> "TextEncoders":
         """One encoder as Stable Diffusion 1 and 2 read it, or two as SDXL does.
 
         Args:
             tokenizers: of the encoders.
             networks: CLIP text encoders; of two, the second has a projection.
+            layer: which states are read of one encoder, behind its final norm; default the last.
         """
         pairs = list(zip(tokenizers, networks, strict=True))
         assert len(pairs) in (1, 2)
-        layer: Layer = "last" if len(pairs) == 1 else "penultimate"
-        return cls(tuple(TextEncoder(*pair, layer, final_norm=layer == "last") for pair in pairs))
+        if len(pairs) == 1:
+            return cls((TextEncoder(*pairs[0], layer or "last"),))
+        return cls(tuple(TextEncoder(*pair, "penultimate", final_norm=False) for pair in pairs))
 
     @property
     def width(self) -> int:
@@ -186,7 +188,7 @@ def text_encoders_of(pipe: Any) -> TextEncoders:
     tokenizers, networks = (
         [getattr(pipe, f"{name}{suffix}") for suffix in suffixes] for name in ("tokenizer", "text_encoder")
     )
-    return TextEncoders.of(tokenizers, networks)
+    return TextEncoders.of(tokenizers, networks, (getattr(pipe, "config", None) or {}).get("text_layer"))
 
 
 def side_by_side(states: Sequence[PromptStates]) -> PromptStates:

@@ -29,10 +29,11 @@ from promptnet.inference.sampling.conditions import Networks, networks_of
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.loop import Rule, sample
 from promptnet.inference.sampling.own_call import own_call
-from promptnet.inference.sampling.requests import Request, make_requests, moved
+from promptnet.inference.sampling.requests import Request, make_requests, moved, texts_of
 from promptnet.inference.sampling.rules import build_rules
 from promptnet.inference.sampling.schedule import plan, prediction_type
 from promptnet.inference.subject.subject import Subject
+from promptnet.models.vocabulary import warn_of_unknown_words
 
 
 @torch.no_grad()
@@ -85,7 +86,12 @@ def edit_image(
         subject.check(pipe)
     text = prompt if prompt is not None else default_prompt(cards[0], subject)
     rows = make_requests(text, subject)
-    check_request_lengths(rows, networks_of(pipe))
+    networks = networks_of(pipe)
+    check_request_lengths(rows, networks)
+    styles = [text for card in cards for text in (card.neutral, card.styled)]
+    warn_of_unknown_words(
+        [text_encoder.tokenizer for text_encoder in networks.text_encoders.text_encoders], [*texts_of(rows), *styles]
+    )
     opened = image if isinstance(image, Subject) else open_image(image)
     latents = image_latents(pipe, opened, crop=crop)
     where = None if mask is None else mask_of(pipe, mask, opened, crop=crop)

@@ -13,6 +13,7 @@ from promptnet.models.text_encoders import TextEncoders
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 SDXL_ADDITION = "text_time"  # what SDXL's U-Net adds to its time embedding: a pooled state, and sizes
 _NUM_SIZES = 6
+_COMPLETE_VIT_H = (1024, 24)  # width and layers of OpenCLIP's text encoder
 
 
 def check_base_model(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> None:
@@ -64,6 +65,34 @@ def check_text_encoders(unet_config: Mapping[str, Any], parts: Mapping[str, Any]
         _check_sizes(unet_config, second.config.projection_dim)
 
 
+def check_text_layer(layer: str | None, text_configs: Sequence[Any]) -> None:
+    """Refuse an unknown layer, and a complete encoder of Stable Diffusion 2 without one.
+
+    That base model reads the states before the last layer of OpenCLIP's ViT-H. Its own text encoder was cut there, so
+    that its last states are the right ones; a complete one's are others.
+
+    Args:
+        layer: `text_layer` of the pipeline.
+        text_configs: of the text encoders.
+
+    Raises:
+        ValueError: says what to set.
+    """
+    if layer not in (None, "last", "penultimate"):
+        raise ValueError(f"text_layer={layer!r} must be 'last' or 'penultimate'.")
+    if len(text_configs) > 1:
+        if layer is not None:
+            raise ValueError(f"text_layer={layer!r} is for one text encoder: SDXL's are read before their last layers.")
+        return
+    size = text_configs[0].hidden_size, text_configs[0].num_hidden_layers
+    if layer is None and size == _COMPLETE_VIT_H:
+        raise ValueError(
+            f"The text encoder is OpenCLIP's complete ViT-H, of {size[1]} layers, of which Stable Diffusion 2 reads "
+            "the states before the last: give text_layer='penultimate' (or 'last', if the base model was trained so), "
+            f"or take Stable Diffusion 2's own text encoder, of {size[1] - 1} layers."
+        )
+
+
 def _check_sizes(unet_config: Mapping[str, Any], pooled_width: int) -> None:
     """The refiner, also with both encoders: in place of a target size it wants a score."""
     expected, each = (
@@ -87,6 +116,31 @@ def check_words(word_width: int, text_encoders: TextEncoders) -> None:
         raise ValueError(
             f"The encoder's words are {word_width} wide (prompt_channel), but {text_encoders.width_in_words()} "
             f"{text_encoders.width}: load the encoder that was trained for this base model (promptnet=...)."
+        )
+
+
+def check_vision(encoder_config: Mapping[str, Any], vision_config: Any, vae_config: Mapping[str, Any]) -> None:
+    """Refuse an encoder that reads images in another way than these networks show them.
+
+    Args:
+        encoder_config: PromptNet's.
+        vision_config: of the image encoder; None where there is none.
+        vae_config: of the base model's.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    width = getattr(vision_config, "hidden_size", None)
+    if width is not None and width != encoder_config["vision_dim"]:
+        raise ValueError(
+            f"The encoder reads states {encoder_config['vision_dim']} wide (vision_dim), but the image encoder's are "
+            f"{width}: load the CLIP image encoder that the encoder was trained with (image_encoder=...)."
+        )
+    channels = encoder_config["in_channels"], vae_config["latent_channels"]
+    if channels[0] != channels[1]:
+        raise ValueError(
+            f"The encoder reads latents of {channels[0]} channels (in_channels), but the base model's have "
+            f"{channels[1]}: load the encoder that was trained for this base model (promptnet=...)."
         )
 
 

@@ -86,6 +86,16 @@ def distinct_subjects(requests: Sequence[Request]) -> list[Subject]:
     return list({id(subject): subject for request in requests for subject in request.subjects.values()}.values())
 
 
+def texts_of(requests: Sequence[Request]) -> list[str]:
+    """Every text in these rows that a text encoder may read."""
+    return [
+        text
+        for request in requests
+        for text in (request.prompt, request.negative_prompt, request.reference_prompt)
+        if text
+    ]
+
+
 def moved(requests: Sequence[Request], device: torch.device) -> list[Request]:
     """These rows with their subjects on a device, each moved once."""
     there = {id(subject): subject.to(device) for subject in distinct_subjects(requests)}

@@ -193,12 +193,20 @@ def _check_tensors(subject: Subject) -> None:
             raise SubjectError(f"A delta belongs to a layer of the unet or the promptnet, but one is for {name!r}.")
 
 
-def _check_texts(subject: Subject) -> None:
-    word = subject.class_word
+def check_class_word(word: Any) -> None:
+    """Refuse what cannot stand for a person in a sentence.
+
+    Raises:
+        SubjectError: it is no short text of its own.
+    """
     if not isinstance(word, str) or not word.strip() or len(word) > MAX_CLASS_WORD_LENGTH or not word.isprintable():
         raise SubjectError(f"class_word={word!r} must be a short word, such as 'person' or 'woman'.")
     if find_placeholders(word):
         raise SubjectError(f"class_word={word!r} holds a placeholder: say what the person is, such as 'person'.")
+
+
+def _check_texts(subject: Subject) -> None:
+    check_class_word(subject.class_word)
     if not all(isinstance(text, str) for pair in subject.fingerprint.items() for text in pair):
         raise SubjectError("The fingerprint must hold a hash for each component's name.")
     if not isinstance(subject.base, str):

@@ -23,11 +23,13 @@ from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.lora import LowRankDelta, applied, initial_deltas, key_value_layers, word_layers
-from promptnet.inference.subject.subject import Subject, base_name
+from promptnet.inference.subject.subject import Subject, base_name, check_class_word
 from promptnet.inference.tuning.config import TuningConfig, TuningError, TuningProgress
 from promptnet.inference.tuning.loss import denoising_target, held_out_timesteps, masked_error, noised
 from promptnet.inference.tuning.views import Batch, TuningViews, held_out_batches, prepare_views, training_batch
 from promptnet.models.slots import Slot
+from promptnet.models.text_encoders import text_encoders_of
+from promptnet.models.vocabulary import warn_of_unknown_words
 
 Callback = Callable[[TuningProgress], object]
 _NETWORKS = ("vae", "image_encoder", "promptnet", "text_encoder", "text_encoder_2", "unet")
@@ -79,6 +81,10 @@ def customize_subject(
     given |= {"validate_every": validate_every, "patience": patience}
     config = TuningConfig(**(pipe.config.get("tuning") or {})).replaced(given)
     check_tunable(pipe)
+    check_class_word(class_word)
+    warn_of_unknown_words(
+        [text_encoder.tokenizer for text_encoder in text_encoders_of(pipe).text_encoders], [*config.prompts, class_word]
+    )
     images = open_references(images)
     draws = _own_generator(generator)
     with torch.inference_mode(False):

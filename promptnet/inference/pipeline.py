@@ -478,8 +478,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         self._require_promptnet()
         here = fingerprint(self)  # once for all subjects
         for subject in subjects:
-            if dict(subject.fingerprint) != here:
-                subject.check(self)
+            subject.check_fingerprint(here, self)
 
     def _require_promptnet(self) -> None:
         check_encoder({name: getattr(self, name, None) for name in _FOR_SUBJECTS})

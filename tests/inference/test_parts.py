@@ -114,3 +114,20 @@ def test_words_that_the_base_model_does_not_know_are_named(pipe: Any, make_subje
     assert "'riding', 'horse', 'the', 'moon', 'blurry'" in message
     (message,) = warned("a photo of S*", subject=make_subject(pipe), class_word="astronaut")
     assert "the word 'astronaut'" in message
+
+
+# -- precision --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_subject_made_in_float32_is_drawn_in_half_precision(pipe: Any, make_subject: Any, dtype: torch.dtype):
+    """Row 32 of the faults."""
+    subject = make_subject(pipe, tuned=True)
+    half = PromptNetPipeline(**{name: copy.deepcopy(part) for name, part in pipe.components.items()}).to(dtype)
+    half.set_progress_bar_config(disable=True)
+    subject.check(half)
+    latents = torch.randn(1, 4, 8, 8)
+    found, expected = (generated(p, "a photo of S*", subject=subject, latents=latents) for p in (half, pipe))
+    assert found.dtype == dtype
+    assert found.isfinite().all()
+    assert (found.float() - expected).abs().mean() < 0.2 * expected.abs().mean()

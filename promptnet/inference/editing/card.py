@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from promptnet.inference.editing.schedule_settings import differing_settings, is_schedule, schedule_settings
-from promptnet.inference.subject.fingerprint import hash_weights
+from promptnet.inference.subject.fingerprint import differing, hashes_of
 from promptnet.inference.subject.subject import base_name
 from promptnet.io.artifacts import FileKind, Tensors, Texts
 
@@ -112,13 +112,12 @@ class MixingWeights:
         Raises:
             MixingError: base model, scheduler, its settings or number of steps differ.
         """
-        found = edit_fingerprint(pipe)
-        differing = [name for name in {**self.fingerprint, **found} if self.fingerprint.get(name) != found.get(name)]
-        if differing:
+        names = differing(self.fingerprint, edit_fingerprint(pipe))
+        if names:
             here = base_name(pipe)
             raise MixingError(
                 f"The edit {self.styled!r} was learned in another base model{f' ({self.base})' if self.base else ''} "
-                f"than this one{f' ({here})' if here else ''}: the weights of {', '.join(differing)} differ. Load the "
+                f"than this one{f' ({here})' if here else ''}: the weights of {', '.join(names)} differ. Load the "
                 "base model it was learned in, or learn it again with `promptnet optimize-edit`."
             )
         name = type(pipe.scheduler).__name__
@@ -176,8 +175,7 @@ def _how_to_make(scheduler: str) -> str:
 
 def edit_fingerprint(pipe: Any) -> dict[str, str]:
     """The hash of each component of a pipeline that an edit depends on, by the component's name."""
-    found = {name: getattr(pipe, name, None) for name in COMPONENTS}
-    return {name: hash_weights(network, name) for name, network in found.items() if network is not None}
+    return hashes_of(pipe, COMPONENTS)
 
 
 def _resampled(weights: Tensor, num_steps: int) -> Tensor:

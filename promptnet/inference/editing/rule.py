@@ -13,6 +13,7 @@ from promptnet.inference.sampling.conditions import Networks
 from promptnet.inference.sampling.loop import Rule, Term, UNetInputs
 from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
+from promptnet.inference.subject.fingerprint import differing
 from promptnet.models.text import PLACEHOLDER
 from promptnet.models.text_encoders import TextEncoders
 
@@ -194,7 +195,7 @@ def learned_config(cards: Sequence[MixingWeights]) -> dict[str, Any]:
 
 
 def _check_same_kind(first: MixingWeights, other: MixingWeights) -> None:
-    if dict(first.fingerprint) != dict(other.fingerprint):
+    if differing(first.fingerprint, other.fingerprint):
         raise MixingError(f"The edits {first.styled!r} and {other.styled!r} were learned in different base models.")
     if first.scheduler != other.scheduler:
         raise MixingError(

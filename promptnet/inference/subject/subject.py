@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from promptnet.inference.subject.fingerprint import differing
 from promptnet.inference.subject.fingerprint import fingerprint as fingerprint_of
 from promptnet.inference.subject.lora import LowRankDelta, summed
 from promptnet.io.artifacts import FileKind, Tensors, Texts, hash_content
@@ -111,10 +112,17 @@ class Subject:
         Raises:
             SubjectError: names the components whose weights differ.
         """
-        found = fingerprint_of(pipe)
-        differing = [name for name in {**self.fingerprint, **found} if self.fingerprint.get(name) != found.get(name)]
-        if differing:
-            raise SubjectError(_other_base(self, pipe, differing))
+        self.check_fingerprint(fingerprint_of(pipe), pipe)
+
+    def check_fingerprint(self, found: Mapping[str, str], pipe: Any) -> None:
+        """The same with the pipeline's fingerprint, for those who check several subjects.
+
+        Raises:
+            SubjectError: names the components whose weights differ.
+        """
+        names = differing(self.fingerprint, found)
+        if names:
+            raise SubjectError(_other_base(self, pipe, names))
 
     @classmethod
     def combine(cls, subjects: Sequence["Subject"], weights: Sequence[float] | None = None) -> "Subject":
@@ -214,7 +222,7 @@ def _check_texts(subject: Subject) -> None:
 
 
 def _check_same_kind(first: Subject, other: Subject) -> None:
-    if dict(first.fingerprint) != dict(other.fingerprint):
+    if differing(first.fingerprint, other.fingerprint):
         raise SubjectError("Subjects made with different base models cannot be combined: customise them with one.")
     if first.class_word != other.class_word:
         raise SubjectError(
@@ -227,18 +235,18 @@ def _check_same_kind(first: Subject, other: Subject) -> None:
             raise SubjectError(f"Subjects whose {name} differ in shape, type or device cannot be combined: see .to().")
 
 
-def _other_base(subject: Subject, pipe: Any, differing: Sequence[str]) -> str:
+def _other_base(subject: Subject, pipe: Any, names: Sequence[str]) -> str:
     message = (
-        f"This subject was made with {_what_differs(subject, pipe, differing)}: the weights of {', '.join(differing)} "
-        "differ. Load what it was made with, or customise again from the images."
+        f"This subject was made with {_what_differs(subject, pipe, names)}: the weights of {', '.join(names)} differ. "
+        "Load what it was made with, or customise again from the images."
     )
-    if any(getattr(getattr(pipe, name, None), "dtype", None) == torch.bfloat16 for name in differing):
-        message += " A bfloat16 copy counts as another model: load it as float32 or float16."
+    if any(getattr(getattr(pipe, name, None), "dtype", None) == torch.bfloat16 for name in names):
+        message += " A subject of an earlier version does not know a bfloat16 copy: load it as float32 or float16."
     return message
 
 
-def _what_differs(subject: Subject, pipe: Any, differing: Sequence[str]) -> str:
-    if not set(differing) - _ENCODER_PARTS:
+def _what_differs(subject: Subject, pipe: Any, names: Sequence[str]) -> str:
+    if not set(names) - _ENCODER_PARTS:
         return "another encoder than this pipeline's (promptnet=..., image_encoder=...)"
     here = base_name(pipe)
     made_with = f" ({subject.base})" if subject.base else ""

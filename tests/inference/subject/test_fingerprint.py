@@ -2,13 +2,14 @@ import copy
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig
 from torch import nn
 
-from promptnet.inference.subject.fingerprint import fingerprint, hash_weights
+from promptnet.inference.subject.fingerprint import differing, fingerprint, hash_weights, same_weights
 
 BUILD = (
     "import torch; torch.manual_seed(0); from torch import nn; m = nn.Sequential(nn.Conv2d(4, 64, 3), nn.Linear(64, 8))"
@@ -27,7 +28,6 @@ def test_half_precision_copies_are_the_same_model():
     half = copy.deepcopy(network).half()
     assert hash_weights(half) == expected
     assert hash_weights(half.float()) == expected
-    assert hash_weights(copy.deepcopy(network).bfloat16()) != expected  # documented: digits are lost
 
 
 def test_memory_layout_training_mode_and_grad_flags_do_not_matter():
@@ -125,3 +125,101 @@ def test_of_a_large_tensor_only_spread_values_are_read():
     with torch.no_grad():
         network.weight.view(-1)[4096] += 1
     assert hash_weights(network) != before
+
+
+# -- copies that lost digits ------------------------------------------------------------------------------------------
+
+
+def blocks(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = [nn.Sequential(nn.Conv2d(16, 64, 3), nn.GroupNorm(8, 64), nn.Linear(64, 32)) for _ in range(6)]
+    return nn.Sequential(*layers)
+
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize("one", DTYPES, ids=str)
+@pytest.mark.parametrize("other", DTYPES, ids=str)
+def test_copies_in_every_precision_are_known(one: torch.dtype, other: torch.dtype):
+    """Row 32 of the faults, and float8's part of row 31."""
+    found, again = (hash_weights(copy.deepcopy(blocks()).to(dtype)) for dtype in (one, other))
+    assert same_weights(found, again)
+    assert not same_weights(found, hash_weights(blocks(seed=1).to(other)))
+    through_half = hash_weights(blocks().half().to(other))
+    assert same_weights(found, through_half)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_training_and_merging_are_noticed_in_bfloat16_too(dtype: torch.dtype):
+    expected, trained = hash_weights(blocks().to(dtype)), blocks()
+    with torch.no_grad():
+        for layer in trained[0], trained[3]:  # type: ignore[index]
+            layer[2].weight.add_(0.1 * torch.randn(32, 1) @ torch.randn(1, 64))
+    assert not same_weights(expected, hash_weights(trained.bfloat16()))
+    assert not same_weights(expected, hash_weights(trained))
+
+
+def test_hashes_of_earlier_files_are_known_by_their_digits():
+    found = hash_weights(blocks())
+    assert same_weights(found.split(".", maxsplit=1)[0], found)
+    assert not same_weights("0" * 16, found)
+    assert not same_weights(found.split(".", maxsplit=1)[0], hash_weights(blocks().bfloat16()))
+    for broken in ("", "....", f"{'0' * 16}.bfloat16.@@", f"{'0' * 16}.bfloat16.AAAA", f"{'0' * 16}.lost.{'A' * 88}"):
+        assert not same_weights(broken, found)
+    assert same_weights(None, None)
+    assert not same_weights(None, found)
+    assert differing({"unet": found, "vae": found}, {"unet": found, "text_encoder": found}) == ["vae", "text_encoder"]
+
+
+# -- what comes and goes on top of a model ----------------------------------------------------------------------------
+
+
+def attending_unet() -> Any:
+    from tests.inference.conftest import build_unet
+
+    return build_unet()
+
+
+def test_fused_projections_are_the_same_weights_also_when_taken_apart_again():
+    """Row 36 of the faults: `unfuse` leaves them in the model."""
+    unet = attending_unet()
+    expected = hash_weights(unet)
+    unet.fuse_qkv_projections()
+    assert same_weights(hash_weights(unet), expected)
+    unet.unfuse_qkv_projections()
+    assert same_weights(hash_weights(unet), expected)
+
+
+def test_an_ip_adapter_is_not_the_models_own():
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+
+    unet = attending_unet()
+    expected = hash_weights(unet)
+    unet.encoder_hid_proj = nn.Linear(8, 8)
+    unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    processors = {
+        name: IPAdapterAttnProcessor2_0(16, 32) if name.endswith("attn2.processor") else processor
+        for name, processor in unet.attn_processors.items()
+    }
+    unet.set_attn_processor(processors)
+    assert any(".processor." in key for key in unet.state_dict())
+    assert same_weights(hash_weights(unet), expected)
+
+
+def test_words_of_a_textual_inversion_are_not_the_models_own(pipe: Any):
+    pipe.tokenizer, pipe.text_encoder = copy.deepcopy(pipe.tokenizer), copy.deepcopy(pipe.text_encoder)
+    before = fingerprint(pipe)
+    pipe.tokenizer.add_tokens(["<style>", "<other>"])
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer))
+    assert differing(before, fingerprint(pipe)) == []
+    pipe.text_encoder.get_input_embeddings().weight.data[:-2] += 1
+    assert differing(before, fingerprint(pipe)) == ["text_encoder"]
+
+
+def test_layerwise_casting_is_the_same_model(pipe: Any):
+    unet = attending_unet()
+    expected = hash_weights(unet)
+    unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert any(parameter.dtype == torch.float8_e4m3fn for parameter in unet.parameters())
+    assert same_weights(hash_weights(unet), expected)

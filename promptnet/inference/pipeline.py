@@ -25,7 +25,7 @@ from transformers import (
 
 from promptnet.images.crop import fitted
 from promptnet.images.load import Source
-from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.card import MixingWeights, listed_cards
 from promptnet.inference.editing.rule import check_request_lengths, learned_config, mixing_rule
 from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
 from promptnet.inference.resolution.plan import Resolution, plan_size
@@ -58,8 +58,9 @@ from promptnet.inference.sampling.requests import (
 from promptnet.inference.sampling.rules import Generators, build_rules
 from promptnet.inference.sampling.schedule import Step, check_scheduler, plan, prediction_type
 from promptnet.inference.subject.fingerprint import fingerprint
-from promptnet.inference.subject.subject import Subject, base_name
+from promptnet.inference.subject.subject import Subject, base_name, check_class_word, image_weights
 from promptnet.inference.tuning.config import TuningConfig
+from promptnet.inference.values import generators
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text_encoders import text_encoders_of
 from promptnet.models.vocabulary import warn_of_unknown_words
@@ -273,8 +274,11 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         Raises:
             ValueError: an image cannot be used, numbers do not match, or this pipeline has no PromptNet.
         """
-        latents, vision_states = self.encode_references(images)
-        fractions = torch.ones(len(latents)) if weights is None else torch.tensor(list(weights), dtype=torch.float32)
+        self._require_promptnet()
+        check_class_word(class_word)
+        opened = open_references(images)
+        fractions = image_weights(weights, len(opened))
+        latents, vision_states = self.encode_references(opened)
         return Subject(
             latents.cpu(),
             vision_states.cpu(),
@@ -382,7 +386,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             ValueError: an argument is out of range, prompts and subjects do not match, a subject was made for another
                 base model, or the scheduler is not supported. Nothing is drawn then.
         """
-        cards = [edits] if isinstance(edits, MixingWeights) else list(edits)
+        cards = listed_cards(edits)
         config = self.sampling_defaults.replaced(learned_config(cards)).replaced(
             {
                 "num_inference_steps": num_inference_steps,
@@ -406,6 +410,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         )
         size_px = chosen_size_px((height, width), self.trained_size_px, self.size_multiple_px)
         rows = make_requests(prompt, subject, negative_prompt, class_word, num_images_per_prompt)
+        generator = generators(generator, len(rows))
         self._check_rows(rows, config)
         for card in cards:
             card.check(self, config.num_inference_steps)

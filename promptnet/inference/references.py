@@ -46,7 +46,7 @@ def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
     pixels = pixels.to(computing.dtype)
     tiled = is_encoded_in_tiles(computing, pixels)
     latents = encode_in_tiles(computing, pixels) if tiled else computing.encode(pixels).latent_dist.mode()
-    return ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).to(vae.dtype)
+    return ((latents - _shift(vae)) * vae.config.scaling_factor).to(vae.dtype)
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
@@ -57,8 +57,13 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and latents.requires_grad):
         vae = _without_overflow(vae)
-        latents = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor + _shift(vae)
         return decode_in_tiles(vae, latents) if is_tiled(vae, latents) else vae.decode(latents, return_dict=False)[0]
+
+
+def _shift(vae: Any) -> float:
+    """Return what latents are shifted by; some kinds of VAE have no such setting."""
+    return vae.config.get("shift_factor") or 0.0
 
 
 def _without_overflow(vae: Any) -> Any:

@@ -178,6 +178,18 @@ def edit_fingerprint(pipe: Any) -> dict[str, str]:
     return hashes_of(pipe, COMPONENTS)
 
 
+def listed_cards(edits: Any) -> list[MixingWeights]:
+    """One edit or several as a list.
+
+    Raises:
+        MixingError: something is no edit.
+    """
+    cards = [edits] if isinstance(edits, MixingWeights) else list(edits) if isinstance(edits, (list, tuple)) else None
+    if cards is None or not all(isinstance(card, MixingWeights) for card in cards):
+        raise MixingError(f"edits must be an edit or a list of them, but is {edits!r}: use MixingWeights.load(path).")
+    return cards
+
+
 def _resampled(weights: Tensor, num_steps: int) -> Tensor:
     """Means of a step function (N,) over `num_steps` equal parts of its range."""
     edges = torch.linspace(0, 1, len(weights) + 1, dtype=torch.float64)

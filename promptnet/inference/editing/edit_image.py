@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import Source, open_image
 from promptnet.images.masks import check_white, open_mask
-from promptnet.inference.editing.card import MixingError, MixingWeights
+from promptnet.inference.editing.card import MixingError, MixingWeights, listed_cards
 from promptnet.inference.editing.inversion import (
     PUBLISHED_UNTIL,
     Inversion,
@@ -33,6 +33,7 @@ from promptnet.inference.sampling.requests import Request, make_requests, moved,
 from promptnet.inference.sampling.rules import build_rules
 from promptnet.inference.sampling.schedule import plan, prediction_type
 from promptnet.inference.subject.subject import Subject
+from promptnet.inference.values import generators
 from promptnet.models.vocabulary import warn_of_unknown_words
 
 
@@ -73,10 +74,11 @@ def edit_image(
         ValueError: a card, the image or the mask does not fit, or the prompt is too long or needs `S*`.
     """
     check_output_type(output_type)
+    generators(generator)
     if correct_until is None:
         correct_until = PUBLISHED_UNTIL if as_published else 1.0
     check_until(correct_until)
-    cards = [cards] if isinstance(cards, MixingWeights) else list(cards)
+    cards = listed_cards(cards)
     num_steps = joined_weights(cards).shape[1]
     for card in cards:
         card.check(pipe)

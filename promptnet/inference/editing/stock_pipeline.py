@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptnet.inference.editing.card import MixingError, MixingWeights
+from promptnet.inference.editing.card import MixingError, MixingWeights, listed_cards
 from promptnet.inference.editing.noise_levels import Levels, check_pipeline
 from promptnet.inference.editing.rule import Directions, check_lengths, joined_weights
 from promptnet.models.text_encoders import text_encoders_of
@@ -124,7 +124,7 @@ def stock_arguments(
             others.
     """
     check_pipeline(pipe)
-    cards = [cards] if isinstance(cards, MixingWeights) else list(cards)
+    cards = listed_cards(cards)
     weights = joined_weights(cards)
     for card in cards:
         card.check(pipe)

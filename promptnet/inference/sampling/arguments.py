@@ -8,6 +8,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from promptnet.inference.values import tensor, whole
 from promptnet.models.text_encoders import TextEncoders
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -184,13 +185,14 @@ def chosen_size_px(
     """
     sizes_px = tuple(trained if given is None else given for given, trained in zip(given_px, trained_px, strict=True))
     for name, size_px in zip(("height", "width"), sizes_px, strict=True):
+        whole(name, size_px, 0)
         if size_px < multiple_px or size_px % multiple_px:
             nearest = max(multiple_px, round(size_px / multiple_px) * multiple_px)
             raise ValueError(
                 f"{name}={size_px} pixels must be a multiple of {multiple_px} with this base model: the nearest is "
                 f"{nearest}."
             )
-    return sizes_px[0], sizes_px[1]
+    return int(sizes_px[0]), int(sizes_px[1])
 
 
 def starting_noise(
@@ -203,17 +205,11 @@ def starting_noise(
     """Standard normal latents (B, C, H, W), or those given.
 
     Raises:
-        ValueError: the latents have another shape, or there are not as many generators as images.
+        ValueError: the latents have another shape.
     """
-    if isinstance(generator, list) and len(generator) != shape[0]:
-        raise ValueError(
-            f"There are {len(generator)} generators for {shape[0]} images: give one for all, or one for each."
-        )
     if latents is None:
         return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-    if tuple(latents.shape) != shape:
-        raise ValueError(f"latents have shape {tuple(latents.shape)}, but this call needs {shape}.")
-    return latents.to(device, dtype)
+    return tensor("latents", latents, shape).to(device, dtype)
 
 
 def kwargs_of_step(scheduler: Any, *, eta: float, generator: Any) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """How an image is drawn unless a call says otherwise: every parameter, its range, and the published values."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
+
+from promptnet.inference.values import real, whole
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,11 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("num_inference_steps", 1), ("fusion_steps", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
         for name in ("guidance_scale", "subject_scale", "class_scale", "fusion_scale", "pseudo_word_scale"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)} must be a finite number.")
+            object.__setattr__(self, name, real(name, getattr(self, name)))
         for name in ("guidance_rescale", "fusion_eta", "fusion_until", "eta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1.")
+            object.__setattr__(self, name, real(name, getattr(self, name), 0, 1))
         for name, known in (
             ("word_positions", ("natural", "published")),
             ("encoder_input", ("strided", "reference")),

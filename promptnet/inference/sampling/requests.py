@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from promptnet.inference.subject.subject import Subject
+from promptnet.inference.subject.subject import Subject, check_class_word
+from promptnet.inference.values import whole
 from promptnet.models.prompt_tokens import PLACEHOLDER, find_placeholders
 
 SubjectsOfPrompt = Subject | Sequence[Subject] | None
@@ -62,8 +63,9 @@ def make_requests(
     prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, Sequence) else []
     if not prompts or not all(isinstance(text, str) for text in prompts):
         raise ValueError(f"prompt must be a text or a list of texts, but is {prompt!r}.")
-    if num_images_per_prompt < 1:
-        raise ValueError(f"num_images_per_prompt={num_images_per_prompt} must be at least 1.")
+    num_images_per_prompt = whole("num_images_per_prompt", num_images_per_prompt, 1)
+    if class_word:  # an empty one is refused where it would stand
+        check_class_word(class_word)
     negatives = _one_each(negative_prompt, len(prompts))
     if isinstance(prompt, str) or subject is None or isinstance(subject, Subject):
         given = [subject] * len(prompts)
@@ -105,6 +107,9 @@ def moved(requests: Sequence[Request], device: torch.device) -> list[Request]:
 
 
 def _one_each(negative_prompt: str | Sequence[str] | None, num_prompts: int) -> Sequence[str | None]:
+    several = isinstance(negative_prompt, (list, tuple)) and all(isinstance(text, str) for text in negative_prompt)
+    if not (negative_prompt is None or isinstance(negative_prompt, str) or several):
+        raise ValueError(f"negative_prompt must be a text or a list of texts, but is {negative_prompt!r}.")
     if not negative_prompt or isinstance(negative_prompt, str):
         return [negative_prompt if isinstance(negative_prompt, str) else None] * num_prompts
     if len(negative_prompt) != num_prompts:

@@ -6,8 +6,9 @@ made with, which it knows by its weights.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -199,6 +200,20 @@ def _check_tensors(subject: Subject) -> None:
     for name in subject.deltas:
         if not name.startswith(("unet.", "promptnet.")):
             raise SubjectError(f"A delta belongs to a layer of the unet or the promptnet, but one is for {name!r}.")
+
+
+def image_weights(weights: Any, count: int) -> Tensor:
+    """How much each of `count` images counts, (count,); None is all the same.
+
+    Raises:
+        SubjectError: there are not as many, or one is no number above 0.
+    """
+    weights = weights.tolist() if isinstance(weights, Tensor) else weights
+    given = [1.0] * count if weights is None else list(weights) if isinstance(weights, Iterable) else [weights]
+    numbers = all(isinstance(weight, Real) and 0 < float(weight) < float("inf") for weight in given)
+    if len(given) != count or not numbers:
+        raise SubjectError(f"weights={weights!r} must hold a number above 0 for each of the {count} images.")
+    return torch.tensor([float(weight) for weight in given])
 
 
 def check_class_word(word: Any) -> None:

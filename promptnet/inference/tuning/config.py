@@ -1,10 +1,10 @@
 """How one person is tuned unless a call says otherwise, and what is said on the way."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from promptnet.inference.values import real, whole
 from promptnet.models.prompt_tokens import find_placeholders
 
 # What can train: PromptNet's map into the space of words, and the U-Net's cross-attention keys and values.
@@ -47,21 +47,21 @@ class TuningConfig:
 
     def __post_init__(self) -> None:
         for name in ("train", "scales", "prompts"):  # JSON has lists only, and one prompt may be given as it is
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, name, _several(name, getattr(self, name)))
         least = {"steps": 0, "rank": 1, "batch_size": 1, "num_views": 1, "validate_every": 1, "patience": 1}
         for name, smallest in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < smallest:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {smallest}.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            object.__setattr__(self, name, whole(name, getattr(self, name), smallest))
+        object.__setattr__(self, "learning_rate", real("learning_rate", self.learning_rate))
+        if self.learning_rate <= 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be a number above 0.")
         if not self.train or set(self.train) - set(TRAINABLE):
             raise ValueError(f"train={self.train} must name one or more of {', '.join(TRAINABLE)}.")
+        if len(self.scales) != 2 or not 0 < real("scales", self.scales[0]) <= real("scales", self.scales[1]):
+            raise ValueError(f"scales={self.scales} must be two numbers above 0, the smaller one first.")
         if not self.prompts:
             raise ValueError("prompts must hold at least one prompt, such as 'a photo of S*'.")
         for prompt in self.prompts:
-            if set(find_placeholders(prompt)) != {"S*"}:
+            if not isinstance(prompt, str) or set(find_placeholders(prompt)) != {"S*"}:
                 raise ValueError(f"The tuning prompt {prompt!r} must mention S*, and no other placeholder.")
 
     def replaced(self, given: Mapping[str, Any]) -> "TuningConfig":
@@ -77,6 +77,14 @@ class TuningConfig:
                 f"there are {', '.join(sorted(known))}."
             )
         return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+def _several(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name}={value!r} must be a list.")
+    return tuple(value)
 
 
 @dataclass(frozen=True)

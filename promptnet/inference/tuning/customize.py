@@ -27,6 +27,7 @@ from promptnet.inference.subject.subject import Subject, base_name, check_class_
 from promptnet.inference.tuning.config import TuningConfig, TuningError, TuningProgress
 from promptnet.inference.tuning.loss import denoising_target, held_out_timesteps, masked_error, noised
 from promptnet.inference.tuning.views import Batch, TuningViews, held_out_batches, prepare_views, training_batch
+from promptnet.inference.values import generators
 from promptnet.models.slots import Slot
 from promptnet.models.text_encoders import text_encoders_of
 from promptnet.models.vocabulary import warn_of_unknown_words
@@ -80,8 +81,9 @@ def customize_subject(
     given |= {"num_views": num_views, "scales": scales, "flip": flip, "prompts": prompts}
     given |= {"validate_every": validate_every, "patience": patience}
     config = TuningConfig(**(pipe.config.get("tuning") or {})).replaced(given)
-    check_tunable(pipe)
     check_class_word(class_word)
+    generators(generator)
+    check_tunable(pipe)
     warn_of_unknown_words(
         [text_encoder.tokenizer for text_encoder in text_encoders_of(pipe).text_encoders], [*config.prompts, class_word]
     )

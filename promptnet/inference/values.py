@@ -1,0 +1,70 @@
+"""Single values that callers give: accepted as users of diffusers expect, or refused in one line with the fix."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number, Python's or numpy's.
+
+    Raises:
+        ValueError: it is something else, or below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+    return int(value)
+
+
+def real(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float | int:
+    """A finite number, Python's or numpy's.
+
+    Raises:
+        ValueError: it is something else, or out of its range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be a finite number.")
+    if not least <= float(value) <= most:
+        raise ValueError(f"{name}={value!r} must be between {least:g} and {most:g}.")
+    return value if isinstance(value, (int, float)) else float(value)
+
+
+def generators(generator: Any, num_images: int | None = None) -> Any:
+    """One generator, a list with one for each image, or None.
+
+    Args:
+        generator: as the caller gives it; a tuple is as good as a list.
+        num_images: how many a list must have; None allows no list.
+
+    Raises:
+        ValueError: it is something else, or there are not as many as images.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    several = isinstance(generator, (list, tuple)) and all(isinstance(one, torch.Generator) for one in generator)
+    if num_images is None or not several:
+        lists = "" if num_images is None else ", or a list with one for each image"
+        raise ValueError(
+            f"generator={generator!r} must be a torch.Generator{lists}, such as torch.Generator().manual_seed(0)."
+        )
+    if len(generator) != num_images:
+        raise ValueError(
+            f"There are {len(generator)} generators for {num_images} images: give one for all, or one for each."
+        )
+    return list(generator)
+
+
+def tensor(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of this shape.
+
+    Raises:
+        ValueError: it is something else, or of another shape.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor of shape {shape}, not a {type(value).__name__}.")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} have shape {tuple(value.shape)}, but this call needs {shape}.")
+    return value

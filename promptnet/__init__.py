@@ -6,6 +6,7 @@ The names below are loaded when they are first used, so that importing the packa
 
 from typing import TYPE_CHECKING, Any
 
+from promptnet.inference.diffusers_name import give_name
 from promptnet.io.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
@@ -40,3 +41,6 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _installed_version()
     return _find(name)
+
+
+give_name()

@@ -3,10 +3,13 @@
 import copy
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
@@ -131,3 +134,21 @@ def test_a_subject_made_in_float32_is_drawn_in_half_precision(pipe: Any, make_su
     assert found.dtype == dtype
     assert found.isfinite().all()
     assert (found.float() - expected).abs().mean() < 0.2 * expected.abs().mean()
+
+
+# -- loading as diffusers does ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["promptnet", "diffusers"])
+def test_a_saved_pipeline_loads_as_any_other(pipe: Any, tmp_path: Path, first: str):
+    """Row 33 of the faults."""
+    pipe.save_pretrained(tmp_path)
+    second = "diffusers" if first == "promptnet" else "promptnet"
+    code = (
+        f"import sys, {first}; assert {first!r} == 'diffusers' or 'torch' not in sys.modules; import {second};"
+        "import diffusers; found = diffusers.DiffusionPipeline.from_pretrained(sys.argv[1]);"
+        "print(type(found).__module__, type(found).__name__, type(found.promptnet).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["promptnet.inference.pipeline", "PromptNetPipeline", "PromptNetModel"], done.stderr
+    assert not hasattr(diffusers, "NoSuchPipeline")

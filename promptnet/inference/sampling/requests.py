@@ -64,7 +64,7 @@ def make_requests(
     if not prompts or not all(isinstance(text, str) for text in prompts):
         raise ValueError(f"prompt must be a text or a list of texts, but is {prompt!r}.")
     num_images_per_prompt = whole("num_images_per_prompt", num_images_per_prompt, 1)
-    if class_word:  # an empty one is refused where it would stand
+    if class_word is not None:
         check_class_word(class_word)
     negatives = _one_each(negative_prompt, len(prompts))
     if isinstance(prompt, str) or subject is None or isinstance(subject, Subject):

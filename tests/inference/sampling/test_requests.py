@@ -82,7 +82,7 @@ def test_an_empty_prompt_needs_no_subject():
         ({"prompt": "dog", "negative_prompt": "S*"}, "negative prompt 'S*'"),
         ({"prompt": ["a", "b"], "negative_prompt": ["c"]}, "1 negative prompts for 2"),
         ({"prompt": "dog", "num_images_per_prompt": 0}, "num_images_per_prompt=0"),
-        ({"prompt": "S*", "subject": ANN, "class_word": " "}, "class word is empty"),
+        ({"prompt": "S*", "subject": ANN, "class_word": " "}, "class_word=' ' must be a short word"),
     ],
 )
 def test_what_does_not_match_is_refused(arguments: dict[str, Any], message: str):

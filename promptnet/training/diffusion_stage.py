@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
@@ -27,10 +27,21 @@ class DiffusionStage(Stage):
         frozen: the parts that do not train, by name, `vae` among them.
         scheduler: gives the noise levels and the prediction type.
         seed: of noise and timesteps.
+        timesteps: "low-discrepancy" spreads a batch over all noise levels; "independent" draws each for itself, as
+            published.
     """
 
-    def __init__(self, frozen: dict[str, nn.Module], scheduler: DDIMScheduler, seed: int, **stage: Any) -> None:
+    def __init__(
+        self,
+        frozen: dict[str, nn.Module],
+        scheduler: DDIMScheduler,
+        seed: int,
+        timesteps: Timesteps = "low-discrepancy",
+        **stage: Any,
+    ) -> None:
         super().__init__(**stage)
+        self.timesteps: Timesteps = timesteps
+        timesteps_of(timesteps, 0, torch.zeros(0), 1)  # refuses what is not known
         # Kept in a dictionary: neither optimiser, checkpoint nor weight average should hold what does not train.
         self.frozen: dict[str, Any] = {
             name: channels_last(part.float()).requires_grad_(False).eval() for name, part in frozen.items()
@@ -81,7 +92,7 @@ class DiffusionStage(Stage):
         """
         samples = samples.cpu()
         noise = sample_noise(self.seed, samples, "noise", tuple(latents.shape[1:])).to(latents)
-        timesteps = low_discrepancy_timesteps(self.seed, samples, len(self.alphas)).to(latents.device)
+        timesteps = timesteps_of(self.timesteps, self.seed, samples, len(self.alphas)).to(latents.device)
         alphas = self.alphas[timesteps]
         target = denoising_target(latents, noise, alphas, prediction_type(self.scheduler))
         predicted, weights = predict(noised(latents, noise, alphas), timesteps), self.sample_weights(alphas)
@@ -92,6 +103,9 @@ class DiffusionStage(Stage):
     def sample_weights(self, alphas: torch.Tensor) -> torch.Tensor | None:
         """How much each sample's error counts, by its alphabar (B,); None where all count alike."""
         return None
+
+
+Timesteps = Literal["low-discrepancy", "independent"]
 
 
 _GOLDEN = 0.6180339887498949
@@ -105,6 +119,24 @@ def low_discrepancy_timesteps(seed: int, samples: torch.Tensor, num_timesteps: i
     """
     place = (samples.double() * _GOLDEN + sample_uniform(seed, samples, "timestep").double() / 64) % 1.0
     return (place * num_timesteps).long().clamp_max(num_timesteps - 1)
+
+
+def independent_timesteps(seed: int, samples: torch.Tensor, num_timesteps: int) -> torch.Tensor:
+    """Timesteps (B,) int64, uniform in 0 to num_timesteps - 1, each drawn for itself, as published trainings do."""
+    place = sample_uniform(seed, samples, "independent timestep").double()
+    return (place * num_timesteps).long().clamp_max(num_timesteps - 1)
+
+
+def timesteps_of(kind: Timesteps, seed: int, samples: torch.Tensor, num_timesteps: int) -> torch.Tensor:
+    """Timesteps (B,) of samples (B,), drawn in one of the two ways.
+
+    Raises:
+        ValueError: the way is not known.
+    """
+    if kind not in ("low-discrepancy", "independent"):
+        raise ValueError(f"timesteps={kind!r} is not known: it is 'low-discrepancy' or 'independent'")
+    draw = low_discrepancy_timesteps if kind == "low-discrepancy" else independent_timesteps
+    return draw(seed, samples, num_timesteps)
 
 
 def min_snr_weights(alphas: torch.Tensor, gamma: float, kind: str) -> torch.Tensor:

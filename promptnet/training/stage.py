@@ -31,6 +31,7 @@ class Stage(L.LightningModule):
         decay_fraction: share of all steps, at the end, over which a trapezoid falls linearly to zero.
         betas: of Adam.
         schedule: "trapezoid", "constant" or "cosine", all after the warm-up.
+        decay_all: decay everything that trains, as published trainings do.
         optimizer: "adamw", or "adamw8bit" of bitsandbytes, which keeps its moments in a quarter of the memory.
     """
 
@@ -43,12 +44,14 @@ class Stage(L.LightningModule):
         betas: tuple[float, float] = (0.9, 0.99),
         schedule: Schedule = "trapezoid",
         optimizer: Optimizer = "adamw",
+        decay_all: bool = False,
     ) -> None:
         super().__init__()
         self.schedule: Schedule = schedule
         self.optimizer: Optimizer = optimizer
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.decay_fraction, self.betas = warmup_steps, decay_fraction, betas
+        self.decay_all = decay_all
         self._decayed: set[str] | None = None
         self._told: list[dict[str, Any]] = []
 
@@ -61,7 +64,8 @@ class Stage(L.LightningModule):
         self._decayed = self._names_to_decay()
 
     def _names_to_decay(self) -> set[str]:
-        return {name for name, value in self.trainable() if value.ndim >= 2 and "embedding" not in name}
+        named = self.trainable()
+        return {name for name, value in named if self.decay_all or (value.ndim >= 2 and "embedding" not in name)}
 
     def configure_optimizers(self) -> Any:
         """AdamW in two groups (with and without decay) and the schedule, stepped every optimiser step."""

@@ -84,6 +84,7 @@ def draw(
     num_steps: int,
     guidance: float,
     is_to_stop: Callable[[], bool] = lambda: False,
+    word_positions: str = "natural",
 ) -> list[Image.Image] | None:
     """One person's images with plain guidance: no tuning, no fusion, no class term; from each ask's own noise.
 
@@ -92,6 +93,7 @@ def draw(
         person: who, and what is asked.
         num_steps: denoising steps.
         guidance: weight of the prediction under S*.
+        word_positions: those that the encoder is trained with, see `promptnet.models.text`.
         is_to_stop: asked behind every step, as often on every rank; if it says so, there are no images.
     """
     stopped = False
@@ -112,6 +114,7 @@ def draw(
             subject_scale=guidance,
             generator=generators,
             resolution="off",
+            word_positions=word_positions,
             callback_on_step_end=after_step,
             **plain,
         ).images

@@ -171,9 +171,9 @@ class ValidationImages(Callback):
         start_s, images = time.perf_counter(), []
         # No autocast: the pipeline hands every network what its own weights are in, also where these differ.
         with undisturbed([stage, *stage.frozen.values()]):
-            pipe = stage_pipeline(stage)
+            pipe, positions = stage_pipeline(stage), getattr(stage, "word_positions", "natural")
             for person in people:
-                generated = draw(pipe, person, num_steps, self.guidance, lambda: is_to_stop(trainer))
+                generated = draw(pipe, person, num_steps, self.guidance, lambda: is_to_stop(trainer), positions)
                 if generated is None:
                     return None
                 images.append(generated)

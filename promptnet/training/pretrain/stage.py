@@ -62,6 +62,7 @@ class PretrainStage(DiffusionStage):
             pass in place of keeping them: a third more work for a fraction of the memory.
         min_snr_gamma: weight errors by min(SNR, gamma) (arXiv 2303.09556; published 5); None as ProFusion, all alike.
         sample_posterior: draw the target's latents from the VAE's posterior in place of taking its mode.
+        sample_reference: the same for the reference's, from noise of its own; published with `sample_posterior`.
         word_positions: position embeddings of pseudo-words, "natural" or "published" (promptnet.models.text); draw with
             the same (`sampling`).
         prompt_padding: "max_length" as in drawing, or "longest" as the published training had it.
@@ -87,6 +88,7 @@ class PretrainStage(DiffusionStage):
         gradient_checkpointing: bool = False,
         min_snr_gamma: float | None = None,
         sample_posterior: bool = False,
+        sample_reference: bool = False,
         compile_backend: str | None = None,
         word_positions: Positions = "natural",
         prompt_padding: Padding = "max_length",
@@ -108,7 +110,8 @@ class PretrainStage(DiffusionStage):
         self.prompt_padding: Padding = prompt_padding
         self.image_processor, self.forces_zeros = base.image_processor, base.forces_zeros
         self.vision_input = VisionInput.of(base.image_processor, self.frozen["image_encoder"])
-        self.min_snr_gamma, self.sample_posterior = min_snr_gamma, sample_posterior
+        self.min_snr_gamma = min_snr_gamma
+        self.sample_posterior, self.sample_reference = sample_posterior, sample_reference
         self.described_weight = described_weight
         self.gradient_checkpointing, self.compile_backend = gradient_checkpointing, compile_backend
         self.promptnet = self._encoder(start_from, region_kernel_size, region_proj_channel, keep_word_norm, use_res)
@@ -252,11 +255,17 @@ class PretrainStage(DiffusionStage):
     def _latents(self, batch: dict[str, Any], role: str, split: str) -> torch.Tensor:
         """Scaled latents (B, C, h, w) of the batch's "reference" or "target" images."""
         if f"{role}_index" in batch:
+            if self.sample_posterior or self.sample_reference:
+                raise ValueError(
+                    "sample_posterior and sample_reference need the posterior, and rendered portraits keep its mode "
+                    "alone: set them to false, or use promptnet.datasets.faces.module.FaceDataModule"
+                )
             return self.cached(split, batch[f"{role}_index"])
         moments = batch[f"{role}_moments"] if f"{role}_moments" in batch else self._moments(batch[f"{role}_pixels"])
         mean, log_variance = moments.float().chunk(2, dim=1)
-        if self.sample_posterior and role == "target" and split == "train":
-            noise = sample_noise(self.seed, batch["sample"].cpu(), "posterior", tuple(mean.shape[1:]))
+        if split == "train" and (self.sample_posterior if role == "target" else self.sample_reference):
+            purpose = "posterior" if role == "target" else "posterior of the reference"
+            noise = sample_noise(self.seed, batch["sample"].cpu(), purpose, tuple(mean.shape[1:]))
             mean = mean + (log_variance.clamp(-30, 20) / 2).exp() * noise.to(mean)
         config = self.frozen["vae"].config
         latents = (mean - (config.shift_factor or 0.0)) * config.scaling_factor
@@ -268,7 +277,7 @@ class PretrainStage(DiffusionStage):
         shared = not any(f"target_{kind}" in batch for kind in ("index", "moments", "pixels"))
         if not shared:
             return reference, self._latents(batch, "target", split)
-        if not self.sample_posterior:
+        if not (self.sample_posterior or self.sample_reference):
             return reference, reference
         as_target = {key.replace("reference", "target"): value for key, value in batch.items()}
         return reference, self._latents(as_target, "target", split)

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[3]
 EXPECTED: dict[str, dict[str, Any]] = {
     "sd15": {"unet": 859_520_964, "text": [123_060_480], "width": 768, "words": 1, "kind": "epsilon"},
     "sd2": {"unet": 865_910_724, "text": [340_387_840], "width": 1024, "words": 1, "kind": "epsilon"},
+    "as-published": {"unet": 865_910_724, "text": [340_387_840], "width": 1024, "words": 1, "kind": "epsilon"},
     "sd2-v": {"unet": 865_910_724, "text": [340_387_840], "width": 1024, "words": 1, "kind": "v_prediction"},
     "sdxl": {
         "unet": 2_567_463_684,
@@ -81,6 +82,36 @@ def check_callbacks(config: dict[str, Any], stage: Any) -> None:
         check_after_averaging(trainer, found[kind])
     steps = config["trainer"]["val_check_interval"] / config["trainer"].get("accumulate_grad_batches", 1)
     assert steps == config["checkpoint"]["every_n_train_steps"]
+
+
+def test_as_published_is_the_published_training():
+    """What the published train.py does when it is called as its README says."""
+    config = load("as-published")
+    stage, module = build_on_meta(config["model"]["init_args"]), FaceDataModule(**config["data"]["init_args"])
+    assert count(stage.promptnet) == 431_285_504  # with the residual heads, without a gain for words
+    assert sum(value.numel() for value in stage.promptnet.parameters() if value.requires_grad) == 408_337_024
+    assert (stage.word_positions, stage.prompt_padding) == ("published", "longest")
+    assert (stage.sample_posterior, stage.sample_reference, stage.min_snr_gamma) == (True, True, None)
+    assert (stage.timesteps, stage.described_weight) == ("independent", 0.0)
+    assert {stage.rate_factor(step, 80_000) for step in (0, 1, 79_999)} == {1.0}
+    assert (stage.learning_rate, stage.betas, stage.weight_decay, stage.optimizer) == (
+        2e-5,
+        (0.9, 0.999),
+        0.01,
+        "adamw",
+    )
+    trained = {name for name, value in stage.named_parameters() if value.requires_grad}
+    assert stage._names_to_decay() == trained
+    assert (module.reference, module.prompts.neutral, module.prompts.captioned) == (
+        "same-picture",
+        "A photo of S*",
+        0.0,
+    )
+    assert (module.augmentation.flip, module.augmentation.colour_jitter, module.batch_size) == (0.0, 0.0, 8)
+    trainer = config["trainer"]
+    assert (trainer["max_steps"], trainer["precision"], trainer["gradient_clip_val"]) == (80_000, "16-mixed", 1.0)
+    assert trainer.get("accumulate_grad_batches", 1) == 1
+    assert not any("Averaging" in entry["class_path"] for entry in trainer["callbacks"])
 
 
 def test_the_encoder_for_sd2_has_the_published_size():

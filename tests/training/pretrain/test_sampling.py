@@ -174,6 +174,23 @@ def test_held_out_people_are_drawn_and_measured_at_a_validation(base: Path, face
     assert [step for step, _ in seconds] == [1, 2]
 
 
+@pytest.mark.parametrize("positions", ["natural", "published"])
+def test_validation_draws_with_the_positions_of_training(
+    positions: Any, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[Any] = []
+    generated = PromptNetPipeline.__call__
+
+    def noting(pipe: Any, *args: Any, **given: Any) -> Any:
+        asked.append(given["word_positions"])
+        return generated(pipe, *args, **given)
+
+    monkeypatch.setattr(PromptNetPipeline, "__call__", noting)
+    stage = stage_of(base, tmp_path / "encoder", word_positions=positions)
+    trained_once(stage, faces_of(tmp_path), tmp_path, ValidationImages(1, 1, num_steps=2, prompts=[PROMPT]))
+    assert set(asked) == {positions}
+
+
 @pytest.mark.parametrize("zeros", [True, False])
 def test_zeros_for_no_negative_prompt_are_the_base_models_choice(zeros: bool, tmp_path: Path):
     base = write_base(tmp_path / "base", "sdxl")

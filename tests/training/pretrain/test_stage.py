@@ -16,7 +16,7 @@ from promptnet.datasets.stream import sample_noise
 from promptnet.inference.tuning.loss import denoising_target, noised
 from promptnet.models.base_model import VisionInput, load_base
 from promptnet.models.text import encode_prompts
-from promptnet.training.diffusion_stage import low_discrepancy_timesteps, min_snr_weights
+from promptnet.training.diffusion_stage import low_discrepancy_timesteps, min_snr_weights, timesteps_of
 from promptnet.training.pretrain import stage as pretrain
 from promptnet.training.pretrain.precision import frozen_dtype, place_frozen
 from promptnet.training.pretrain.stage import PretrainStage
@@ -181,6 +181,73 @@ def test_the_posterior_is_drawn_by_sample_number_and_in_training_alone(build: Bu
     assert not torch.equal(generated._latents(batch, "target", "train"), mode._latents(batch, "target", "train"))
     for role, split in (("reference", "train"), ("target", "validation")):
         assert torch.equal(generated._latents(batch, role, split), mode._latents(batch, role, split))
+    both = build("sd", sample_posterior=True, sample_reference=True)
+    assert torch.equal(both._latents(batch, "target", "train"), generated._latents(batch, "target", "train"))
+    for role in ("reference", "target"):
+        assert not torch.equal(both._latents(batch, role, "train"), mode._latents(batch, role, "train"))
+        assert torch.equal(both._latents(batch, role, "validation"), mode._latents(batch, role, "validation"))
+    del batch["target_pixels"]
+    alone, target = build("sd", sample_reference=True)._pair(batch, "train")
+    assert not torch.equal(alone, target)
+    assert torch.equal(target, mode._pair(batch, "train")[1])
+    with pytest.raises(ValueError, match="rendered portraits keep its mode"):
+        both._latents({"target_index": torch.zeros(2)}, "target", "train")
+
+
+PUBLISHED: dict[str, Any] = {
+    "keep_word_norm": False,
+    "use_res": True,
+    "word_positions": "published",
+    "prompt_padding": "longest",
+    "sample_posterior": True,
+    "sample_reference": True,
+    "timesteps": "independent",
+    "decay_all": True,
+}
+
+
+@torch.no_grad()
+def test_as_published_the_loss_is_that_of_the_published_loop(build: Build):
+    """Spelt out as the published train.py computes it, from its own embeddings of the prompt on."""
+    stage, batch = build("sd", **PUBLISHED), batch_of()
+    del batch["target_pixels"]
+    batch["prompt"] = ["A photo of S*"] * 2
+    vae, unet, text_encoder = (stage.frozen[name] for name in ("vae", "unet", "text_encoder"))
+    samples, scale = batch["sample"], vae.config.scaling_factor
+    posterior = vae.encode(batch["reference_pixels"]).latent_dist
+    draws = [sample_noise(0, samples, f"posterior{whose}", (4, 16, 16)) for whose in (" of the reference", "")]
+    reference, target = ((posterior.mean + posterior.std * draw) * scale for draw in draws)
+    assert (reference - target).abs().max() > 1e-3  # each is drawn for itself
+    timesteps, noise = timesteps_of("independent", 0, samples, 1000), sample_noise(0, samples, "noise", (4, 16, 16))
+    scheduler: Any = stage.scheduler
+    noisy = scheduler.add_noise(target, noise, timesteps)
+    vision = stage._vision_states(batch["reference_pixels"])
+    words = stage.promptnet(reference, timesteps, vision, noisy_latents=noisy).pseudo_words  # (2, 1, 24)
+
+    ids = stage.tokenizer("A photo of", return_tensors="pt").input_ids[0].tolist()
+    ids = torch.tensor([[*ids[:-1], *[0] * words.shape[1], ids[-1]]])  # not padded
+
+    def put_words(module: Any, args: Any, embedded: torch.Tensor) -> torch.Tensor:
+        embedded = embedded.clone()
+        embedded[:, -1 - words.shape[1] : -1] = words  # in place of token and position
+        return embedded
+
+    embeddings = getattr(text_encoder, "text_model", text_encoder).embeddings
+    handle = embeddings.register_forward_hook(put_words)
+    states = text_encoder(ids.expand(2, -1)).last_hidden_state
+    handle.remove()
+    expected = F.mse_loss(unet(noisy, timesteps, states).sample, noise)
+    torch.testing.assert_close(stage.loss(batch, "train"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_as_published_residual_heads_are_held_and_get_no_gradient(build: Build):
+    stage, plain = build("sd", **PUBLISHED), build("sd", **PUBLISHED | {"use_res": False})
+    found, expected = (gradients(each, batch_of()) for each in (stage, plain))
+    heads = {name for name, _ in stage.named_parameters() if "residual" in name}
+    assert heads
+    assert not heads & found.keys()
+    assert found.keys() == expected.keys()
+    assert not any("residual" in name for name in stage._names_to_decay())
 
 
 def test_targets_may_have_another_shape_than_references(build: Build):

@@ -108,3 +108,8 @@ class PairDataModule(AvatarDataModule):
         how: dict[str, Any] = {"seed": self.seed, "reference": self.reference, "captioned": self.captioned}
         self.train = SubjectPairs(self.rendered("train"), **how)  # type: ignore[assignment]
         self.validation = SubjectPairs(self.rendered("validation"), **how, shuffled=False)  # type: ignore[assignment]
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many images are trained on, and of how many people."""
+        pairs: Any = self.train
+        return len(pairs), len(pairs.images_of)

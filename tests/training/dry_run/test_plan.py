@@ -94,12 +94,8 @@ def test_as_published_is_the_published_training():
     assert (stage.sample_posterior, stage.sample_reference, stage.min_snr_gamma) == (True, True, None)
     assert (stage.timesteps, stage.described_weight) == ("independent", 0.0)
     assert {stage.rate_factor(step, 80_000) for step in (0, 1, 79_999)} == {1.0}
-    assert (stage.learning_rate, stage.betas, stage.weight_decay, stage.optimizer) == (
-        2e-5,
-        (0.9, 0.999),
-        0.01,
-        "adamw",
-    )
+    assert (stage.learning_rate, tuple(stage.betas)) == (2e-5, (0.9, 0.999))
+    assert (stage.weight_decay, stage.optimizer) == (0.01, "adamw")
     trained = {name for name, value in stage.named_parameters() if value.requires_grad}
     assert stage._names_to_decay() == trained
     assert (module.reference, module.prompts.neutral, module.prompts.captioned) == (

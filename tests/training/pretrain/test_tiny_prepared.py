@@ -69,7 +69,7 @@ def test_portraits_become_an_encoder(runs: Runs, random_base: Path, tmp_path: Pa
     assert pipe.config["sampling"]["subject_scale"] == 3.0
     card = (base / "promptnet/README.md").read_text()
     assert "`val/identity`" in card
-    assert "576 people" in card
+    assert f"12 images of {len({row['identity'] for row in rows})} people were trained on" in card
     for recipe in ("data.prompts.captioned | `0.667`", "data.features | `['latents', 'vision']`", "max_steps | `2`"):
         assert f"| {recipe} |" in card
     assert "instantiate" not in card  # how the run was put together is none of its recipe

@@ -323,6 +323,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         pseudo_word_scale: float | None = None,
         word_positions: str | None = None,
         encoder_input: str | None = None,
+        reference_weights: str | None = None,
         eta: float | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
@@ -367,6 +368,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             pseudo_word_scale: gamma, how strongly the subject speaks in the fusion stage.
             word_positions: position embeddings of pseudo-words.
             encoder_input: what PromptNet sees of an image drawn at another size.
+            reference_weights: what several reference images weigh.
             eta: noise of DDIM's own steps.
             num_images_per_prompt: images of one prompt follow each other.
             generator: one for all, or one for each image; an image with its own generator does not depend on the
@@ -401,6 +403,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
                 "pseudo_word_scale": pseudo_word_scale,
                 "word_positions": word_positions,
                 "encoder_input": encoder_input,
+                "reference_weights": reference_weights,
                 "eta": eta,
             }
         )

@@ -15,6 +15,7 @@ import torch
 from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline
+from promptnet.inference import PUBLISHED
 from promptnet.inference.sampling.arguments import check_text_layer
 
 
@@ -134,6 +135,21 @@ def test_a_subject_made_in_float32_is_drawn_in_half_precision(pipe: Any, make_su
     assert found.dtype == dtype
     assert found.isfinite().all()
     assert (found.float() - expected).abs().mean() < 0.2 * expected.abs().mean()
+
+
+# -- several reference images ---------------------------------------------------------------------------------------
+
+
+def test_published_weights_of_several_references_are_those_of_a_larger_scale(pipe: Any, make_subject: Any):
+    subject = make_subject(pipe, num_references=2)
+    options: dict[str, Any] = {"subject": subject, "fusion_steps": 0}
+    published = generated(pipe, "a photo of S*", **options, subject_scale=2.0, reference_weights="each")
+    torch.testing.assert_close(published, generated(pipe, "a photo of S*", **options, subject_scale=4.0))
+    assert PUBLISHED.reference_weights == "each"
+    alone = {"subject": make_subject(pipe), "fusion_steps": 0}
+    assert torch.equal(
+        generated(pipe, "a photo of S*", **alone), generated(pipe, "a photo of S*", **alone, reference_weights="each")
+    )
 
 
 # -- loading as diffusers does ----------------------------------------------------------------------------------------

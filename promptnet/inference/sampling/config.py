@@ -26,6 +26,8 @@ class SamplingConfig:
         word_positions: position embeddings of pseudo-words, "natural" or "published" (promptnet.models.text).
         encoder_input: what PromptNet sees of an image drawn at another size than the reference images':
             "strided", every n-th of its latents, or "reference", the reference's latents at the same noise level.
+        reference_weights: what several reference images weigh in the refinement: "shared", together w_s, or as
+            published "each", on average w_s for each of them, so that more images pull harder.
     """
 
     num_inference_steps: int = 50
@@ -41,6 +43,7 @@ class SamplingConfig:
     eta: float = 0.0
     word_positions: Literal["natural", "published"] = "natural"
     encoder_input: Literal["strided", "reference"] = "strided"
+    reference_weights: Literal["shared", "each"] = "shared"
 
     def __post_init__(self) -> None:
         for name, least in (("num_inference_steps", 1), ("fusion_steps", 0)):
@@ -52,6 +55,7 @@ class SamplingConfig:
         for name, known in (
             ("word_positions", ("natural", "published")),
             ("encoder_input", ("strided", "reference")),
+            ("reference_weights", ("shared", "each")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, known))}.")
@@ -81,4 +85,5 @@ PUBLISHED = SamplingConfig(
     fusion_until=1.0,
     pseudo_word_scale=0.8,
     word_positions="published",
+    reference_weights="each",
 )

@@ -81,6 +81,7 @@ class Refinement(Rule):
         reference_prompt: the same sentence with a class word in place of S*; not needed where `class_scale` is 0.
         subject_scale: w_s.
         class_scale: w_c; 0 leaves e_c out.
+        each: whether w_k is that times the number of images, so that each pulls by w_s on average, as published.
     """
 
     uncond: Condition
@@ -88,9 +89,13 @@ class Refinement(Rule):
     reference_prompt: Condition | None
     subject_scale: float
     class_scale: float
+    each: bool = False
 
     def terms(self, terms: list[Term], step: Step) -> list[Term]:
-        pulls = self.subject_scale * self.references.weights  # (R, K)
+        weights = self.references.weights
+        pulls = self.subject_scale * weights  # (R, K)
+        if self.each:
+            pulls = pulls * (weights != 0).sum(dim=1, keepdim=True)
         rest = 1 - self.class_scale - pulls.sum(dim=1)
         found = [*terms, self.uncond.term("uncond", _as_scalar(rest)), *self.references.terms(pulls)]
         if self.reference_prompt is not None:

@@ -110,6 +110,7 @@ def _subject_rules(
         prompts.condition([row.reference_prompt for row in held], places) if config.class_scale else None,
         config.subject_scale,
         config.class_scale,
+        each=config.reference_weights == "each",
     )
     if not config.fusion_steps:
         return [refinement]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def test_guidance_of_scale_one_leaves_the_unconditional_prediction_out():
     assert predicted(rule) == ([10, 20, 40], 3)
 
 
-def refinement(weights: list[list[float]], subjects: list[Condition], **scales: float) -> Refinement:
+def refinement(weights: list[list[float]], subjects: list[Condition], **scales: Any) -> Refinement:
     return Refinement(
         condition(1, 2, 3, rows=ALL),
         References(ALL, subjects, torch.tensor(weights, dtype=torch.float64)),
@@ -80,6 +81,15 @@ def test_refinement_adds_each_reference_image_with_its_weight():
     found, num_rows = predicted(rule)
     assert found == pytest.approx(expected)
     assert num_rows == 3 + 3 + 2 + 3
+
+
+def test_as_published_each_reference_image_pulls_by_the_whole_scale():
+    """Weights 5 and 5 of two images, and 5 of one: e_u + sum_k w_k (e_s,k - e_u)."""
+    subjects = [condition(10, 20, 30, rows=ALL), condition(-4, -6, rows=torch.tensor([0, 2]))]
+    weights = [[0.5, 0.5], [1.0, 0.0], [0.25, 0.75]]
+    rule = replace(refinement(weights, subjects), each=True)
+    expected = [1 + 5 * (10 - 1) + 5 * (-4 - 1), 2 + 5 * (20 - 2), 3 + 2.5 * (30 - 3) + 7.5 * (-6 - 3)]
+    assert predicted(rule)[0] == pytest.approx(expected)
 
 
 def test_rows_with_and_without_a_subject_in_one_batch():

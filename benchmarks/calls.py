@@ -124,7 +124,7 @@ def calls_of(base: Path, device: str) -> dict[str, Callable[[], Any]]:
         "plain": generated("a happy portrait of a person"),
         "subject": generated("a happy portrait of S*", subject=customize(2)),
         "wide": generated("a happy portrait of a person", height=96, width=160),
-        "customize": lambda: customize(4),
+        "customize": lambda: customize(20),
     }
 
 

@@ -34,6 +34,7 @@ from promptnet.models.vocabulary import warn_of_unknown_words
 
 Callback = Callable[[TuningProgress], object]
 _NETWORKS = ("vae", "image_encoder", "promptnet", "text_encoder", "text_encoder_2", "unet")
+_READ_BEFORE = ("vae", "image_encoder")  # they encode the images, before the first step
 _INITIAL_LOSS_SCALE = 1024.0  # torch's own, 65536, wastes the first steps on finding a smaller one
 
 
@@ -131,7 +132,7 @@ def _with_frozen_networks(pipe: Any) -> Any:
     for name in _NETWORKS:
         network = getattr(pipe, name, None)
         if network is not None:
-            vars(own)[name] = frozen(network)
+            vars(own)[name] = frozen(network, for_gradients=name not in _READ_BEFORE)
     return own
 
 
@@ -374,7 +375,13 @@ def _shared_objects(network: nn.Module) -> Iterator[Any]:
             yield offloading
 
 
-def frozen(network: nn.Module) -> Any:
-    """The network, if it is in evaluation mode and none of its weights wants a gradient; otherwise a twin that is."""
+def frozen(network: nn.Module, *, for_gradients: bool = True) -> Any:
+    """The network, if it is in evaluation mode and none of its weights wants a gradient; otherwise a twin that is.
+
+    Args:
+        network: anything.
+        for_gradients: whether a graph will be made of its calls; if not, it is no matter what its weights want.
+    """
     is_free = any(module.training for module in network.modules())
-    return twin(network) if is_free or any(weight.requires_grad for weight in network.parameters()) else network
+    is_free = is_free or (for_gradients and any(weight.requires_grad for weight in network.parameters()))
+    return twin(network) if is_free else network

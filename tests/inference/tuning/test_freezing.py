@@ -51,6 +51,9 @@ def test_in_another_precision_they_are_copies(network: nn.Sequential) -> None:
 
 def test_a_frozen_network_is_used_as_it_is(network: nn.Sequential) -> None:
     assert frozen(network.eval().requires_grad_(False)) is network
+    assert frozen(network.requires_grad_(True), for_gradients=False) is network
+    assert frozen(network) is not network
+    assert frozen(network.train(), for_gradients=False) is not network
 
 
 def test_hooks_of_others_are_called_and_what_is_asked_of_the_twin_is_not_asked_of_the_network(

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import Source, open_image
-from promptnet.inference.tuning.customize import twin
 from promptnet.inference.vae import decode_in_tiles, encode_in_tiles, is_encoded_in_tiles, is_tiled
+from promptnet.models.twins import twin
 
 
 class EncodedReferences(NamedTuple):

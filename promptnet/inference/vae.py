@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, cat, nn
 
-from promptnet.inference.tuning.customize import twin
+from promptnet.models.twins import twin
 
 Statistics = dict[nn.GroupNorm, tuple[Tensor, Tensor]]
 """Mean and variance (B, groups) of what each group norm is given."""

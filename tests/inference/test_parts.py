@@ -30,7 +30,7 @@ def generated(pipe: Any, prompt: str = "a photo of a dog", **more: Any) -> torch
     return pipe(prompt, num_inference_steps=2, generator=generator, output_type="latent", **more).images
 
 
-# -- the text encoder's layer -------------------------------------------------------------------------------------------
+# -- the text encoder's layer --------------------------------------------------------------------------------------
 
 
 def with_one_layer_more(text_encoder: Any) -> Any:

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +113,8 @@ def adapt_resolution(
 
 def active_handle(unet: nn.Module) -> "ResolutionHandle | None":
     """The handle that adapts this network now."""
-    return next(iter(reversed(handles_of(uncompiled(unet)))), None)
+    found = next(iter(reversed(handles_of(uncompiled(unet)))), None)
+    return cast("ResolutionHandle | None", found)
 
 
 def _vae_scale_factor(pipe: Any, default: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,44 @@ from promptnet.inference.resolution.damped_batch import damped_output, first_hal
 from promptnet.inference.resolution.layers import uncompiled
 from promptnet.inference.sampling.own_call import running_call
 
-if TYPE_CHECKING:
-    from promptnet.inference.resolution.adapt import ResolutionHandle
-
 _HANDLES, _HOOKS = "_promptnet_resolution", "_promptnet_resolution_hooks"
+
+
+class Handle(Protocol):
+    """What a `ResolutionHandle` offers to the calls of its networks."""
+
+    is_active: bool
+    network: Any
+    adapted: Any
+    damped: Any
+
+    def remove(self) -> None:
+        """Leave the networks as they were."""
+        ...
+
+    def check(self, network: nn.Module, sample: Tensor) -> None:
+        """Raise if the call cannot be adapted."""
+        ...
+
+    def check_caller(self, caller: Any) -> None:
+        """Raise if the calling pipeline cannot be damped."""
+        ...
+
+    def share(self, timestep: Any, caller: Any) -> float | None:
+        """Return how far the call's steps have come, 0 to 1; None where nobody says it."""
+        ...
+
+    def acts_as_unet(self, network: nn.Module) -> bool:
+        """Return whether the network is the handle's U-Net."""
+        ...
+
+    def is_damped(self, share: float | None, caller: Any, sample: Tensor) -> bool:
+        """Return whether this call's guidance is damped."""
+        ...
+
+    def fits(self, sample: Tensor) -> bool:
+        """Return whether the handle is for latents of this size."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -92,12 +126,12 @@ def control_networks(pipe: Any) -> list[nn.Module]:
 # -- hooks ------------------------------------------------------------------------------------------------------------
 
 
-def handles_of(network: nn.Module) -> "list[ResolutionHandle]":
+def handles_of(network: nn.Module) -> list[Handle]:
     """Those at work on a network, or on the network that it is a copy of."""
     return [handle for handle in vars(network).get(_HANDLES, ()) if handle.is_active]
 
 
-def attach(network: nn.Module, handle: "ResolutionHandle") -> None:
+def attach(network: nn.Module, handle: Handle) -> None:
     """Let a handle act on the calls of a network."""
     handles = vars(network).setdefault(_HANDLES, [])
     handles[:] = [*(each for each in handles if each.is_active), handle]
@@ -109,7 +143,7 @@ def attach(network: nn.Module, handle: "ResolutionHandle") -> None:
         ]
 
 
-def detach(network: nn.Module, handle: "ResolutionHandle") -> None:
+def detach(network: nn.Module, handle: Handle) -> None:
     """Undo it, also for a call of this thread that was interrupted."""
     _leave(network)
     handles = vars(network).get(_HANDLES, [])
@@ -131,7 +165,7 @@ class _Open:
     """A call between its two hooks."""
 
     network: nn.Module
-    handle: "ResolutionHandle"
+    handle: Handle
     stack: ExitStack
     share: float | None
     caller: Caller | None
@@ -168,7 +202,7 @@ def _before(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     _THREAD.calls.append(_Open(network, handle, stack, share, caller, is_damped))
 
 
-def _handle_for(network: nn.Module, caller: Caller | None, sample: Tensor) -> "ResolutionHandle | None":
+def _handle_for(network: nn.Module, caller: Caller | None, sample: Tensor) -> Handle | None:
     """A U-Net's own; a ControlNet's is that of the U-Net it is called for, or the one for this size."""
     handles = handles_of(network)
     own = [handle for handle in handles if handle.acts_as_unet(network)]

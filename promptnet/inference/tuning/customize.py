@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from promptnet.images.load import Source
 from promptnet.inference.references import EncodedReferences, open_references
@@ -28,8 +28,8 @@ from promptnet.inference.tuning.config import TuningConfig, TuningError, TuningP
 from promptnet.inference.tuning.loss import denoising_target, held_out_timesteps, masked_error, noised
 from promptnet.inference.tuning.views import Batch, TuningViews, held_out_batches, prepare_views, training_batch
 from promptnet.inference.values import generators
-from promptnet.models.slots import Slot
 from promptnet.models.text_encoders import text_encoders_of
+from promptnet.models.twins import frozen
 from promptnet.models.vocabulary import warn_of_unknown_words
 
 Callback = Callable[[TuningProgress], object]
@@ -336,52 +336,3 @@ def _finite(loss: float, step: int, config: TuningConfig) -> float:
             )
         )
     return loss
-
-
-_HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
-
-
-def twin(network: nn.Module, dtype: torch.dtype | None = None) -> Any:
-    """A copy of the modules in evaluation mode, whose weights are the network's and want no gradients.
-
-    Args:
-        network: anything; from inside `torch.compile`'s wrapper.
-        dtype: floating-point weights are copies in this type, if it is another.
-    """
-    network = getattr(network, "_orig_mod", network)
-    memo: dict[int, Any] = {}
-    for tensor in [*network.parameters(), *network.buffers()]:
-        memo[id(tensor)] = _shared(tensor, dtype)
-    for shared in _shared_objects(network):
-        memo[id(shared)] = shared
-    return copy.deepcopy(network, memo).eval()
-
-
-def _shared(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    values = tensor.detach()
-    if dtype is not None and tensor.is_floating_point():
-        values = values.to(dtype)
-    if not isinstance(tensor, nn.Parameter):
-        return values
-    return nn.Parameter(values, requires_grad=False) if tensor.requires_grad or values.dtype != tensor.dtype else tensor
-
-
-def _shared_objects(network: nn.Module) -> Iterator[Any]:
-    """Hooks of others, which may hold anything: they are called with the module that runs."""
-    for module in network.modules():
-        for name in _HOOKS:
-            yield from (hook for hook in (getattr(module, name, None) or {}).values() if not isinstance(hook, Slot))
-        if (offloading := vars(module).get("_hf_hook")) is not None:
-            yield offloading
-
-
-def frozen(network: nn.Module, *, for_gradients: bool = True) -> Any:
-    """The network, if it is in evaluation mode and none of its weights wants a gradient; otherwise a twin that is.
-
-    Args:
-        network: anything.
-        for_gradients: whether a graph will be made of its calls; if not, it is no matter what its weights want.
-    """
-    is_free = any(module.training for module in network.modules())
-    is_free = is_free or (for_gradients and any(weight.requires_grad for weight in network.parameters()))
-    return twin(network) if is_free else network

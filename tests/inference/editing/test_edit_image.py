@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_refused(pipe: Any, tmp_path: Path, monkeypatch: py
 
 def allow_small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixture's model draws 16 px, less than a photograph may have."""
-    from promptnet.images import masks, opening
+    from promptnet.images import load, masks
 
     monkeypatch.setattr(mixing_images, "open_mask", lambda source: masks.open_mask(source, min_size_px=1))
-    monkeypatch.setattr(mixing_images, "open_image", lambda source: opening.open_image(source, min_size_px=1))
+    monkeypatch.setattr(mixing_images, "open_image", lambda source: load.open_image(source, min_size_px=1))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from promptnet.inference.subject.lora import applied, initial_deltas
-from promptnet.inference.tuning.customize import frozen, twin
+from promptnet.models.twins import frozen, twin
 
 
 def state(network: nn.Module) -> tuple[list[bool], list[bool]]:

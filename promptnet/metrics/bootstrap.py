@@ -1,7 +1,7 @@
 """Percentile bootstrap over people.
 
-Every row of the comparison is drawn for the same people from the same seeds, so people are the unit that is resampled,
-and one seed gives every row the same resamples: differences and ratios of two rows are then paired.
+Every method of the comparison has the same people and seeds, so people are the unit that is resampled, and one seed
+gives every method the same resamples: differences and ratios of two methods are then paired.
 B. Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7(1), 1979.
 """
 
@@ -24,11 +24,11 @@ class Interval:
     high: float
 
     def record(self) -> dict[str, float]:
-        """Return the interval as `results.json` writes it."""
+        """Return the interval as `results.json` holds it."""
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
     def above(self, other: "Interval") -> bool:
-        """Whether this interval lies wholly above `other` ("intervals apart")."""
+        """Return whether this interval lies wholly above `other` ("intervals apart")."""
         return self.low > other.high
 
 
@@ -37,8 +37,8 @@ def interval(values: Values, *, resamples: int = 10_000, level: float = 0.95, se
 
     Args:
         values: one number a person, (P,).
-        resamples: how many resampled means the percentiles are taken of.
-        level: the share of resampled means inside the interval, in (0, 1).
+        resamples: number of resampled means behind the percentiles.
+        level: fraction of resampled means inside the interval, in (0, 1).
         seed: decides which people are resampled.
 
     Raises:
@@ -55,7 +55,7 @@ def difference(
     """Estimate mean(values) - mean(others) over the same people, resampled together.
 
     Raises:
-        ValueError: the two differ in length, or are refused by `interval`.
+        ValueError: the two differ in length, or `interval` raises.
     """
     first, second = _paired(values, others)
     return interval(first - second, resamples=resamples, level=level, seed=seed)
@@ -65,27 +65,27 @@ def ratio(values: Values, others: Values, *, resamples: int = 10_000, level: flo
     """Estimate mean(values) / mean(others) over the same people, resampled together.
 
     Raises:
-        ValueError: a mean of `others` is not positive, the two differ in length, or are refused by `interval`.
+        ValueError: a mean of `others` is not positive, the two differ in length, or `interval` raises.
     """
     first, second = _paired(values, others)
     chosen = _resampled(len(first), resamples, seed)  # (R, P)
     below = second[chosen].mean(axis=1)  # (R,)
     if second.mean() <= 0 or (below <= 0).any():
-        raise ValueError(f"a ratio needs positive means below the line, got {second.mean():.3f}: take more people")
+        raise ValueError(f"a ratio needs a positive mean in the denominator, got {second.mean():.3f}: take more people")
     return _percentiles(float(first.mean() / second.mean()), first[chosen].mean(axis=1) / below, level)
 
 
 def of_statistic(
     statistic: Statistic, num_people: int, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Estimate anything that is made of people, or of images, whole.
+    """Estimate any statistic of people or images that are resampled whole.
 
     Args:
-        statistic: (R, P) places of people, as often as drawn -> (R,), finite.
+        statistic: (R, P) indices of the resampled people -> (R,), finite.
         num_people: P.
-        resamples: how many values the percentiles are taken of.
-        level: the share of them inside the interval, in (0, 1).
-        seed: decides who is resampled; the same for whatever is to be compared.
+        resamples: number of values behind the percentiles.
+        level: fraction of them inside the interval, in (0, 1).
+        seed: decides who is resampled; use the same for estimates to compare.
     """
     mean = float(statistic(np.arange(num_people)[None])[0])
     return _percentiles(mean, statistic(_resampled(num_people, resamples, seed)), level)
@@ -103,7 +103,7 @@ def _column(values: Values) -> npt.NDArray[np.float64]:
 def _paired(values: Values, others: Values) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     first, second = _column(values), _column(others)
     if len(first) != len(second):
-        raise ValueError(f"paired rows have the same people, got {len(first)} and {len(second)}")
+        raise ValueError(f"paired values have the same people, got {len(first)} and {len(second)}")
     return first, second
 
 
@@ -113,6 +113,6 @@ def _resampled(num_people: int, resamples: int, seed: int) -> npt.NDArray[np.int
 
 def _percentiles(mean: float, means: npt.NDArray[np.float64], level: float) -> Interval:
     if not 0 < level < 1:
-        raise ValueError(f"level is a share between 0 and 1, got {level}")
+        raise ValueError(f"level is a fraction between 0 and 1, got {level}")
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high))

@@ -1,4 +1,4 @@
-"""Does an image show what its prompt asked for?"""
+"""Similarity of images to their prompts: fields that a judge predicts as requested, and CLIP's cosine."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ from promptnet.models.judge import AvatarJudge
 
 
 def fields_read_right(judge: AvatarJudge, images: Sequence[Image.Image], asked: Sequence[Mapping[str, str]]) -> float:
-    """The share of all asked attribute fields that the judge reads as asked.
+    """Return the fraction of all requested attribute fields that the judge predicts as requested.
 
     Args:
         judge: of avatars.
-        images: N of them.
-        asked: N records of the asked fields.
+        images: (N,).
+        asked: N records of the requested fields.
 
     Raises:
-        ValueError: no field is asked at all.
+        ValueError: no record holds a field.
     """
     read = judge.read(stacked(images, 64).to(judge.device))
-    hits = [said[name] == value for said, wanted in zip(read, asked, strict=True) for name, value in wanted.items()]
+    hits = [
+        predicted[name] == value
+        for predicted, wanted in zip(read, asked, strict=True)
+        for name, value in wanted.items()
+    ]
     if not hits:
-        raise ValueError("no prompt asks for a field, so there is nothing for the judge to read")
+        raise ValueError("no prompt requests a field, so there is nothing for the judge to predict")
     return sum(hits) / len(hits)
 
 
 class ClipPrompts:
-    """CLIP similarity between prompts and images, with the encoders that the run holds already or ones of its own.
+    """CLIP similarity between prompts and images, with the encoders of the run or with its own.
 
     Args:
         tokenizer: of the text encoder.
@@ -44,8 +48,8 @@ class ClipPrompts:
         feature_extractor: its preprocessing.
         text_projection: (D, W) into the shared space.
         visual_projection: (D, V) into the shared space.
-        class_phrase: what stands for S* in the text, for CLIP knows no pseudo-words.
-        is_own: whether the encoders are there for this alone, and are moved to where they are needed and back.
+        class_phrase: replaces S* in the text, as CLIP knows no pseudo-words.
+        is_own: whether the encoders are used here alone, and are moved to the device when needed and back.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class ClipPrompts:
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """Have encoders of its own on a device for the block; else they wait on the CPU, in half precision."""
+        """Move its own encoders to a device for the block; otherwise they stay on the CPU in half precision."""
         encoders = (self.text_encoder, self.image_encoder) if self.is_own else ()
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         try:
@@ -79,7 +83,7 @@ class ClipPrompts:
 
     @torch.no_grad()
     def similarity(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> torch.Tensor:
-        """Cosines (N,) of prompt i and image i."""
+        """Return the cosines (N,) of prompt i and image i."""
         texts = F.normalize(self._texts(prompts), dim=1)
         return (texts * F.normalize(self._seen(images), dim=1)).sum(dim=1)
 
@@ -98,10 +102,10 @@ class ClipPrompts:
 
 
 def load_clip_prompts(name: str) -> ClipPrompts:
-    """A whole CLIP of its own: both encoders, both projections and their preprocessing, in half precision on the CPU.
+    """Load a whole CLIP: both encoders, both projections and their preprocessing, in half precision on the CPU.
 
     Args:
-        name: a folder or hub id, in transformers' layout and safetensors.
+        name: a folder or Hub id, in transformers' layout and safetensors.
 
     Raises:
         ValueError: a part is missing.
@@ -141,10 +145,10 @@ def is_whole_clip(name: str) -> bool:
 def shared_projections(
     base_dir: str | Path, text_encoder: nn.Module, image_encoder: nn.Module
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The two maps (D, W) and (D, V) into the space that a base model's encoders share, None where they share none.
+    """Return the maps (D, W) and (D, V) into the space that a base model's encoders share; None if they share none.
 
-    They lie in `clip_projections.safetensors` in the base model's folder. Stable Diffusion's own folders lack them: its
-    text encoder comes without its projection, and its image encoder may be of another CLIP (see `load_clip_prompts`).
+    They are read from `clip_projections.safetensors` in the base model's folder. Stable Diffusion's own folders lack
+    it: its text encoder has no projection, and its image encoder may be of another CLIP (see `load_clip_prompts`).
     """
     place = Path(base_dir) / "clip_projections.safetensors"
     if not place.is_file():

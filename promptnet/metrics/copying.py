@@ -1,12 +1,12 @@
-"""Is the drawn image the person, or only the reference image again?
+"""Measure whether a generated image shows the person, or copies the reference image.
 
-With f a scorer's unit feature vectors and angle(a, b) the angle between two of them, a drawn image x of a person with
-reference image r and another true image o (the true answer where it is known) has
+With f a scorer's unit feature vectors and angle(a, b) the angle between two of them, a generated image x of a person
+with reference image r and another true image o (the true answer if it is known) has
 
     copy_paste(x) = (angle(f(x), f(o)) - angle(f(x), f(r))) / angle(f(r), f(o))
 
-Angles obey the triangle inequality, so it lies in [-1, 1]: 1 is the reference again, -1 is the other image, 0 is as
-far from either. A face of the right person that is nobody's copy is near 0; an encoder that copies drifts towards 1.
+Angles obey the triangle inequality, so it lies in [-1, 1]: 1 is the reference, -1 is the other image, 0 is equally far
+from both. An image of the right person that is no copy is near 0; an encoder that copies moves towards 1.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from __future__ import annotations
 import torch
 
 MIN_ANGLE = 0.05
-"""Radians; where reference and other image are nearer than this, nothing can be told."""
+"""Radians; if reference and other image are nearer than this, the measure is undefined."""
 
 
 def angle_between(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Angles (N,) in radians between unit rows (N, F), accurate for small ones too."""
+    """Return the angles (N,) in radians between unit rows (N, F), accurate for small ones too."""
     return 2 * torch.asin(((first - second).norm(dim=1) / 2).clamp(max=1.0))
 
 
 def copy_paste(generated: torch.Tensor, reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """How much of a copy each drawn image is, (N,) in [-1, 1]; NaN where reference and other look the same.
+    """Return how much of a copy each generated image is, (N,) in [-1, 1]; NaN if reference and other look the same.
 
     Args:
         generated: (N, F) unit rows.

@@ -1,10 +1,10 @@
-"""How many heads an image shows: where the validation judge's features look as they do in the middle of a head.
+"""Count the heads in an image with the validation judge's features.
 
-An image drawn larger than trained fails by repetition, and the judge, which reads one avatar an image, cannot say
-so. Its convolutions can look anywhere, though. A linear map on them is fitted by least squares to scenes put together
-from real portraits of training people, whose heads' places and sizes are known: 1 in the middle of a head of the
-judge's size, 0 elsewhere, on smaller and on larger heads. An image is searched at several sizes; of responses nearer
-to each other than heads can be, the strongest counts.
+An image generated larger than trained fails by repetition. The judge classifies one avatar an image and cannot show
+that, but its convolutions apply everywhere. A linear map on them is fitted by least squares to scenes composed of real
+avatars of training people, whose heads' places and sizes are known: 1 in the middle of a head of the judge's size, 0
+elsewhere and on smaller and larger heads. An image is searched at several sizes; of responses nearer to each other
+than heads can be, the strongest counts.
 """
 
 import itertools
@@ -25,21 +25,21 @@ from promptnet.metrics.judge import to_pixels
 from promptnet.models.judge import JUDGE_SIZE_PX
 
 CELL_PX = 8
-"""One place of the features, after three of the judge's halvings."""
+"""Pixels to one place of the features, after three of the judge's halvings."""
 NUM_LAYERS = 18
-"""The judge's first six convolutions, each with its norm and activation: a place sees 43 px, about a head."""
+"""The judge's first six convolutions, each with its norm and activation: the receptive field is 43 px, about a head."""
 HEAD_CENTRE = (0.5, 0.45)
-"""Of an avatar, in shares of its side."""
+"""Of an avatar, in fractions of its side."""
 SEARCHED_PER_DOUBLING = 2
 NEAREST = 0.4
-"""Heads nearer to each other than this share of the larger avatar's side are one."""
+"""Heads nearer to each other than this fraction of the larger avatar's side are one."""
 THRESHOLD = 0.6
 ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class Head:
-    """One head found: its centre, and the side of the avatar it would belong to, in pixels; how sure."""
+    """A detected head: its centre and the side of its avatar in pixels, and the response."""
 
     x_px: float
     y_px: float
@@ -47,14 +47,14 @@ class Head:
     score: float
 
     def is_same(self, other: "Head") -> bool:
-        """Whether two heads could not both be there."""
+        """Return whether two heads overlap too much to be two."""
         apart = math.hypot(self.x_px - other.x_px, self.y_px - other.y_px)
         return apart < NEAREST * max(self.side_px, other.side_px)
 
 
 @dataclass(frozen=True)
 class HeadFinder:
-    """Counts heads.
+    """Count heads.
 
     Args:
         trunk: (B, 3, H, W) in [-1, 1] to features (B, C, H / 8, W / 8).
@@ -68,11 +68,11 @@ class HeadFinder:
 
     @classmethod
     def of(cls, judge: Any, *, num_scenes: int = 200, seed: int = 0) -> "HeadFinder":
-        """Fit to a judge's features on scenes of training people, then again with what was taken for a head there.
+        """Fit to a judge's features on scenes of training people, then again with the false positives found there.
 
         Args:
             judge: an `AvatarJudge`.
-            num_scenes: images of 128 px.
+            num_scenes: number of images of 128 px.
             seed: of the scenes.
         """
         trunk = judge.trunk[:NUM_LAYERS]
@@ -94,7 +94,7 @@ class HeadFinder:
         return finder
 
     def find(self, image: Image.Image) -> list[Head]:
-        """The heads in an image, the surest first."""
+        """Return the heads in an image, the strongest response first."""
         found: list[Head] = []
         for side_px in searched_sides(image.size):
             found += self._at(image, side_px)
@@ -105,11 +105,11 @@ class HeadFinder:
         return heads
 
     def count(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """How many heads each image shows, (N,)."""
+        """Return the number of heads in each image, (N,)."""
         return np.asarray([len(self.find(image)) for image in images])
 
     def _at(self, image: Image.Image, side_px: float) -> Iterator[Head]:
-        """Heads of portraits of one size: local maxima above the threshold."""
+        """Yield heads of avatars of one size: local maxima above the threshold."""
         scale = JUDGE_SIZE_PX / side_px
         sized = image.resize([max(CELL_PX, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
         responses = self._respond(_features(self.trunk, sized))  # (h, w)
@@ -119,7 +119,7 @@ class HeadFinder:
             yield Head(x_px, y_px, side_px, float(responses[y, x]))
 
     def _respond(self, features: Tensor) -> np.ndarray:
-        """(1, C, h, w) to (h, w): about 1 in the middle of a head of the judge's size, about 0 elsewhere."""
+        """Map (1, C, h, w) to (h, w): about 1 in the middle of a head of the judge's size, about 0 elsewhere."""
         return F.conv2d(features, self.weight, self.bias, padding=1)[0, 0].numpy()
 
 
@@ -130,27 +130,27 @@ def _features(trunk: nn.Module, image: Image.Image) -> Tensor:
 
 
 def searched_sides(size: tuple[int, int]) -> list[float]:
-    """Sides of avatars to look for: from somewhat smaller than trained up to somewhat larger than the image."""
+    """Return the sides of avatars to search for: from below the trained size to above the image's."""
     smallest = min(JUDGE_SIZE_PX, *size) / math.sqrt(2)
     steps = SEARCHED_PER_DOUBLING * math.log2(min(size) * math.sqrt(2) / smallest)
     return [smallest * 2 ** (step / SEARCHED_PER_DOUBLING) for step in range(math.floor(steps + 1e-6) + 1)]
 
 
 def _least_squares(places: Tensor, answers: Tensor, ridge: float = 1e-2) -> tuple[Tensor, Tensor]:
-    """w, b that minimise sum_i a_i (w.f_i + b - y_i)^2 + ridge |w|^2, heads weighing as much as all else."""
+    """Return w, b that minimise sum_i a_i (w.f_i + b - y_i)^2 + ridge |w|^2, where heads weigh as much as the rest."""
     y = answers.double()
-    share = torch.where(y > 0, 0.5 / (y > 0).sum(), 0.5 / (y <= 0).sum())
+    weights = torch.where(y > 0, 0.5 / (y > 0).sum(), 0.5 / (y <= 0).sum())
     mean, spread = places.mean(0), places.std(0) + 1e-6
     f = torch.cat([(places - mean) / spread, torch.ones(len(places), 1, dtype=torch.float64)], dim=1)
     penalty = ridge * torch.eye(f.shape[1], dtype=torch.float64)
     penalty[-1, -1] = 0
-    solution = torch.linalg.solve((f * share[:, None]).T @ f + penalty, (f * share[:, None]).T @ y)
+    solution = torch.linalg.solve((f * weights[:, None]).T @ f + penalty, (f * weights[:, None]).T @ y)
     weight = solution[:-1] / spread
     return weight, solution[-1] - weight @ mean
 
 
 def chosen_places(wanted: np.ndarray, likeness: np.ndarray, others: int = 32) -> np.ndarray:
-    """Every middle of a head, and of the other places those that are most like one."""
+    """Return every middle of a head, and of the other places those with the highest response."""
     heads, rest = (np.flatnonzero(wanted == value) for value in (1, 0))
     return np.concatenate([heads, rest[np.argsort(-likeness[rest])][:others]])
 
@@ -160,13 +160,13 @@ def chosen_places(wanted: np.ndarray, likeness: np.ndarray, others: int = 32) ->
 
 @dataclass(frozen=True)
 class Scene:
-    """Avatars put side by side, and where their heads are."""
+    """Avatars on one canvas, with the places of their heads."""
 
     image: Image.Image
     heads: tuple[Head, ...]
 
     def answers(self, shape: Sequence[int]) -> np.ndarray:
-        """By place (h, w): 1 in the middle of a head of the judge's size, 0 elsewhere, -1 where it may be either."""
+        """Return for each place (h, w) 1 in the middle of a head of the judge's size, 0 elsewhere, -1 if undecided."""
         y, x = ((np.arange(n) + 0.5) * CELL_PX for n in shape)
         wanted = np.zeros((len(y), len(x)))
         for head in self.heads:
@@ -180,7 +180,7 @@ class Scene:
 
 
 def compose(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Images of one size in rows of so many."""
+    """Place images of one size on a grid with so many columns."""
     width, height = images[0].size
     methods = math.ceil(len(images) / columns)
     whole = Image.new("RGB", (width * columns, height * methods), "white")
@@ -190,7 +190,7 @@ def compose(images: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def scenes(count: int, seed: int, side_px: int = 128) -> Iterator[Scene]:
-    """Up to five portraits of 37 to 194 px in random places on one colour, the later ones over the earlier ones."""
+    """Yield scenes of up to five avatars of 37 to 194 px in random places on one colour, later ones on top."""
     rng = random.Random(f"scenes {seed}")
     for index in range(count):
         image = Image.new("RGB", (side_px, side_px), rng.choice(list(BACKGROUND.values())))
@@ -201,7 +201,7 @@ def scenes(count: int, seed: int, side_px: int = 128) -> Iterator[Scene]:
                 * 2 ** rng.choice((-0.8, *[rng.uniform(-0.3, 0.3)] * 3, rng.uniform(0.7, 1.6), rng.uniform(0.7, 1.6)))
             )
             avatar = sample_avatar(seed, 10 * index + part).render(size_px)
-            ends = sorted((-size_px // 8, side_px - size_px * 7 // 8))  # larger than the image: as much of it as fits
+            ends = sorted((-size_px // 8, side_px - size_px * 7 // 8))  # if larger than the image, it covers it
             left, top = (rng.randint(*ends) for _ in range(2))
             centre = (left + HEAD_CENTRE[0] * size_px, top + HEAD_CENTRE[1] * size_px)
             box = (left, top, left + size_px, top + size_px)
@@ -212,7 +212,7 @@ def scenes(count: int, seed: int, side_px: int = 128) -> Iterator[Scene]:
 
 
 def _hides(box: tuple[int, int, int, int], head: Head) -> bool:
-    """Whether something pasted there covers the middle of a head."""
+    """Return whether something pasted there covers the middle of a head."""
     left, top, right, bottom = box
     reach = 0.3 * head.side_px
     return (

@@ -1,4 +1,4 @@
-"""Who is in an image: two scorers behind one interface, one for avatars and one for photographs of faces."""
+"""Identity scorers behind one interface: one for avatars and one for photographs of faces."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from promptnet.models.judge import AvatarJudge
 
 Images = Sequence[Image.Image]
 _FACE_PX = 160  # what the face embedder was trained on, and
-_FACE_MARGIN = 0.1  # about as much around the detector's box, as a share of it
+_FACE_MARGIN = 0.1  # around the detector's box, as a fraction of it
 
 
 class IdentityScorer(Protocol):
-    """Turns images into unit vectors whose dot products are similarities."""
+    """Map images to unit vectors whose dot products are similarities."""
 
     def identity(self, images: Images) -> torch.Tensor:
-        """(N, F) unit rows that say who it is, and as little else as possible."""
+        """Return (N, F) unit rows that depend on the person and as little else as possible."""
         ...
 
     def appearance(self, images: Images) -> torch.Tensor:
-        """(N, G) unit rows that differ between two images of one person: the space in which copying is measured."""
+        """Return (N, G) unit rows that differ between two images of one person: the space to measure copying in."""
         ...
 
     def to(self, device: torch.device) -> None:
-        """Move to where the images are scored."""
+        """Move to the device of the images."""
         ...
 
 
 def stacked(images: Images, size_px: int) -> torch.Tensor:
-    """The images' central squares as (N, 3, size_px, size_px) in [-1, 1]."""
+    """Return the images' central squares as (N, 3, size_px, size_px) in [-1, 1]."""
     return torch.stack([to_pixels(square(image.convert("RGB"), size_px)) for image in images])
 
 
 class JudgeIdentity:
-    """The judge of avatars: its beliefs about the fields that make an identity.
+    """The judge of avatars: its probabilities for the fields that make an identity.
 
     An image's vector holds sqrt(p) for every value of every identity field, p being the judge's probability. The dot
-    product of two such vectors is the mean Bhattacharyya coefficient over the fields: 1 where the judge reads the same
-    person in both, whatever they wear. Appearance is the judge's own feature space, attributes included.
+    product of two such vectors is the mean Bhattacharyya coefficient over the fields: 1 if the judge predicts the same
+    identity in both, whatever the attributes. Appearance is the judge's feature space, attributes included.
 
     Args:
         judge: the validation judge.
@@ -58,14 +58,14 @@ class JudgeIdentity:
         self.judge = judge.eval().requires_grad_(False)
 
     def identity(self, images: Images) -> torch.Tensor:
-        """(N, F)."""
+        """Return the square roots of the probabilities, (N, F)."""
         with torch.no_grad():
             logits = self.judge(self._pixels(images))
         beliefs = [logits[name].softmax(dim=1).sqrt() for name in IDENTITY_FIELDS if name in logits]
         return torch.cat(beliefs, dim=1) / len(beliefs) ** 0.5
 
     def appearance(self, images: Images) -> torch.Tensor:
-        """(N, G)."""
+        """Return the judge's unit features, (N, G)."""
         with torch.no_grad():
             return F.normalize(self.judge.features(self._pixels(images)), dim=1)
 
@@ -80,11 +80,11 @@ class JudgeIdentity:
 class FaceIdentity:
     """facenet-pytorch's InceptionResnetV1, on the largest face of each image.
 
-    An image without a face that the detector finds is embedded as it is, so a drawing that lost the face scores low.
+    An image without a detected face is embedded as it is, so a generated image that lost the face scores low.
 
     Args:
         network: with its weights, without its classifier.
-        detect: finds an image's faces, the largest first; None takes MTCNN.
+        detect: returns an image's faces, the largest first; None takes MTCNN.
 
     Raises:
         ModuleNotFoundError: facenet-pytorch is not installed.
@@ -95,10 +95,10 @@ class FaceIdentity:
         self._detect = detect or FaceDetector().detect
 
     def identity(self, images: Images) -> torch.Tensor:
-        """(N, 512)."""
+        """Return unit embeddings, (N, 512)."""
         weight = next(self.network.parameters())
         faces = stacked([self._face(image.convert("RGB")) for image in images], _FACE_PX)
-        with torch.no_grad():  # it was trained on (x - 127.5) / 128, which is [-1, 1] to half a per cent
+        with torch.no_grad():  # trained on (x - 127.5) / 128, which is [-1, 1] to half a per cent
             return F.normalize(self.network(faces.to(weight)), dim=1)
 
     def _face(self, image: Image.Image) -> Image.Image:
@@ -109,7 +109,7 @@ class FaceIdentity:
         return cut(image, crop_around(faces[0], _FACE_MARGIN), _FACE_PX) if faces else image
 
     def appearance(self, images: Images) -> torch.Tensor:
-        """The same space: two photographs of one person differ in it too."""
+        """Return the same embeddings: they differ between two photographs of one person too."""
         return self.identity(images)
 
     def to(self, device: torch.device) -> None:
@@ -136,21 +136,21 @@ FACE_WEIGHTS = "20180402-114759-vggface2"
 
 
 def find_face_weights() -> Path | None:
-    """Where facenet-pytorch itself keeps the face embedder's weights once it has them; nothing is downloaded."""
+    """Return facenet-pytorch's own file of the face embedder's weights, if it exists; nothing is downloaded."""
     cache = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
     places = [Path(cache).expanduser() / "checkpoints" / f"{FACE_WEIGHTS}{end}" for end in (".safetensors", ".pt")]
     return next((place for place in places if place.is_file()), None)
 
 
 def load_face_embedder(weights: str | Path | None = None) -> Any:
-    """InceptionResnetV1 with its published weights (512 features), from a file that is there already.
+    """Load InceptionResnetV1 with its published weights (512 features) from a local file.
 
     Args:
-        weights: a .safetensors file, or the published .pt file (read as plain tensors, nothing in it is run). None
-            looks where facenet-pytorch keeps it.
+        weights: a .safetensors file, or the published .pt file (loaded with `weights_only`). None looks in
+            facenet-pytorch's cache.
 
     Raises:
-        ValueError: the package or the file is not there, or it holds something else.
+        ValueError: the package or the file is missing, or the file holds another network.
     """
     place = Path(weights) if weights else find_face_weights()
     if place is None or not place.is_file():

@@ -1,4 +1,4 @@
-"""What a judge sees in images: the fields it reads, and how far an image is from the true one."""
+"""Predictions of a judge (an attribute classifier): fields, features, and distances to the true images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ Array = npt.NDArray[np.float64]
 
 
 class Judge(Protocol):
-    """What `promptnet.models.judge.AvatarJudge` offers."""
+    """Interface of `promptnet.models.judge.AvatarJudge`."""
 
     def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:
-        """The record read from each image (B, 3, 64, 64) in [-1, 1]."""
+        """Predict the record of each image (B, 3, 64, 64) in [-1, 1]."""
         ...
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The space in which distances are taken, (B, F)."""
+        """Return the features that distances are computed on, (B, F)."""
         ...
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a judge made of some images."""
+    """A judge's predictions for some images."""
 
     records: list[Record]
     features: Array  # (N, F)
@@ -48,7 +48,7 @@ def load_judge(folder: Path, device: str | torch.device | None = None) -> Judge:
 def read_images(
     judge: Judge, images: Sequence[Image.Image], device: str | torch.device | None = None, batch: int = 64
 ) -> Prediction:
-    """Let a judge read images of any size."""
+    """Predict the fields and features of images of any size."""
     records: list[Record] = []
     features: list[torch.Tensor] = []
     for start in range(0, len(images), batch):
@@ -65,23 +65,23 @@ def _sized(image: Image.Image) -> Image.Image:
 
 
 def to_pixels(images: Sequence[Image.Image]) -> torch.Tensor:
-    """(B, 3, H, W) float32 in [-1, 1]."""
+    """Stack images as (B, 3, H, W) float32 in [-1, 1]."""
     stacked = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
     return torch.from_numpy(stacked / 127.5 - 1).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
 
 
 def feature_distance(features: Array, true_features: Array) -> Array:
-    """1 - cos(f(image), f(truth)) in the judge's feature space, image by image: (N, F), (N, F) -> (N,).
+    """Return 1 - cos(f(image), f(truth)) in the judge's feature space, image by image: (N, F), (N, F) -> (N,).
 
-    0 is the true image; the order of magnitude of a stranger's image is the judge's own, so compare rows only.
+    0 is the true image; the scale depends on the judge, so compare only figures of one judge.
     """
     products = (features * true_features).sum(axis=1)
     lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(true_features, axis=1)
-    # An image that lights up no feature at all resembles nothing: distance 1. Rounding must not go below 0.
+    # An image without any active feature has distance 1. Rounding must not go below 0.
     return np.maximum(1 - np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0), 0.0)
 
 
 def pixel_l1(images: Sequence[Image.Image], truths: Sequence[Image.Image]) -> Array:
-    """The mean absolute difference of colour values in [0, 1], image by image: (N,)."""
+    """Return the mean absolute difference of colour values in [0, 1], image by image: (N,)."""
     difference = (to_pixels(images) - to_pixels(truths)).abs() / 2
     return difference.mean(dim=(1, 2, 3)).double().numpy()

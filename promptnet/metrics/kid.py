@@ -4,8 +4,8 @@ The squared maximum mean discrepancy of paired samples x_1..x_n and y_1..y_n (Gr
 
     1 / (n (n-1)) sum_{i != j} h_ij,   h_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)
 
-with k(a, b) = (a.b / F + 1)^3. It is 0 on average where both come from one distribution, so it may be negative. Both
-sets answer the same prompts in the same order, and pairs of one prompt stay out of the sum: that they are alike does
+with k(a, b) = (a.b / F + 1)^3. It is 0 on average if both come from one distribution, so it may be negative. Both sets
+have the same prompts in the same order, and pairs of one prompt are left out of the sum, so that their similarity does
 not make the distance smaller.
 """
 
@@ -18,12 +18,12 @@ Array = npt.NDArray[np.float64]
 
 
 def polynomial_kernel(x: Array, y: Array) -> Array:
-    """k(a, b) = (a.b / F + 1)^3, (N, F), (M, F) -> (N, M)."""
+    """Return k(a, b) = (a.b / F + 1)^3, (N, F), (M, F) -> (N, M)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def pair_distances(features: Array, others: Array) -> Array:
-    """h, (N, F), (N, F) -> (N, N).
+    """Return h, (N, F), (N, F) -> (N, N).
 
     Raises:
         ValueError: not two sets of equally many features, two at least.
@@ -35,34 +35,34 @@ def pair_distances(features: Array, others: Array) -> Array:
 
 
 def kid(features: Array, others: Array) -> float:
-    """The distance of two sets of features, (N, F) each."""
+    """Return the distance of two sets of features, (N, F) each."""
     h = pair_distances(features, others)
     return float(_weighted(h, np.ones((1, len(h))))[0])
 
 
 def kid_resampled(features: Array, others: Array, *, resamples: int = 2_000, seed: int = 0) -> Array:
-    """The distance over resampled prompts, (resamples,); the same seed resamples every row's prompts alike.
+    """Return the distance over resampled prompts, (resamples,); a seed resamples every method's prompts alike.
 
-    A prompt that was drawn twice never pairs with itself, so that resampling brings no bias.
+    A prompt that was resampled twice never pairs with itself, so resampling adds no bias.
     """
     h = pair_distances(features, others)
-    generated = np.random.default_rng(seed).multinomial(len(h), np.full(len(h), 1 / len(h)), size=resamples)
-    return _weighted(h, generated.astype(np.float64))
+    counts = np.random.default_rng(seed).multinomial(len(h), np.full(len(h), 1 / len(h)), size=resamples)
+    return _weighted(h, counts.astype(np.float64))
 
 
 def kid_interval(features: Array, others: Array, *, level: float = 0.95) -> Interval:
-    """The distance with its bootstrap interval over prompts."""
+    """Return the distance with its bootstrap interval over prompts."""
     return _percentiles(kid(features, others), kid_resampled(features, others), level)
 
 
 def kid_difference(features: Array, rivals: Array, others: Array, *, level: float = 0.95) -> Interval:
-    """kid(features, others) - kid(rivals, others), prompts resampled together."""
+    """Return kid(features, others) - kid(rivals, others), prompts resampled together."""
     resampled = kid_resampled(features, others) - kid_resampled(rivals, others)
     return _percentiles(kid(features, others) - kid(rivals, others), resampled, level)
 
 
 def _weighted(h: Array, counts: Array) -> Array:
-    """The mean of h over pairs of different prompts, each as often as it was drawn: (N, N), (R, N) -> (R,)."""
+    """Return the mean of h over pairs of different prompts, weighted by counts: (N, N), (R, N) -> (R,)."""
     squares = counts**2
     sums = ((counts @ h) * counts).sum(axis=1) - squares @ np.diag(h)
     return sums / np.maximum(counts.sum(axis=1) ** 2 - squares.sum(axis=1), 1)

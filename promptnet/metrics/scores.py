@@ -1,15 +1,15 @@
-"""How well an image shows the right person doing what was asked: pure functions on records.
+"""Scores of identity and attributes: pure functions on records.
 
 Per person, over all of the person's images:
 
-    identity   = rescaled(share of the identity fields that the judge reads right)
-    attributes = rescaled(share of the asked fields that the judge reads right)
+    identity   = rescaled(fraction of the identity fields that the judge predicts right)
+    attributes = rescaled(fraction of the requested fields that the judge predicts right)
     rescaled(s) = (s - c) / (1 - c),  c = what the best constant guess that knows the style gets right
     harmonic   = 2 i a / (i + a) of the two, each clipped at 0
 
-so 0 is guessing and 1 is everything right. A person can score below 0 (worse than the best constant guess); identity
-and attributes are averaged as they are, so that guessing averages to 0. The harmonic mean of a negative number means
-nothing, so it clips at 0 first: who scores no better than guessing on either side has harmonic 0.
+so 0 is guessing and 1 is everything right. A score can be below 0 (worse than the best constant guess); identity and
+attributes are averaged unclipped, so that guessing averages to 0. The harmonic mean of a negative number is undefined,
+so it clips at 0 first: a score no better than guessing on either side gives harmonic 0.
 """
 
 from collections import Counter, defaultdict
@@ -18,30 +18,30 @@ from dataclasses import dataclass
 
 Record = Mapping[str, str]
 Chances = Mapping[str, Mapping[str, float]]
-"""Style to field to the share of records that the best constant guess gets right."""
+"""Style to field to the fraction of records that the best constant guess gets right."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One judged image: what the judge read, and what was true of the fields that count."""
+    """One scored image: the predicted fields, and the true values of the fields that count."""
 
     read: Record
     truth: Record
 
     def hits(self) -> list[bool]:
-        """Whether each field of `truth` was read right, in its order."""
+        """Return whether each field of `truth` was predicted right, in its order."""
         return [self.read[field] == value for field, value in self.truth.items()]
 
 
 def best_constant_guess(records: Iterable[tuple[str, Record]]) -> dict[str, dict[str, float]]:
-    """What a guesser gets right who knows the style and always gives its most frequent value, field by field.
+    """Return the accuracy of always guessing the most frequent value given the style, field by field.
 
     Args:
-        records: (style, record) pairs; a record may hold any of the fields. The field "style" itself is always guessed
-            right, which the same count says.
+        records: (style, record) pairs; a record may hold any of the fields. The field "style" itself is always
+            guessed right, which the same count gives.
 
     Returns:
-        style -> field -> share guessed right.
+        style -> field -> fraction guessed right.
     """
     seen: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for style, record in records:
@@ -53,30 +53,30 @@ def best_constant_guess(records: Iterable[tuple[str, Record]]) -> dict[str, dict
     return dict(chances)
 
 
-def rescaled(share: float, chance: float) -> float:
-    """(share - chance) / (1 - chance): 0 is guessing, 1 is everything right, below 0 is worse than guessing.
+def rescaled(fraction: float, chance: float) -> float:
+    """Return (fraction - chance) / (1 - chance): 0 is guessing, 1 is everything right, below 0 is worse than guessing.
 
     Raises:
-        ValueError: `chance` is not in [0, 1): with only one possible answer there is nothing to measure.
+        ValueError: `chance` is not in [0, 1): with only one possible value there is nothing to measure.
     """
     if not 0 <= chance < 1:
-        raise ValueError(f"a guess that is right with chance {chance} leaves nothing to rescale: ask other fields")
-    return (share - chance) / (1 - chance)
+        raise ValueError(f"a guess that is right with chance {chance} leaves nothing to rescale: request other fields")
+    return (fraction - chance) / (1 - chance)
 
 
 def harmonic(identity: float, attributes: float) -> float:
-    """The harmonic mean of two rescaled scores, each clipped at 0; 0 when either is."""
+    """Return the harmonic mean of two rescaled scores, each clipped at 0; 0 if either is."""
     first, second = max(identity, 0.0), max(attributes, 0.0)
     if first == 0 or second == 0:
         return 0.0
     return 2 * first * second / (first + second)
 
 
-def rescaled_share(images: Sequence[Scored], style: str, chances: Chances) -> float:
-    """The rescaled share of right fields over one person's images, each asked field counting once.
+def rescaled_fraction(images: Sequence[Scored], style: str, chances: Chances) -> float:
+    """Return the rescaled fraction of right fields over one person's images, each requested field counting once.
 
     Args:
-        images: what was read and what was true, image by image (the fields may differ between them).
+        images: predicted and true fields, image by image (the fields may differ between them).
         style: the person's style.
         chances: of `best_constant_guess`.
 
@@ -86,7 +86,7 @@ def rescaled_share(images: Sequence[Scored], style: str, chances: Chances) -> fl
     hits = [hit for image in images for hit in image.hits()]
     fields = [field for image in images for field in image.truth]
     if not hits:
-        raise ValueError("no field to score: every prompt has to ask for one at least")
+        raise ValueError("no field to score: every prompt needs at least one field")
     missing = [field for field in fields if field not in chances.get(style, {})]
     if missing:
         raise ValueError(f"no best constant guess for {missing[0]!r} of style {style!r}")
@@ -95,7 +95,7 @@ def rescaled_share(images: Sequence[Scored], style: str, chances: Chances) -> fl
 
 
 def field_accuracy(images: Iterable[Scored]) -> dict[str, float]:
-    """The raw share of images in which each field was read right, over the images for which it counts."""
+    """Return field to the fraction of images with a right prediction, over the images for which it counts."""
     hits: dict[str, list[bool]] = defaultdict(list)
     for image in images:
         for field, hit in zip(image.truth, image.hits(), strict=True):

@@ -1,4 +1,4 @@
-"""A judge and a renderer whose every answer is known, so that comparisons have exact results."""
+"""A judge and a renderer with known answers, so that comparisons have exact results."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Policy = Callable[[Person, EvalPrompt], tuple[Identity, Attributes]]
 
 
 class FakeJudge:
-    """Reads exactly what the image was rendered from; knows only renders it was told of."""
+    """Predict exactly what the image was rendered from; knows only its own renders."""
 
     def __init__(self):
         self.known: dict[bytes, dict[str, str]] = {}
@@ -44,8 +44,8 @@ class FakeJudge:
         return torch.nn.functional.avg_pool2d(pixels + 1, 16).flatten(1)
 
 
-class FakeStudio:
-    """Draws what a policy says for each row, and counts."""
+class FakeRenderer:
+    """Generate what a policy says for each method, and record the calls."""
 
     def __init__(self, judge: FakeJudge, policies: dict[str, Policy]):
         self.judge, self.policies = judge, policies
@@ -82,14 +82,14 @@ def judge() -> FakeJudge:
 
 
 @pytest.fixture
-def renderer(judge: FakeJudge) -> FakeStudio:
-    """Copies where S* is drawn plainly, follows the prompt for a stranger without S*, is right everywhere else."""
-    return FakeStudio(judge, {"plain-guidance": copied, "prompt-only": stranger})
+def renderer(judge: FakeJudge) -> FakeRenderer:
+    """Return a renderer that copies with plain guidance, shows a stranger with prompt-only, and is right otherwise."""
+    return FakeRenderer(judge, {"plain-guidance": copied, "prompt-only": stranger})
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """As much of a base model's folder as is read without loading it, with judges and the second encoder beside it."""
+    """Write the parts of a base model's folder that are read without loading it, with judges and the second encoder."""
     folder = tmp_path / "models" / "tiny"
     contents = {
         "tiny/unet/config.json": {"sample_size": 16},

@@ -60,15 +60,15 @@ def test_above_means_intervals_apart():
 
 
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, float("nan")], [1.0, float("inf")]])
-def test_what_is_not_one_finite_number_a_person_is_refused(values: list):
+def test_what_is_not_one_finite_number_a_person_raises(values: list):
     with pytest.raises(ValueError, match="bootstrap"):
         interval(values)
 
 
-def test_unequal_people_levels_and_ratios_below_zero_are_refused():
+def test_unequal_people_levels_and_ratios_below_zero_raise():
     with pytest.raises(ValueError, match="same people, got 2 and 3"):
         difference([1, 2], [1, 2, 3])
-    with pytest.raises(ValueError, match="level is a share"):
+    with pytest.raises(ValueError, match="level is a fraction"):
         interval([1, 2], level=95)
-    with pytest.raises(ValueError, match="positive means"):
+    with pytest.raises(ValueError, match="positive mean"):
         ratio([1, 2], [0, 0])

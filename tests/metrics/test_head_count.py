@@ -1,4 +1,4 @@
-"""Heads counted in images put together from 1, 2 and 4 portraits of people that neither judge nor finder saw."""
+"""Head counts in images composed of 1, 2 and 4 avatars of people that neither judge nor finder was trained on."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_composed_heads_are_counted(num_heads: int, columns: int, side_px: int, 
     assert abs(counts.mean() - num_heads) <= 0.3
 
 
-def test_a_head_is_where_it_is_and_an_empty_image_has_none(finder: HeadFinder) -> None:
+def test_a_head_is_found_at_its_place_and_an_empty_image_has_none(finder: HeadFinder) -> None:
     canvas = Image.new("RGB", (160, 96), BACKGROUND["teal"])
     assert finder.find(canvas) == []
     canvas.paste(avatars(1, 64, 1)[0], (90, 20))
@@ -40,7 +40,7 @@ def test_a_head_is_where_it_is_and_an_empty_image_has_none(finder: HeadFinder) -
     assert np.hypot(head.x_px - 122, head.y_px - 49) < 10
 
 
-def test_scenes_say_where_heads_are() -> None:
+def test_scenes_hold_the_places_of_heads() -> None:
     for scene in scenes(3, seed=5):
         assert scene.image.size == (128, 128)
         assert scene.heads
@@ -52,7 +52,7 @@ def test_scenes_say_where_heads_are() -> None:
     assert not Scene(alone.image, (Head(28, 28, 160, 1.0),)).answers((8, 8)).any()
 
 
-def test_all_sizes_of_portraits_are_searched() -> None:
+def test_all_sizes_of_avatars_are_searched() -> None:
     assert min(searched_sides((128, 128))) < 64
     assert max(searched_sides((128, 128))) > 128
     assert max(searched_sides((160, 96))) < 160

@@ -31,7 +31,7 @@ def test_feature_distance_is_one_minus_the_cosine():
     np.testing.assert_allclose(feature_distance(first, second), [0, 1, 1 - 2**-0.5, 2, 1])
 
 
-def test_batches_do_not_change_what_is_read():
+def test_batches_do_not_change_predictions():
     torch.manual_seed(0)
     judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
     images = [flat(value) for value in (0, 60, 120, 180, 240)]
@@ -42,13 +42,13 @@ def test_batches_do_not_change_what_is_read():
     assert whole.features.shape == (5, 32)
 
 
-def test_images_of_another_size_are_brought_to_the_judges():
+def test_images_are_resized_to_the_judges_size():
     judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
     small, large = read_images(judge, [flat(90)]), read_images(judge, [flat(90, 128)])
     np.testing.assert_allclose(small.features, large.features, atol=1e-6)
 
 
-def test_a_saved_judge_reads_as_before(tmp_path: Path):
+def test_a_saved_judge_predicts_the_same(tmp_path: Path):
     torch.manual_seed(1)
     judge = AvatarJudge({field: list(values) for field, values in FIELDS.items()}, width=8)
     judge.save_pretrained(tmp_path)

@@ -8,7 +8,7 @@ from promptnet.metrics.scores import (
     field_accuracy,
     harmonic,
     rescaled,
-    rescaled_share,
+    rescaled_fraction,
 )
 
 CHANCES = {"toon": {"style": 1.0, "skin": 0.25, "beard": 0.5, "glasses": 0.5, "background": 0.2}}
@@ -34,8 +34,8 @@ def test_rescaling_puts_guessing_at_zero_and_perfect_at_one():
     assert rescaled(0.1, 0.4) == pytest.approx(-0.5)
 
 
-def test_a_certain_guess_leaves_nothing_to_rescale():
-    with pytest.raises(ValueError, match=r"chance 1\.0 .* ask other fields"):
+def test_a_certain_guess_raises():
+    with pytest.raises(ValueError, match=r"chance 1\.0 .* request other fields"):
         rescaled(1.0, 1.0)
 
 
@@ -58,15 +58,15 @@ def test_identity_by_hand():
     right = Scored(truth, truth)
     wrong_skin = Scored({**truth, "skin": "dark"}, truth)
     # 5 of 6 right; guessing gets (1 + 1/4 + 1/2) / 3 = 7/12; (5/6 - 7/12) / (5/12) = 3/5
-    assert rescaled_share([right, wrong_skin], "toon", CHANCES) == pytest.approx(0.6)
+    assert rescaled_fraction([right, wrong_skin], "toon", CHANCES) == pytest.approx(0.6)
 
 
-def test_attributes_count_asked_fields_only_each_once():
+def test_attributes_count_requested_fields_only_each_once():
     read = {"glasses": "none", "background": "teal", "skin": "dark"}
     first = Scored(read, {"glasses": "sunglasses"})
     second = Scored(read, {"glasses": "none", "background": "teal"})
     # 2 of 3 right; guessing gets (0.5 + 0.5 + 0.2) / 3 = 0.4; (2/3 - 2/5) / (3/5) = 4/9
-    assert rescaled_share([first, second], "toon", CHANCES) == pytest.approx(4 / 9)
+    assert rescaled_fraction([first, second], "toon", CHANCES) == pytest.approx(4 / 9)
 
 
 def test_guessing_the_majority_scores_zero():
@@ -74,20 +74,20 @@ def test_guessing_the_majority_scores_zero():
     people.append({"style": "toon", "skin": "fair", "beard": "beard"})
     chances = best_constant_guess(("toon", person) for person in people)
     guess = {"style": "toon", "skin": "fair", "beard": "none"}
-    scores = [rescaled_share([Scored(guess, person)], "toon", chances) for person in people]
+    scores = [rescaled_fraction([Scored(guess, person)], "toon", chances) for person in people]
     assert sum(scores) == pytest.approx(0, abs=1e-12)
 
 
-def test_nothing_asked_and_unknown_fields_are_refused():
+def test_no_fields_and_unknown_fields_raise():
     with pytest.raises(ValueError, match="no field to score"):
-        rescaled_share([Scored({"skin": "dark"}, {})], "toon", CHANCES)
+        rescaled_fraction([Scored({"skin": "dark"}, {})], "toon", CHANCES)
     with pytest.raises(ValueError, match="'hair' of style 'toon'"):
-        rescaled_share([Scored({"hair": "bun"}, {"hair": "bun"})], "toon", CHANCES)
+        rescaled_fraction([Scored({"hair": "bun"}, {"hair": "bun"})], "toon", CHANCES)
     with pytest.raises(ValueError, match="'skin' of style 'micah'"):
-        rescaled_share([Scored({"skin": "tan"}, {"skin": "tan"})], "micah", CHANCES)
+        rescaled_fraction([Scored({"skin": "tan"}, {"skin": "tan"})], "micah", CHANCES)
 
 
-def test_field_accuracy_is_over_the_images_that_ask_for_the_field():
+def test_field_accuracy_is_over_the_images_that_request_the_field():
     images = [
         Scored({"glasses": "none", "skin": "dark"}, {"glasses": "none", "skin": "dark"}),
         Scored({"glasses": "none", "skin": "dark"}, {"glasses": "sunglasses"}),

@@ -1,4 +1,4 @@
-"""The edit cards of the evaluation: learned once, kept in a folder, found again by what decided them."""
+"""Edit cards of the evaluation: each is learned once and stored under a hash of everything that decides it."""
 
 import hashlib
 import json
@@ -17,18 +17,18 @@ from promptnet.io.files import write_text
 
 DDIM = "DDIMScheduler"
 Teacher = Literal["judge", "clip"]
-"""Who says whether an edit appears: directional CLIP alone, as published, or the validation judge too, who also holds
-the other fields."""
+"""What measures whether an edit appears: directional CLIP alone, as published, or the validation judge as well, which
+also preserves the other fields."""
 JUDGE_KEEPS, JUDGE_TEMPERATURE = 0.5, 4.0
-"""The weight of the latter, and how unsure the judge is made of what appears."""
+"""The weight of that preservation, and the temperature of the judge's prediction of what appears."""
 
 
 @dataclass(frozen=True)
 class Learning:
-    """How edits are learned.
+    """Config of learning edits.
 
     Raises:
-        ValueError: there is no such teacher.
+        ValueError: unknown teacher.
     """
 
     num_steps: int = 25
@@ -47,10 +47,10 @@ class Learning:
             raise ValueError(f"teacher={self.teacher!r} must be one of {', '.join(get_args(Teacher))}")
 
     def record(self) -> dict[str, Any]:
-        """What decides a card; scheduler and teacher where they are others than DDIM and CLIP."""
+        """Return what decides a card; scheduler and teacher only if they are not DDIM and CLIP."""
         usual = {"scheduler": DDIM, "teacher": "clip"}
         found = {name: value for name, value in asdict(self).items() if usual.get(name) != value}
-        # the key of before, as cards are found by a hash of this record
+        # the old key stays, because cards are found by a hash of this record
         return {"start_share" if name == "start_fraction" else name: value for name, value in found.items()}
 
 
@@ -67,13 +67,13 @@ class CardTask:
 
 
 def hashes_behind(base: str | Path, how: Learning) -> list[str]:
-    """Of the networks that decide a card: the base model, and the judge that teaches."""
+    """Return the hashes of the networks that decide a card: the base model and the judge that teaches."""
     judges = [judge_folder(base, "validation")] if how.teacher == "judge" else []
     return [weight_hashes(folder, [])["base"] for folder in (base, *judges)]
 
 
 def card_path(folder: Path, hashes: Sequence[str], edit: Edit, num_seeds: int, how: Learning) -> Path:
-    """Where a card lies, or will: its name holds a hash of all that decides it."""
+    """Return the path of a card; its name holds a hash of everything that decides it."""
     asked = [edit.field, edit.value, JUDGE_KEEPS, JUDGE_TEMPERATURE] if how.teacher == "judge" else []
     content = [*hashes, NEUTRAL, edit.styled, num_seeds, how.record(), *asked]
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -81,7 +81,7 @@ def card_path(folder: Path, hashes: Sequence[str], edit: Edit, num_seeds: int, h
 
 
 def learn_cards(tasks: Sequence[CardTask], workers: int) -> list[MixingWeights]:
-    """The cards, those learned that are not there yet, with a progress bar."""
+    """Learn the missing cards, with a progress bar, and return all of them."""
     missing = [task for task in tasks if not task.path.is_file()]
     done = each_in_processes(learn, missing, workers)
     already = len(tasks) - len(missing)
@@ -118,12 +118,12 @@ def learn(task: CardTask) -> None:
 
 
 def teaching(how: Learning) -> dict[str, float]:
-    """What the judge's parts of the loss are set to; nothing where CLIP teaches alone."""
+    """Return the settings of the judge's loss terms; empty if CLIP teaches alone."""
     return {} if how.teacher == "clip" else {"kept": JUDGE_KEEPS, "temperature": JUDGE_TEMPERATURE}
 
 
 def loss_parts(task: CardTask) -> list[Any]:
-    """The parts of the loss: staying like the original, changing as the prompt does, and what the judge says."""
+    """Return the loss terms: similarity to the original, change along the prompts, and the judge's terms."""
     from promptnet.training.editing.judge_losses import JudgeEditSuccess, JudgePreservation
     from promptnet.training.editing.losses import DirectionalClip, VisionPerceptual
 
@@ -136,11 +136,11 @@ def loss_parts(task: CardTask) -> list[Any]:
 
 
 def seconds_path(card: Path) -> Path:
-    """Where it is noted how long a card took to learn."""
+    """Return the path of the file that holds a card's learning time."""
     return card.with_suffix(".seconds.txt")
 
 
 def learning_seconds(task: CardTask) -> float | None:
-    """How long the card took to learn, where that was noted."""
+    """Return a card's learning time in seconds, or None if it was not recorded."""
     path = seconds_path(task.path)
     return float(path.read_text("utf-8")) if path.is_file() else None

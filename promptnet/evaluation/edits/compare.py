@@ -1,4 +1,4 @@
-"""The evaluation of edits: learned once, judged on other seeds, on real renders through inversion, and on subjects."""
+"""Evaluate edits: learn each once, then score it on new seeds, on inverted real renders, and on subjects."""
 
 import contextlib
 import tempfile
@@ -20,7 +20,7 @@ from promptnet.evaluation.edits.cards import (
     learning_seconds,
     teaching,
 )
-from promptnet.evaluation.edits.draw import EditRendererSpec
+from promptnet.evaluation.edits.generate import EditRendererSpec
 from promptnet.evaluation.edits.methods import (
     EIGHT,
     LEARNED,
@@ -49,14 +49,14 @@ from promptnet.io.files import check_folder
 from promptnet.metrics.judge import Judge, load_judge
 
 ITEM_MS = 17.0
-"""What one U-Net item of the embedded model takes a process on two shared cores, for the estimate printed first."""
+"""Milliseconds for one U-Net item of the embedded model in one process on two shared cores, for the estimate."""
 LEARNING_FACTOR = 3.5
-"""A learning step in drawing steps: drawn, drawn again, and the way back."""
+"""Cost of a learning step in sampling steps: forward, recomputed forward, and backward."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """How many images an edit is judged on, by where they come from, and learned on."""
+    """Number of images that an edit is scored on, by source, and learned on."""
 
     seeds: int = 64
     renders: int = 32
@@ -64,9 +64,9 @@ class Images:
     learned_on: int = 8
 
     def groups(self, split: Split, seed: int) -> dict[Source, list[Group]]:
-        """Source to groups, where there are any."""
-        asked: dict[Source, int] = {"seeds": self.seeds, "renders": self.renders, "subjects": self.subjects}
-        return {source: make_groups(source, split, count, seed) for source, count in asked.items() if count}
+        """Return source to groups, for the sources with images."""
+        counts: dict[Source, int] = {"seeds": self.seeds, "renders": self.renders, "subjects": self.subjects}
+        return {source: make_groups(source, split, count, seed) for source, count in counts.items() if count}
 
 
 def evaluate_edits(
@@ -85,31 +85,31 @@ def evaluate_edits(
     judge: str | Path | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Learn edits, draw them in every way, let a judge read them, and print the comparison.
+    """Learn edits, generate images with every method, score them with a judge, and print the comparison.
 
-    With `out`, also writes results.json and sheet.png there, and keeps what was learned and drawn in the folders
-    `cards` and `images`: repeat the command to go on after an interruption.
+    With `out`, it also writes results.json and sheet.png there, and keeps cards and images in folders of their own:
+    repeat the command to resume after an interruption.
 
     Args:
         base: folder of the base model; judges lie beside it.
-        edits: names of `edits_tasks.EDITS`; None is all.
-        methods: names of `edits_ways.METHODS`; None is all.
-        images: how many of each kind; None is as `Images` has it.
-        how: edits are learned; None is as `Learning` has it.
-        correct_until: the share of the steps in which inverted images are held on to.
-        split: "test" for results, read by the test judge; "validation" for choices, read by the validation judge.
+        edits: names of `edits.tasks.EDITS`; None is all.
+        methods: names of `edits.methods.METHODS`; None is all.
+        images: number of images of each source; None takes the defaults of `Images`.
+        how: config of learning; None takes the defaults of `Learning`.
+        correct_until: fraction of the steps in which inverted images are corrected.
+        split: "test" for results, scored by the test judge; "validation" for choices, scored by the validation judge.
         out: an existing folder.
-        cards: an existing folder that gets the cards learned on several seeds, by the edits' names.
+        cards: an existing folder for the cards learned on several seeds, named after the edits.
         seed: decides images and noise.
-        device: where to draw; None is the CPU.
+        device: where to generate; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
         workers: processes; None decides by the device.
 
     Returns:
-        What results.json holds (`edits_results.summarise_edits`).
+        The content of results.json (`edits.results.summarise_edits`).
 
     Raises:
-        ValueError: no such folder, base model, judge, split, edit or row; too many people.
+        ValueError: unknown folder, base model, judge, split, edit or method; too many people.
     """
     images, how = images or Images(), how or Learning()
     check_run(split, how.num_steps)
@@ -126,14 +126,14 @@ def evaluate_edits(
         Path(base), how.num_steps, device or "cpu", guidance_scale=how.guidance_scale, scheduler=how.scheduler
     )
     hashes = hashes_of(base, with_encoder=bool(images.subjects))
-    with kept_in(folder) as place:
+    with cache_folder(folder) as place:
         tasks = card_tasks(spec, chosen, names, images.learned_on, how, place)
         learned = all_cards(tasks, workers)
         edit_methods = make_edit_methods(names, chosen, learned, correct_until)
         image_cache = ImageCache(place / "pictures", hashes, how.num_steps, size_px)
         with WorkerPool(spec, workers) as pool:
             table = Table(groups, edit_methods, image_cache, how.guidance_scale, how.scheduler)
-            table.draw(pool)
+            table.generate(pool)
         scores = table.scores(reader, size_px, device)
         settings: dict[str, Any] = {"split": split, "seed": seed, "pictures": asdict(images), "how": asdict(how)}
         settings["taught_by"] = teaching(how)
@@ -152,7 +152,7 @@ def evaluate_edits(
 
 
 def estimate(num_edits: int, methods: Sequence[str], images: Images, how: Learning, workers: int) -> str:
-    """What it will take on CPUs, in U-Net items: two an image and step with guidance, one on the way up to noise."""
+    """Return the estimated cost on CPUs: two U-Net items an image and step with guidance, one for inversion."""
     steps = how.num_steps
     learned_on = sum({EIGHT: images.learned_on}.get(method, 1) for method in learned_methods(methods))
     learning = num_edits * learned_on * 2 * steps * how.iterations * LEARNING_FACTOR
@@ -162,17 +162,17 @@ def estimate(num_edits: int, methods: Sequence[str], images: Images, how: Learni
     baseline = 2 * (images.seeds + images.renders) * 4 * steps * (LEDITS in methods)
     items = int(learning + seeds + renders + baseline)
     minutes = items * ITEM_MS / 1000 / 60 / workers
-    said = f"{items} U-Net items, {learning / items:.0%} of them learning: {minutes:.0f} minutes in {workers} processes"
-    return f"{said} at {ITEM_MS:g} ms an item{', subjects apart' if images.subjects else ''}"
+    text = f"{items} U-Net items, {learning / items:.0%} of them learning: {minutes:.0f} minutes in {workers} processes"
+    return f"{text} at {ITEM_MS:g} ms an item{', subjects apart' if images.subjects else ''}"
 
 
 def learned_methods(methods: Sequence[str]) -> list[str]:
-    """The rows whose cards are learned: the one on several seeds always, as the others are made of it."""
+    """Return the methods with learned cards; the one on several seeds is always there, as others are made of it."""
     return list(dict.fromkeys([EIGHT, *(method for method in methods if method in LEARNED)]))
 
 
 def hashes_of(base: str | Path, *, with_encoder: bool) -> dict[str, str]:
-    """Of the base model, and of the encoder that subjects are drawn with."""
+    """Return the hashes of the base model and of the encoder of the subjects."""
     found = weight_hashes(base, [])
     if with_encoder:
         found[OURS] = weight_hashes(encoder_folder(base, OURS), [])["base"]
@@ -180,19 +180,19 @@ def hashes_of(base: str | Path, *, with_encoder: bool) -> dict[str, str]:
 
 
 def seconds_record(tasks: Mapping[tuple[str, str], CardTask]) -> dict[str, float]:
-    """How long cards took to learn, by row and edit, where that is known."""
+    """Return how long cards took to learn, by method and edit, where that is known."""
     found = {f"{method}/{edit}": learning_seconds(task) for (method, edit), task in tasks.items()}
     return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
 def weights_record(cards: Mapping[tuple[str, str], MixingWeights]) -> dict[str, list[float]]:
-    """The weights as results.json holds them, by row and edit."""
+    """Return the weights as results.json holds them, by method and edit."""
     return {f"{method}/{edit}": [round(w, 4) for w in card.weights.tolist()] for (method, edit), card in cards.items()}
 
 
 @contextlib.contextmanager
-def kept_in(folder: Path | None) -> Iterator[Path]:
-    """Where cards and images are kept: in the output folder, or nowhere for long."""
+def cache_folder(folder: Path | None) -> Iterator[Path]:
+    """Yield the folder of cards and images: the output folder, or a temporary one."""
     if folder is not None:
         yield folder
         return
@@ -203,7 +203,7 @@ def kept_in(folder: Path | None) -> Iterator[Path]:
 def card_tasks(
     spec: EditRendererSpec, edits: Sequence[Edit], methods: Sequence[str], learned_on: int, how: Learning, folder: Path
 ) -> dict[tuple[str, str], CardTask]:
-    """Row and edit to the card that is to be learned."""
+    """Return (method, edit) to the card that is to be learned."""
     place = folder / "cards"
     place.mkdir(exist_ok=True)
     hashes, tasks = hashes_behind(spec.base, how), {}
@@ -216,7 +216,7 @@ def card_tasks(
 
 
 def all_cards(tasks: Mapping[tuple[str, str], CardTask], workers: int) -> dict[tuple[str, str], MixingWeights]:
-    """Row and edit to its card. The rows that learn nothing have the others' card with other weights."""
+    """Return (method, edit) to its card; methods that learn nothing take a learned card with other weights."""
     cards = dict(zip(tasks, learn_cards(list(tasks.values()), workers), strict=True))
     for method in METHODS:
         if method not in (*LEARNED, LEDITS):
@@ -230,14 +230,14 @@ def all_cards(tasks: Mapping[tuple[str, str], CardTask], workers: int) -> dict[t
 
 @dataclass(frozen=True)
 class Table:
-    """All images, and how each is drawn.
+    """All images, and how each is generated.
 
     Args:
         groups: source to its images.
-        edit_methods: every row for every edit.
-        image cache: where images are kept.
-        guidance_scale: of unedited drawings.
-        scheduler: likewise.
+        edit_methods: every method for every edit.
+        image_cache: where images are stored.
+        guidance_scale: of unedited images.
+        scheduler: of unedited images.
     """
 
     groups: Mapping[Source, Sequence[Group]]
@@ -252,35 +252,37 @@ class Table:
         object.__setattr__(self, "original", EditMethod(ORIGINAL, "original", **how))
 
     def edit_methods_of(self, source: Source) -> list[EditMethod]:
-        """Subjects are edited by the card that was learned without them, and no other way."""
+        """Return the methods of a source: subjects are edited by the card learned without them, and by nothing else."""
         return [edit_method for edit_method in self.edit_methods if source != "subjects" or edit_method.name == EIGHT]
 
-    def draw(self, pool: WorkerPool) -> None:
-        """Draw what the image cache does not hold yet."""
+    def generate(self, pool: WorkerPool) -> None:
+        """Generate the images that the image cache lacks."""
         for source, groups in self.groups.items():
-            generated = [as_kept(source, edit_method) for edit_method in (self.original, *self.edit_methods_of(source))]
-            pool.draw(groups, generated, self.image_cache, f"drawing {source}", counting="groups")
+            generated = [
+                as_cached(source, edit_method) for edit_method in (self.original, *self.edit_methods_of(source))
+            ]
+            pool.generate(groups, generated, self.image_cache, f"generating {source}", counting="groups")
 
     def images(self, source: Source, edit_method: EditMethod) -> list[Image.Image]:
-        """All images of one source, one way."""
-        kept = as_kept(source, edit_method)
-        return [image for group in self.groups[source] for image in self.image_cache.get(group, kept)]
+        """Return all images of one source and method."""
+        cached = as_cached(source, edit_method)
+        return [image for group in self.groups[source] for image in self.image_cache.get(group, cached)]
 
     def scores(self, judge: Judge, size_px: int, device: str | None) -> dict[str, dict[str, dict[str, EditScores]]]:
-        """Source to row to edit."""
+        """Return the scores: source to method to edit."""
         found: dict[str, dict[str, dict[str, EditScores]]] = {}
         for source, groups in self.groups.items():
             unedited = self.images(source, self.original)
             scorer: EditScorer = make_scorer(source, groups, unedited, judge, size_px, device)
-            methods = found.setdefault(source, {ORIGINAL: {"": scorer.mark(None, unedited)}})
+            methods = found.setdefault(source, {ORIGINAL: {"": scorer.score(None, unedited)}})
             for edit_method in self.edit_methods_of(source):
                 assert edit_method.edit is not None
-                scored = scorer.mark(edit_method.edit, self.images(source, edit_method))
+                scored = scorer.score(edit_method.edit, self.images(source, edit_method))
                 methods.setdefault(edit_method.name, {})[edit_method.edit.name] = scored
         return found
 
     def lines(self, scores: Mapping[str, Any]) -> list[tuple[str, dict[str, Image.Image | None]]]:
-        """For the contact sheet: of every source and edit the first image that the edit is asked of."""
+        """Return the lines of the contact sheet: for each source and edit, the first image without the attribute."""
         lines = []
         for source, groups in self.groups.items():
             edits = {
@@ -300,6 +302,6 @@ class Table:
         return lines
 
 
-def as_kept(source: Source, edit_method: EditMethod) -> EditMethod:
-    """A way as the image cache is to know it: images of subjects depend on the encoder too."""
+def as_cached(source: Source, edit_method: EditMethod) -> EditMethod:
+    """Return a method as the image cache identifies it: images of subjects depend on the encoder as well."""
     return replace(edit_method, source="subject", encoder=OURS) if source == "subjects" else edit_method

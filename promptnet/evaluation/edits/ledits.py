@@ -18,9 +18,9 @@ def edited_by_ledits(
     generator: torch.Generator,
     source_guidance_scale: float,
 ) -> list[Image.Image]:
-    """Images edited by diffusers' pipeline with its own settings, the number of steps and the guidance apart.
+    """Edit images with diffusers' pipeline and its own settings, except for steps and guidance.
 
-    Its scheduler is SDE-DPM-Solver++, as it recommends: its DDIM takes every model for one that predicts noise.
+    Its scheduler is SDE-DPM-Solver++, as it recommends: its DDIM assumes that every model predicts noise.
     """
     from diffusers import DPMSolverMultistepScheduler, LEditsPPPipelineStableDiffusion
 
@@ -30,7 +30,7 @@ def edited_by_ledits(
     parts: dict[str, Any] = {"vae": pipe.vae, "text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer}
     baseline: Any = LEditsPPPipelineStableDiffusion(
         **parts,
-        unet=copy.deepcopy(pipe.unet),  # it changes the attention's processors
+        unet=copy.deepcopy(pipe.unet),  # the pipeline replaces the attention processors
         scheduler=scheduler,
         safety_checker=None,  # pyright: ignore[reportArgumentType]
         feature_extractor=None,  # pyright: ignore[reportArgumentType]

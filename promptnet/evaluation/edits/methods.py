@@ -1,4 +1,4 @@
-"""The rows of the evaluation of edits, and each of them for one edit: what decides its images."""
+"""The methods of the evaluation of edits, and each of them for one edit: what decides its images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,30 +12,30 @@ from promptnet.inference.editing.card import MixingWeights, start_weights
 
 STYLED, SWITCH, ONE, EIGHT, LEDITS = "styled-prompt", "fixed-switch", "one-seed", "eight-seeds", "ledits++"
 METHODS = (STYLED, SWITCH, ONE, EIGHT, LEDITS)
-"""In the order they are printed: weights 0, weights 1 and then 0, learned on one seed, learned on several, a peer."""
+"""In printing order: weights 0, weights 1 then 0, learned on one seed, learned on several, a baseline."""
 
 LEARNED = (ONE, EIGHT)
 LEDITS_EDITS = ("happy", "sunglasses")
-"""What the peer is asked for."""
+"""The baseline's editing prompt for each edit."""
 SWITCH_FRACTION = 0.4
 ORIGINAL = "original"
 
 
 @dataclass(frozen=True)
 class EditMethod:
-    """One row for one edit, as the image cache and the renderer know it.
+    """One method for one edit, as the image cache and the renderer know it.
 
     Args:
-        name: of the row.
-        kind: drawn unedited, with a card, or by LEDITS++.
-        edit: which; None for the original.
+        name: of the method.
+        kind: unedited, with a card, or by LEDITS++.
+        edit: the edit; None for the original.
         card: the weights, where there are any.
         correct_until: of inverted images.
-        guidance_scale: where there is no card to say it.
-        source: "subject" where images depend on an encoder too.
-        encoder: which.
+        guidance_scale: of methods without a card.
+        source: "subject" if images depend on an encoder as well.
+        encoder: its name.
         parameters: none.
-        scheduler: where there is no card to say it.
+        scheduler: of methods without a card.
     """
 
     name: str
@@ -50,7 +50,7 @@ class EditMethod:
     scheduler: str = DDIM
 
     def record(self) -> dict[str, Any]:
-        """What decides the images, beside the base model; the scheduler where it is another than DDIM."""
+        """Return what decides the images beside the base model; the scheduler only if it is not DDIM."""
         scheduler = self.scheduler if self.card is None else self.card.scheduler
         kind = {"kind": self.kind} if scheduler == DDIM else {"kind": self.kind, "scheduler": scheduler}
         if self.kind == "original":
@@ -65,14 +65,14 @@ class EditMethod:
 
 
 def fixed_weights(method: str, num_steps: int) -> torch.Tensor:
-    """Weights (N,) of the rows that learn nothing."""
+    """Return the weights (N,) of the methods that learn nothing."""
     return torch.zeros(num_steps) if method == STYLED else start_weights(num_steps, SWITCH_FRACTION)
 
 
 def make_edit_methods(
     methods: Sequence[str], edits: Sequence[Edit], cards: Mapping[tuple[str, str], MixingWeights], correct_until: float
 ) -> list[EditMethod]:
-    """Every row for every edit it is for; `cards` by row and edit."""
+    """Return every method for every edit that it applies to; `cards` by method and edit."""
     edit_methods = []
     for edit in edits:
         for method in methods:
@@ -87,12 +87,12 @@ def make_edit_methods(
 
 
 def check_methods(names: Sequence[str] | None) -> list[str]:
-    """The rows of these names, in order; None is all.
+    """Return the methods of these names, in order; None is all.
 
     Raises:
-        ValueError: there is no such row.
+        ValueError: unknown method.
     """
     for name in names or []:
         if name not in METHODS:
-            raise ValueError(f"there is no row {name!r}: choose from {', '.join(METHODS)}")
+            raise ValueError(f"there is no method {name!r}: choose from {', '.join(METHODS)}")
     return [method for method in METHODS if names is None or method in names]

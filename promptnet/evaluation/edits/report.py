@@ -1,4 +1,4 @@
-"""The evaluation of edits on the console and as a contact sheet."""
+"""Report of the evaluation of edits: tables on the console and a contact sheet."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ HEADINGS = {"both": "harmonic mean", "distance": "distance to truth", "pixel_l1"
 
 
 def print_edit_results(results: Mapping[str, Any]) -> None:
-    """Tables of means, edits and fields for each source, then the claims."""
+    """Print tables of means, edits and fields for each source, then the checks."""
     console = wide_console()
     for source, methods in results["sources"].items():
         console.print(means_table(source, methods))
@@ -27,12 +27,12 @@ def print_edit_results(results: Mapping[str, Any]) -> None:
 
 
 def means_table(source: str, methods: Mapping[str, Any]) -> "Table":
-    """Every row's metrics, averaged over its edits."""
+    """Return the table of every method's metrics, averaged over its edits."""
     from rich.table import Table
 
     metrics = [name for name in METRICS if any(name in method["mean"] for method in methods.values())]
     table = Table(title=f"edits of {source}", caption="mean over edits, 95 % bootstrap interval over images")
-    table.add_column("row")
+    table.add_column("method")
     for metric in metrics:
         table.add_column(HEADINGS.get(metric, metric), justify="right")
     for name, method in methods.items():
@@ -42,12 +42,12 @@ def means_table(source: str, methods: Mapping[str, Any]) -> "Table":
 
 
 def edits_table(source: str, methods: Mapping[str, Any]) -> "Table":
-    """Change, preservation and their harmonic mean, edit by edit."""
+    """Return the table of edit success, preservation and their harmonic mean, edit by edit."""
     from rich.table import Table
 
     names = list(dict.fromkeys(name for method in methods.values() for name in method["edits"] if name))
     table = Table(title=f"edits of {source}: change, kept, harmonic mean")
-    table.add_column("row")
+    table.add_column("method")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
     for name, method in methods.items():
@@ -56,7 +56,7 @@ def edits_table(source: str, methods: Mapping[str, Any]) -> "Table":
 
 
 def stays_table(source: str, methods: Mapping[str, Any]) -> "Table":
-    """How often each field stays under the edits of other fields, a line a field."""
+    """Return the table of how often each field is preserved under the edits of other fields."""
     from rich.table import Table
 
     fields = list(dict.fromkeys(field for method in methods.values() for field in method["stays"]))
@@ -87,7 +87,7 @@ def save_edit_sheet(
     methods: Sequence[str],
     lines: Sequence[tuple[str, Mapping[str, Image.Image | None]]],
 ) -> None:
-    """A line for each edit and source: the unedited image, every row's, and the truth where there is one."""
+    """Write the sheet: a line for each edit and source with the unedited image, every method's, and the truth."""
     headings = ["unedited", *methods, "truth"]
     blank = Image.new("RGB", (8, 8), "white")
     tiles = [(text, [images.get(name) or blank for name in headings]) for text, images in lines]

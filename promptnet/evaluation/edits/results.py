@@ -1,4 +1,4 @@
-"""The outcome of the evaluation of edits as plain data: what its results.json holds."""
+"""Results of the evaluation of edits as plain data: the content of results.json."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from promptnet.metrics.bootstrap import Interval, of_statistic
 from promptnet.metrics.bootstrap import difference as paired
 
 Scores = Mapping[str, Mapping[str, Mapping[str, EditScores]]]
-"""Source to row to edit. The unedited images are the row "original" with the one edit ""."""
+"""Source to method to edit. The unedited images are the method "original" with the edit ""."""
 
 IDENTITY_LOSS = 0.05
 
 
 def summarise_edits(scores: Scores, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Intervals of every row and edit, the fields, the claims."""
+    """Return the intervals of every method and edit, the fields, and the checks."""
     return {
         "sources": {source: _source_record(methods) for source, methods in scores.items()},
         "claims": {name: check.record() for name, check in checks(scores).items()},
@@ -47,13 +47,13 @@ def _source_record(methods: Mapping[str, Mapping[str, EditScores]]) -> dict[str,
 
 
 def metrics_of(edits: Mapping[str, EditScores]) -> list[str]:
-    """The metrics that a row's scores have."""
+    """Return the metrics that a method's scores have."""
     known = set.intersection(*({*one.values} for one in edits.values()))
     return [name for name in METRICS if name in known or (name == "both" and {"change", "kept"} <= known)]
 
 
 def stays_rates(edits: Mapping[str, EditScores]) -> dict[str, Interval]:
-    """Field to how often it stays, averaged over the edits that are not of this field."""
+    """Return field to how often it is preserved, averaged over the edits of other fields."""
     found = {}
     for field in dict.fromkeys(field for one in edits.values() for field in one.fields):
         others = [one for name, one in edits.items() if name not in EDITS or EDITS[name].field != field]
@@ -63,7 +63,7 @@ def stays_rates(edits: Mapping[str, EditScores]) -> dict[str, Interval]:
 
 
 def as_wanted(scores: Sequence[EditScores], field: str) -> Interval:
-    """How often the judge reads the field as wanted, averaged over edits, images resampled for all together."""
+    """Return how often the judge predicts the wanted value, averaged over edits; images are resampled together."""
     return of_statistic(
         lambda places: np.mean([one.mean(one.fields[field], places) for one in scores], axis=0), len(scores[0].asked)
     )
@@ -75,17 +75,17 @@ def _all(one: EditScores) -> Any:
 
 @dataclass(frozen=True)
 class BestCheck(Check):
-    """With rivals, and whether the intervals of the two rows are apart."""
+    """Check against rivals, with whether the intervals of the two methods are apart."""
 
     apart: Mapping[str, bool]
 
     def record(self) -> dict[str, Any]:
-        """The claim as `results.json` writes it."""
+        """Return the check as `results.json` holds it."""
         return {**super().record(), "apart": dict(self.apart)}
 
 
 def checks(scores: Scores) -> dict[str, Check]:
-    """The claims whose rows were drawn."""
+    """Return the checks of the methods that have images."""
     found: dict[str, Check] = {}
     for source in ("seeds", "renders"):
         methods = scores.get(source, {})
@@ -98,7 +98,7 @@ def checks(scores: Scores) -> dict[str, Check]:
 
 
 def rivals_of(methods: Mapping[str, Mapping[str, EditScores]]) -> dict[str, list[str]]:
-    """The rows that ours is to be compared with, and the edits that both have."""
+    """Return the methods to compare ours with, and the edits that both have."""
     ours = methods.get(EIGHT, {})
     shared = {method: [name for name in edits if name in ours] for method, edits in methods.items()}
     return {method: names for method, names in shared.items() if names and method not in (EIGHT, ORIGINAL)}
@@ -107,7 +107,7 @@ def rivals_of(methods: Mapping[str, Mapping[str, EditScores]]) -> dict[str, list
 def _best(
     source: str, methods: Mapping[str, Mapping[str, EditScores]], rivals: Mapping[str, Sequence[str]]
 ) -> BestCheck:
-    """Against each other row on the edits that both have."""
+    """Compare ours with each other method on the edits that both have."""
     behind, beaten, apart = {}, [], {}
     for method, shared in rivals.items():
         ours, theirs = ([methods[name][edit] for edit in shared] for name in (EIGHT, method))
@@ -124,7 +124,7 @@ def _best(
 
 
 def _identity(methods: Mapping[str, Mapping[str, EditScores]]) -> Check:
-    """Over all images of subjects, asked or not: nobody is to become another."""
+    """Check all images of subjects, with and without the attribute: the identity must be preserved."""
     before = methods[ORIGINAL][""].values["identity"]
     edited = {name: one.values["identity"] for name, one in methods[EIGHT].items()}
     change = paired(np.mean(list(edited.values()), axis=0), before)

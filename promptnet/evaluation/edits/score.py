@@ -1,9 +1,9 @@
-"""What a judge sees of edits: whether the asked attribute appears, whether the others stay, how far the truth is.
+"""Scores of edits: edit success, preservation of the other fields, and distance to the truth.
 
-An edit is asked of the images that lack the attribute; the others are left out. Of those images,
+An edit is scored on the images that lack the attribute; the others are left out. Of those images,
 
-    change  = share in which the judge reads the asked value
-    kept    = share of the other fields that it reads as in the unedited image (in a render: as they are)
+    change  = fraction for which the judge predicts the wanted value
+    kept    = fraction of the other fields predicted as in the unedited image (in a render: as they are)
     both    = harmonic mean of the two
 """
 
@@ -22,47 +22,47 @@ from promptnet.metrics.scores import Record
 
 Places = npt.NDArray[np.int64]
 METRICS = ("change", "kept", "both", "distance", "pixel_l1", "identity")
-"""The distances are for renders, identity is for subjects."""
+"""Distances exist for renders, identity for subjects."""
 
 
 @dataclass(frozen=True)
 class EditScores:
-    """One row and edit on images of one source: an array (P,) a metric, over all images."""
+    """Scores of one method and edit on the images of one source: an array (P,) a metric, over all images."""
 
     asked: npt.NDArray[np.bool_]
-    """Images of which the edit is asked."""
+    """Images that the edit is scored on."""
     values: Mapping[str, Array]
     fields: Mapping[str, Array]
-    """Field to whether it is as wanted: the asked value, or as before."""
+    """Field to whether it is as wanted: the edited value, or unchanged."""
 
     def mean(self, values: Array, places: Places) -> Array:
-        """Over the asked ones among places (R, P), (R,); 0 where none is."""
+        """Return the mean over the scored images among places (R, P), (R,); 0 if there are none."""
         asked = self.asked[places]
         return (values[places] * asked).sum(1) / np.maximum(asked.sum(1), 1)
 
     def metric(self, name: str, places: Places) -> Array:
-        """A metric of resampled images, (R, P) -> (R,)."""
+        """Return a metric of resampled images, (R, P) -> (R,)."""
         if name != "both":
             return self.mean(self.values[name], places)
         change, kept = (self.mean(self.values[part], places) for part in ("change", "kept"))
         return 2 * change * kept / np.maximum(change + kept, 1e-12)
 
     def interval(self, name: str) -> Interval:
-        """The metric over these images."""
+        """Return the metric over these images with its interval."""
         return of_statistic(lambda places: self.metric(name, places), len(self.asked))
 
 
 @dataclass(frozen=True)
 class EditScorer:
-    """Reads all rows of one source by what it read in the unedited images.
+    """Score all methods of one source against the predictions for the unedited images.
 
     Args:
         source: where the images come from.
         groups: of that source.
-        before: what each unedited image shows, (P,).
-        judge: who reads.
+        before: the fields of each unedited image, (P,).
+        judge: the attribute classifier.
         size_px: of the true answers.
-        device: where the judge computes.
+        device: of the judge.
     """
 
     source: Source
@@ -72,8 +72,8 @@ class EditScorer:
     size_px: int
     device: str | None = None
 
-    def mark(self, edit: Edit | None, images: Sequence[Image.Image]) -> EditScores:
-        """Scores of one row for one edit, or of the unedited images; images (P,) in the order of the groups."""
+    def score(self, edit: Edit | None, images: Sequence[Image.Image]) -> EditScores:
+        """Score one method and edit, or the unedited images; images (P,) in the order of the groups."""
         prediction = read_images(self.judge, images, self.device)
         changed = () if edit is None else (edit.field,)
         hits = {
@@ -99,12 +99,12 @@ class EditScorer:
         return EditScores(asked, values, {field: found.astype(float) for field, found in hits.items()})
 
     def truths(self, edit: Edit) -> list[Image.Image]:
-        """The same people with only that attribute changed."""
+        """Render the same people with only that attribute changed."""
         avatars = [avatar for group in self.groups for avatar in group.avatars()]
         return [edit.applied(avatar).render(self.size_px) for avatar in avatars]
 
     def _identity(self, records: Sequence[Record]) -> Array:
-        """Share of the identity's fields that are the subject's, (P,)."""
+        """Return the fraction of the identity fields that are the subject's, (P,)."""
         avatars = [avatar.record() for group in self.groups for avatar in group.avatars()]
         return np.array(
             [
@@ -123,7 +123,7 @@ def make_scorer(
     size_px: int,
     device: str | None = None,
 ) -> EditScorer:
-    """A marker of one source: renders are what they are, other images what the judge reads in them unedited."""
+    """Return the scorer of one source: renders have known fields, other images those predicted when unedited."""
     if source == "renders":
         before: Sequence[Record] = [avatar.record() for group in groups for avatar in group.avatars()]
     else:
@@ -132,16 +132,16 @@ def make_scorer(
 
 
 def averaged(scores: Sequence[EditScores], metric: str) -> Interval:
-    """The mean of a metric over edits, images resampled for all edits together."""
+    """Return the mean of a metric over edits; images are resampled for all edits together."""
     return of_statistic(mean_metric(scores, metric), len(scores[0].asked))
 
 
 def difference(ours: Sequence[EditScores], theirs: Sequence[EditScores], metric: str) -> Interval:
-    """Of two rows' means over the same edits and images."""
+    """Return the difference of two methods' means over the same edits and images."""
     first, second = mean_metric(ours, metric), mean_metric(theirs, metric)
     return of_statistic(lambda places: first(places) - second(places), len(ours[0].asked))
 
 
 def mean_metric(scores: Sequence[EditScores], metric: str) -> Callable[[Places], Array]:
-    """(R, P) places -> (R,), the mean over edits."""
+    """Return the mean over edits as a function of places, (R, P) -> (R,)."""
     return lambda places: np.mean([one.metric(metric, places) for one in scores], axis=0)

@@ -1,7 +1,7 @@
-"""What the evaluation of edits asks: which edits, of which images.
+"""Tasks of the evaluation of edits: which edits, of which images.
 
-Images come from seeds (the base model draws them from the neutral prompt), are real renders of held-out people, or
-show subjects made of such renders. They come in groups that are drawn in one batch.
+Images come from seeds (the base model generates them from the neutral prompt), are real renders of held-out people, or
+show subjects made from such renders. A group of images is generated in one batch.
 """
 
 import random
@@ -27,7 +27,7 @@ class Edit:
     value: str
 
     def applied(self, avatar: AvatarRecord) -> AvatarRecord:
-        """The same person with only that attribute changed: the true answer."""
+        """Return the same person with only that attribute changed: the true answer."""
         changed = Attributes(**{**avatar.attributes.record(), self.field: self.value})
         return AvatarRecord(avatar.identity, changed)
 
@@ -49,10 +49,10 @@ EDITS: dict[str, Edit] = {
 
 
 def chosen_edits(names: list[str] | None) -> list[Edit]:
-    """The edits of these names; None is all.
+    """Return the edits of these names; None is all.
 
     Raises:
-        ValueError: there is no such edit.
+        ValueError: unknown edit.
     """
     for name in names or []:
         if name not in EDITS:
@@ -65,36 +65,36 @@ class EvalPrompt:
     """One image to edit."""
 
     seed: int
-    """Of its noise."""
+    """Seed of its noise."""
     avatar: AvatarRecord | None = None
-    """What a real render, or a subject's reference image, shows."""
+    """The person in a real render or in a subject's reference image."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Images that are drawn in one batch."""
+    """Images that are generated in one batch."""
 
     index: int
     source: Source
     eval_prompts: tuple[EvalPrompt, ...]
 
     def avatars(self) -> list[AvatarRecord]:
-        """Of renders and subjects."""
+        """Return the people of renders and subjects."""
         return [eval_prompt.avatar for eval_prompt in self.eval_prompts if eval_prompt.avatar is not None]
 
 
 def make_groups(source: Source, split: Split, count: int, seed: int = 0, size: int = 8) -> list[Group]:
-    """`count` images in groups; fewer are a prefix of more.
+    """Return `count` images in groups; fewer images are a prefix of more.
 
     Args:
-        source: where images come from.
+        source: of the images.
         split: of the people in them.
-        count: how many.
+        count: number of images.
         seed: decides people, attributes and noise.
-        size: of a group.
+        size: images in a group.
 
     Raises:
-        ValueError: more people than the split has, or fewer images than none.
+        ValueError: more people than the split has, or a negative number of images.
     """
     people = list(identities(split))
     if not 0 <= count <= (len(people) if source != "seeds" else 10_000):

@@ -1,7 +1,7 @@
-"""Images drawn so far, one strip a person and row, so that a run that was interrupted goes on where it stopped.
+"""Cache of generated images, one strip for each person and method, so that an interrupted run resumes.
 
-A strip's name is a hash of all that decides its images (weights, steps, the row's parameters, the person's tasks): rows
-with the same settings share it, and a changed setting never finds an old image.
+A strip's name is a hash of everything that decides its images (weights, steps, the method's parameters, the person's
+tasks): methods with the same settings share it, and a changed setting never finds an old image.
 """
 
 import hashlib
@@ -17,44 +17,44 @@ from promptnet.io.files import write_whole
 
 
 class Unit(Protocol):
-    """What is drawn together and kept as one strip: a person with asks, a group of images to edit."""
+    """Images generated together and stored as one strip: a person with prompts, or a group of images to edit."""
 
     @property
     def index(self) -> int:
-        """Its place among its kind."""
+        """Return its index among its kind."""
         ...
 
     @property
     def eval_prompts(self) -> Sequence[Any]:
-        """What is asked, an image each."""
+        """Return its prompts, an image each."""
         ...
 
 
 class Method(Protocol):
-    """How it is drawn: a row of a comparison."""
+    """A method of a comparison: how images are generated."""
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Return its name, for messages."""
         ...
 
     @property
     def source(self) -> str:
-        """Where images come from: "subject" where an encoder of its own is needed."""
+        """Return where images come from: "subject" if they need an encoder."""
         ...
 
     @property
     def encoder(self) -> str:
-        """Which."""
+        """Return the name of that encoder."""
         ...
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """Of the drawing: "width" and "height", where images have another size than the image cache's."""
+        """Return its sampling parameters; "width" and "height" if images differ in size from the image cache's."""
         ...
 
     def record(self) -> dict[str, Any]:
-        """All that decides the images."""
+        """Return everything that decides the images."""
         ...
 
 
@@ -63,10 +63,10 @@ class ImageCache:
     """A folder of strips.
 
     Args:
-        folder: where; made if its parent exists.
+        folder: of the strips; made if its parent exists.
         weights: hashes of the base model, as "base", and of the encoders.
         steps: denoising steps.
-        size_px: side of an image, where a row's parameters do not say `width` and `height`.
+        size_px: side of an image, if a method's parameters have no `width` and `height`.
     """
 
     folder: Path
@@ -78,31 +78,32 @@ class ImageCache:
         self.folder.mkdir(exist_ok=True)
 
     def path(self, person: Unit, method: Method) -> Path:
-        """Where the strip of this person and row lies, or will."""
+        """Return the path of a person's strip for a method."""
         weights = [self.weights["base"], self.weights[method.encoder] if method.source == "subject" else None]
         content: list[Any] = [weights, self.steps, self.size_px, method.record(), repr(person)]
         name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
         return self.folder / f"{name}.png"
 
     def has(self, person: Unit, method: Method) -> bool:
-        """Whether it is drawn."""
+        """Return whether the strip exists."""
         return self.path(person, method).is_file()
 
     def size(self, method: Method) -> tuple[int, int]:
-        """Width and height of a row's images, in pixels."""
+        """Return width and height of a method's images, in pixels."""
         return int(method.config.get("width", self.size_px)), int(method.config.get("height", self.size_px))
 
     def put(self, person: Unit, method: Method, images: Sequence[Image.Image]) -> None:
-        """Keep a person's images.
+        """Store a person's images.
 
         Raises:
-            ValueError: not one image of the row's size for every ask.
+            ValueError: not one image of the method's size for every prompt.
         """
         size = width, height = self.size(method)
         if len(images) != len(person.eval_prompts) or any(image.size != size for image in images):
             sizes = sorted({image.size for image in images})
             raise ValueError(
-                f"row {method.name!r} drew {len(images)} images of {sizes}, not {len(person.eval_prompts)} of {size}"
+                f"method {method.name!r} generated {len(images)} images of {sizes}, "
+                f"not {len(person.eval_prompts)} of {size}"
             )
         strip = Image.new("RGB", (width * len(images), height))
         for place, image in enumerate(images):
@@ -110,7 +111,7 @@ class ImageCache:
         write_whole(self.path(person, method), strip.save)
 
     def get(self, person: Unit, method: Method) -> list[Image.Image]:
-        """A person's images, ask by ask."""
+        """Return a person's images, prompt by prompt."""
         with Image.open(self.path(person, method)) as strip:
             whole = strip.convert("RGB")
         width, height = self.size(method)

@@ -1,4 +1,4 @@
-"""Where the judges of an evaluation are found."""
+"""Find the judges of an evaluation."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ from promptnet.datasets.avatars.render import Split
 
 
 def judge_folder(base: str | Path, split: Split, judge: str | Path | None = None) -> Path:
-    """Where the judge of a split lies: `judge` if given, else the folder `judges/<split>` beside the base model.
+    """Return the folder of a split's judge: `judge` if given, else `judges/<split>` beside the base model.
 
-    People that training saw are read by the validation judge: the test judge is for figures to report.
+    The validation judge scores people of the training split: the test judge is for figures to report.
 
     Raises:
         ValueError: there is no judge there.

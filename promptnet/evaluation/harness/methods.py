@@ -1,4 +1,4 @@
-"""The rows of the comparison as data: what each one draws with, which parameters it may set and which ones not."""
+"""The methods of the comparison as data: what each generates with, which parameters it may set and which not."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ SUBJECT_PARAMETERS: dict[str, Any] = {
     "word_positions": "natural",
     "encoder_input": "strided",
 }
-"""What the pipeline takes to draw a subject (ProFusion, arXiv 2305.13579), without fusion or class term.
+"""Parameters of the pipeline for a subject (ProFusion, arXiv 2305.13579), without fusion or class term.
 
-All of them, so that a row means the same whatever a checkpoint's own defaults are."""
+All of them are given, so that a method means the same whatever a checkpoint's defaults are."""
 
 PROMPT_PARAMETERS: dict[str, Parameter] = {"guidance_scale": 3.0, "guidance_rescale": 0.0, "eta": 0.0}
-"""What it takes to draw plain words."""
+"""Parameters of the pipeline for a prompt without a subject."""
 
 DEFAULTS: dict[Source, dict[str, Any]] = {"subject": SUBJECT_PARAMETERS, "prompt": PROMPT_PARAMETERS, "truth": {}}
 
@@ -39,7 +39,7 @@ FUSION_PARAMETERS = ("fusion_steps", "fusion_scale", "fusion_until", "pseudo_wor
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """One row before its parameters are chosen."""
+    """A method before its parameters are chosen."""
 
     source: Source = "subject"
     encoder: Encoder = OURS
@@ -47,12 +47,12 @@ class MethodSpec:
     chooses: tuple[str, ...] = ()
     """Parameters chosen on validation people; the others keep their values in `DEFAULTS`."""
     positive: tuple[str, ...] = ()
-    """Parameters without which the row would not be what its name says."""
+    """Parameters that must be above 0, or the method is not what its name says."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row, ready to be drawn."""
+    """A method with its parameters."""
 
     name: str
     source: Source
@@ -60,17 +60,17 @@ class Method:
     tuned: bool = False
     config: Parameters = field(default_factory=dict)
     customize: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of `PromptNetPipeline.customize`; empty where the subject is not tuned."""
+    """Arguments of `PromptNetPipeline.customize`; empty if the subject is not tuned."""
 
     def record(self) -> dict[str, Any]:
-        """What decides the row's images, for `results.json` and for finding images drawn before."""
+        """Return what decides the images, for `results.json` and for the image cache."""
         fused = self.config.get("fusion_steps", 0) > 0
         idle = () if fused else ("fusion_scale", "fusion_until", "fusion_eta", "pseudo_word_scale")
         config = {parameter: value for parameter, value in sorted(self.config.items()) if parameter not in idle}
-        drawing = {"source": self.source, "knobs": config}
+        generation = {"source": self.source, "knobs": config}
         if self.source != "subject":
-            return drawing
-        return {**drawing, "encoder": self.encoder, "tuned": self.tuned, "customize": dict(self.customize)}
+            return generation
+        return {**generation, "encoder": self.encoder, "tuned": self.tuned, "customize": dict(self.customize)}
 
 
 _FUSION = ("subject_scale", *FUSION_PARAMETERS)
@@ -91,26 +91,26 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "ceiling": MethodSpec("truth"),
 }
-"""The comparison, in the order it is printed. `best` may leave tuning out, where validation preferred that."""
+"""The comparison, in printing order. `best` may be untuned, if validation preferred that."""
 
 
 def our_methods() -> list[str]:
-    """The rows drawn with our encoder from a subject, other than `best`."""
+    """Return the methods with our encoder and a subject, other than `best`."""
     return [
         name for name, spec in METHODS.items() if (spec.source, spec.encoder) == ("subject", OURS) and name != "best"
     ]
 
 
 def make_method(name: str, chosen: Mapping[str, Any], customize: Mapping[str, Mapping[str, Any]]) -> Method:
-    """A row of `METHODS` with its chosen parameters.
+    """Return a method of `METHODS` with its chosen parameters.
 
     Args:
-        name: of the row.
-        chosen: values for the parameters the row chooses; for `best` also `tuned`.
+        name: of the method.
+        chosen: values for the parameters the method chooses; for `best` also `tuned`.
         customize: encoder to the arguments of per-user tuning.
 
     Raises:
-        ValueError: no such row, a parameter that the row has not, a negative one, or a needed one that is 0.
+        ValueError: unknown method or parameter, a negative parameter, or a required one that is 0.
     """
     spec = _spec(name)
     values = dict(chosen)
@@ -122,7 +122,7 @@ def make_method(name: str, chosen: Mapping[str, Any], customize: Mapping[str, Ma
 
 def _spec(name: str) -> MethodSpec:
     if name not in METHODS:
-        raise ValueError(f"there is no row {name!r}: choose from {', '.join(METHODS)}")
+        raise ValueError(f"there is no method {name!r}: choose from {', '.join(METHODS)}")
     return METHODS[name]
 
 
@@ -130,10 +130,10 @@ def _check(name: str, spec: MethodSpec, values: Parameters) -> None:
     for parameter, value in values.items():
         if parameter not in spec.chooses:
             raise ValueError(
-                f"row {name!r} does not choose {parameter!r}, only: {', '.join(spec.chooses) or 'nothing'}"
+                f"method {name!r} does not choose {parameter!r}, only: {', '.join(spec.chooses) or 'nothing'}"
             )
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-            raise ValueError(f"{parameter}={value!r} of row {name!r} is not a number of at least 0")
+            raise ValueError(f"{parameter}={value!r} of method {name!r} is not a number of at least 0")
     for parameter in spec.positive:
         if not values.get(parameter):
-            raise ValueError(f"row {name!r} needs {parameter} above 0, or it is another row")
+            raise ValueError(f"method {name!r} needs {parameter} above 0, or it is another method")

@@ -1,4 +1,4 @@
-"""Drawing a row of the comparison for one person: loads what is needed once, tunes each subject once."""
+"""Generate images of one person with a method: each network is loaded once, each subject is tuned once."""
 
 import hashlib
 import json
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from promptnet import PromptNetPipeline, Subject
 
 EDIT_CARDS = "edits"
-"""The folder of edit cards in a base model's, which changes nothing about the base model."""
+"""Folder of edit cards inside a base model's folder; it does not count as part of the base model."""
 
 
 class Generate(Protocol):
-    """Draws one person's asks the way a row says."""
+    """Callable that generates the images of one person's prompts with a method."""
 
     def __call__(self, person: Any, method: Any, /) -> list[Image.Image]:
-        """One image an ask."""
+        """Generate one image a prompt."""
         ...
 
 
 class Renderer:
-    """Draws with a base model.
+    """Generate images with a base model.
 
     Args:
         base: folder of the base model, diffusers layout.
         steps: denoising steps an image.
-        device: where; None is the CPU.
-        keep: how many subjects stay in memory.
-        threads: for a process of its own: what torch may use there, and no loading bars. None leaves both as they are.
+        device: of the base model; None is the CPU.
+        keep: number of subjects kept in memory.
+        threads: for a process of its own: torch's number of threads, without loading bars. None changes nothing.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Renderer:
         self._subjects: OrderedDict[str, Subject] = OrderedDict()
 
     def __call__(self, person: Person, method: Method) -> list[Image.Image]:
-        """Draw one person's asks; the same person and row give the same images."""
+        """Generate the images of one person's prompts; the same person and method give the same images."""
         if method.source == "truth":
             return person.true_images(self.size_px)
         if method.source == "prompt":
@@ -64,7 +64,7 @@ class Renderer:
         )
 
     def subject(self, person: Person, method: Method) -> "Subject":
-        """The person as a row's encoder and tuning have it, made once and kept while there is room."""
+        """Return the person as a method's encoder and tuning represent it, from a cache of `keep` subjects."""
         key = json.dumps([method.encoder, method.tuned, dict(method.customize), repr(person)], sort_keys=True)
         if key not in self._subjects:
             self._subjects[key] = self._new_subject(person, method)
@@ -83,7 +83,7 @@ class Renderer:
     def _sampled(
         self, person: Person, encoder: Encoder, prompts: list[str], config: Mapping[str, Any], **subject: Any
     ) -> list[Image.Image]:
-        # A generator an image: its noise does not depend on its neighbours, and every row starts from the same noise.
+        # One generator an image: noise does not depend on neighbours, and every method starts from the same noise.
         generators = [generator(eval_prompt.seed) for eval_prompt in person.eval_prompts]
         run = {"num_inference_steps": self.steps, "generator": generators, "output_type": "pil", "return_dict": False}
         (images,) = self._pipe(encoder)(prompts, **run, **config, **subject)
@@ -109,7 +109,7 @@ class Renderer:
 
 
 def settle_process(threads: int) -> None:
-    """For a process of its own: what torch may use there, and no loading bars."""
+    """Set up a process of its own: torch's number of threads, and no loading bars."""
     import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -121,21 +121,21 @@ def settle_process(threads: int) -> None:
 
 
 def encoder_folder(base: str | Path, encoder: Encoder) -> Path:
-    """Where an encoder lies: inside the base model's folder, or, for the second, beside it as `<base>-published`.
+    """Return an encoder's folder: inside the base model's, or, for the second encoder, `<base>-published` beside it.
 
     Raises:
-        ValueError: it is in neither place.
+        ValueError: neither folder exists.
     """
     folder = Path(base)
     beside = folder.parent / (folder.name + encoder.removeprefix(OURS))
     for place in (folder / encoder, beside, beside / OURS):
         if (place / "config.json").is_file():
             return place
-    raise ValueError(f"the base model at '{folder}' has no encoder {encoder!r}: leave its rows out, or train it")
+    raise ValueError(f"the base model at '{folder}' has no encoder {encoder!r}: leave its methods out, or train it")
 
 
 def image_size(base: str | Path) -> int:
-    """The side of the images the base model was trained on, in pixels.
+    """Return the side in pixels of the images that the base model was trained on.
 
     Raises:
         ValueError: `base` is not the folder of a base model.
@@ -149,7 +149,7 @@ def image_size(base: str | Path) -> int:
 
 
 def weight_hashes(base: str | Path, methods: Iterable[Method]) -> dict[str, str]:
-    """Hashes of what these rows draw with: the base model under "base", and each encoder under its name."""
+    """Return hashes of the weights behind methods: the base model as "base", each encoder under its name."""
     folder = Path(base)
     encoders = {
         method.encoder: encoder_folder(folder, method.encoder) for method in methods if method.source == "subject"
@@ -170,7 +170,7 @@ def _hash_files(folder: Path, paths: Iterable[Path]) -> str:
 
 
 def generator(seed: int) -> Any:
-    """Torch's, on the CPU."""
+    """Return a torch generator on the CPU."""
     import torch
 
     return torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The parameters of every row, in `settings.yaml`: chosen on validation people by `promptnet evaluate tune`."""
+"""The parameters of every method, in `settings.yaml`: chosen on validation people by `promptnet evaluate tune`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,12 +13,12 @@ from promptnet.io.files import write_text
 
 @dataclass(frozen=True)
 class Settings:
-    """What validation chose.
+    """The parameters that validation chose.
 
     Attributes:
-        chosen: how: the command, people, prompts, steps, and what each choice scored.
+        chosen: how they were chosen: command, people, prompts, steps, and the score of each choice.
         customize: encoder to the arguments of per-user tuning.
-        methods: row to its parameters.
+        methods: name of a method to its parameters.
     """
 
     chosen: Mapping[str, Any] = field(default_factory=dict)
@@ -26,18 +26,18 @@ class Settings:
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def method(self, name: str) -> Method:
-        """One row with its parameters.
+        """Return a method with its parameters.
 
         Raises:
-            ValueError: no such row, or its parameters are not right for it.
+            ValueError: unknown method, or parameters that do not fit it.
         """
         return make_method(name, self.methods.get(name, {}), self.customize)
 
     def all_methods(self, names: Iterable[str] | None = None) -> list[Method]:
-        """The named rows (all of them by default), in the order of `METHODS`.
+        """Return the named methods (all of them by default), in the order of `METHODS`.
 
         Raises:
-            ValueError: a name that is not a row, or none at all.
+            ValueError: unknown method, or no names at all.
         """
         wanted = list(METHODS) if names is None else list(names)
         if not wanted:
@@ -46,10 +46,10 @@ class Settings:
 
 
 def load_settings(path: str | Path | None = None) -> Settings:
-    """Read settings, the ones shipped with the package by default, and check every row of them.
+    """Read settings, by default the shipped ones, and check every method of them.
 
     Raises:
-        ValueError: not a settings file, an unknown row or encoder, or a parameter that its row has not.
+        ValueError: not a settings file, or an unknown method, encoder or parameter.
     """
     import yaml
 
@@ -64,15 +64,15 @@ def load_settings(path: str | Path | None = None) -> Settings:
 
 
 def save_settings(settings: Settings, path: str | Path) -> None:
-    """Write settings, whole or not at all."""
+    """Write settings atomically."""
     import yaml
 
-    head = "# What each row of `promptnet evaluate avatars` draws with, chosen on validation people.\n"
+    head = "# Parameters of each method of `promptnet evaluate avatars`, chosen on validation people.\n"
     write_text(Path(path), head + yaml.safe_dump(asdict(settings), sort_keys=False, width=120))
 
 
 def _checked(content: Any, source: str) -> Settings:
-    if isinstance(content, dict) and "rows" in content:  # the word of before
+    if isinstance(content, dict) and "rows" in content:  # files of older versions
         content = {"methods" if name == "rows" else name: value for name, value in content.items()}
     if not isinstance(content, dict) or set(content) != {"chosen", "customize", "methods"}:
         raise ValueError(f"{source} is not a settings file: it has to hold chosen, customize and methods")
@@ -92,7 +92,7 @@ def _checked(content: Any, source: str) -> Settings:
 
 
 def _check_sections(content: dict[str, Any], source: str) -> None:
-    """Every section maps names to something, `customize` and `methods` to names with values again."""
+    """Check that every section maps names to values, and `customize` and `methods` names to such maps."""
     places = {section: content[section] for section in ("chosen", "customize", "methods")}
     for section in ("customize", "methods"):
         entries = content[section] if isinstance(content[section], dict) else {}
@@ -103,5 +103,5 @@ def _check_sections(content: dict[str, Any], source: str) -> None:
 
 
 def _place(name: str) -> int:
-    # An unknown name sorts last and is then refused by `make_method`, which lists the names there are.
+    # An unknown name sorts last; `make_method` then raises an error that lists the known names.
     return list(METHODS).index(name) if name in METHODS else len(METHODS)

@@ -1,4 +1,4 @@
-"""What is asked of every row: people no training saw, one reference image each, and prompts for other attributes.
+"""Tasks of every method: held-out people, one reference image each, and prompts for other attributes.
 
 A task list is a function of (split, people, prompts, seed); fewer people or prompts are a prefix of more.
 """
@@ -23,55 +23,55 @@ from promptnet.metrics.scores import best_constant_guess
 
 PLACEHOLDER = "S*"
 CLASS_PHRASE = "a person"
-"""What the base model's captions call whoever they describe."""
+"""The class phrase in the base model's captions."""
 
 
 @dataclass(frozen=True)
 class EvalPrompt:
-    """One image to draw."""
+    """One image to generate."""
 
     prompt: str
-    """What is asked for; holds `S*` where the subject goes, unless it describes the person in words."""
+    """The prompt, with `S*` for the subject unless it describes the person in words."""
     attributes: Attributes
-    """Of the true answer: the asked values, and the reference image's where nothing was asked."""
+    """Attributes of the true answer: the requested values, and the reference image's for other fields."""
     fields: tuple[str, ...]
-    """The attribute fields that the prompt asks for."""
+    """The attribute fields in the prompt."""
     seed: int
-    """Of all noise in this image, the same in every row."""
+    """Seed of all noise in this image, the same for every method."""
 
     def asked(self) -> dict[str, str]:
-        """The asked fields with their asked values."""
+        """Return the requested fields with their values."""
         return {field: self.attributes.record()[field] for field in self.fields}
 
 
 @dataclass(frozen=True)
 class Person:
-    """One held-out person, with the attributes of the reference image and everything to be drawn."""
+    """One held-out person: the attributes of the reference image, and the prompts."""
 
     index: int
     identity: Identity
     reference: Attributes
     eval_prompts: tuple[EvalPrompt, ...]
     seed: int
-    """Of the noise in per-user tuning."""
+    """Seed of the noise in per-user tuning."""
 
     def reference_image(self, size_px: int) -> Image.Image:
-        """The only image of the person that a row is shown."""
+        """Render the only image of the person that a method gets."""
         return render(self.identity, self.reference, size_px)
 
     def true_images(self, size_px: int) -> list[Image.Image]:
-        """The true answers, ask by ask."""
+        """Render the true answers, prompt by prompt."""
         return [render(self.identity, eval_prompt.attributes, size_px) for eval_prompt in self.eval_prompts]
 
 
 def make_people(split: Split, people: int, prompts: int, seed: int = 0) -> list[Person]:
-    """The tasks of the comparison: every asked value differs from the reference image's, so copying it scores 0.
+    """Return the tasks of the comparison: every requested value differs from the reference, so copying it scores 0.
 
     Args:
         split: "validation" for choices, "test" for results.
-        people: how many of the split's identities, in an order decided by `seed`.
-        prompts: asks a person, each for two to four of the attribute fields.
-        seed: decides people, references, asks and noise.
+        people: number of the split's identities, in an order decided by `seed`.
+        prompts: number a person, each with two to four of the attribute fields.
+        seed: decides people, references, prompts and noise.
 
     Raises:
         ValueError: fewer than one person or prompt, or more people than the split has.
@@ -82,7 +82,7 @@ def make_people(split: Split, people: int, prompts: int, seed: int = 0) -> list[
 
 
 def make_described_people(split: Split, people: int, prompts: int, seed: int = 0) -> list[Person]:
-    """Tasks for the base model alone: the full caption of an unseen person, every field named, nothing to copy from."""
+    """Return tasks for the base model alone: full captions of unseen people, with every field and no reference."""
     described = []
     for index, who in enumerate(_chosen(split, people, prompts, seed)):
         rng = random.Random(f"described {seed} {split} {index}")
@@ -95,14 +95,14 @@ def make_described_people(split: Split, people: int, prompts: int, seed: int = 0
 
 
 def identity_chances(split: Split) -> dict[str, dict[str, float]]:
-    """The best constant guess at who somebody is, given the style, over all people of the split."""
+    """Return the accuracy of the best constant guess of identity fields, given the style, over the split's people."""
     return best_constant_guess((who.style, who.record()) for who in identities(split))
 
 
 def attribute_chances() -> dict[str, dict[str, float]]:
-    """The best constant guess at what a prompt asks for, given the style.
+    """Return the accuracy of the best constant guess of requested fields, given the style.
 
-    References are uniform and an asked value is any but the reference's: not knowing the reference, each is as likely.
+    References are uniform and a requested value is any other than the reference's, so all values are equally likely.
     """
     uniform = {field: 1 / len(FIELDS[field]) for field in ATTRIBUTE_FIELDS}
     return dict.fromkeys(FIELDS["style"], uniform)
@@ -125,7 +125,7 @@ def _person(split: Split, index: int, who: Identity, prompts: int, seed: int) ->
 
 
 def _eval_prompt(rng: random.Random, reference: Attributes) -> EvalPrompt:
-    """Two to four fields, each with a value that is not the reference's."""
+    """Return a prompt with two to four fields, each with a value that is not the reference's."""
     chosen = rng.sample(ATTRIBUTE_FIELDS, rng.randint(2, 4))
     fields = tuple(field for field in ATTRIBUTE_FIELDS if field in chosen)
     wanted = reference.record()

@@ -1,7 +1,7 @@
-"""Drawing every row for every person, with progress, in as many processes as pay.
+"""Generate images of every person with every method, in several processes, with a progress bar.
 
-On a CPU, processes of one thread each draw faster than one process with all threads: the model is small and its
-operations are short. A person always goes to the same process, which keeps the person's subjects.
+On a CPU, processes of one thread each are faster than one process with all threads: the model is small and its
+operations are short. A person always goes to the same process, which keeps the person's subjects in memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,34 +28,34 @@ class RendererSpec:
     steps: int
     device: str = "cpu"
     keep: int = 8
-    """Subjects that stay in memory."""
+    """Subjects kept in memory."""
     threads: int | None = None
-    """For a process of its own: what torch may use there."""
+    """Number of torch threads in a process of its own."""
 
     @property
     def size_px(self) -> int:
-        """Side of the images."""
+        """Return the side of the images in pixels."""
         return image_size(self.base)
 
     def build(self) -> Generate:
-        """The renderer."""
+        """Build the renderer."""
         return Renderer(self.base, steps=self.steps, device=self.device, keep=self.keep, threads=self.threads)
 
 
 def default_workers(device: str) -> int:
-    """One process a thread on a CPU, four at most (each holds the model); one on an accelerator."""
+    """Return one process a thread on a CPU, at most four (each holds the model), and one on an accelerator."""
     import torch
 
     return min(4, torch.get_num_threads()) if device == "cpu" else 1
 
 
 class WorkerPool:
-    """Studios in this process or in several, for as long as the `with` block lasts.
+    """Renderers in this process or in several, open as long as the `with` block.
 
     Args:
         spec: of each renderer.
-        workers: processes; 1 draws in this one, None decides by the device.
-        build: makes the renderer when drawing in this process.
+        workers: number of processes; 1 is this one, None decides by the device.
+        build: makes the renderer of this process.
     """
 
     def __init__(self, spec: RendererSpec, workers: int | None = None, build: Callable[[], Generate] | None = None):
@@ -69,7 +69,7 @@ class WorkerPool:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
-    def draw(
+    def generate(
         self,
         people: Sequence[Unit],
         methods: Sequence[Method],
@@ -77,19 +77,19 @@ class WorkerPool:
         about: str = "",
         counting: str = "people",
     ) -> None:
-        """Draw what the image cache does not hold yet, with a progress bar.
+        """Generate the images that the image cache lacks, with a progress bar.
 
         Args:
-            people: whom, or what else is drawn together.
-            methods: how.
-            image cache: where the images are kept.
-            about: what the progress bar says.
-            counting: what it counts.
+            people: the people, or other units of images.
+            methods: for each of them.
+            image_cache: where the images are stored.
+            about: label of the progress bar.
+            counting: unit of the progress bar.
         """
         waiting = [person for person in people if any(not image_cache.has(person, method) for method in methods)]
         done = (self._here if self.workers == 1 else self._in_processes)(waiting, methods, image_cache)
         already = len(people) - len(waiting)
-        about = about or f"drawing {len(methods)} rows"
+        about = about or f"generating {len(methods)} methods"
         for _ in with_progress(done, total=len(people), already=already, about=about, counting=counting):
             pass
 
@@ -123,7 +123,7 @@ class WorkerPool:
 
 
 def each_in_processes(work: Callable[[Task], None], tasks: Sequence[Task], workers: int) -> Iterator[None]:
-    """Do tasks in this process or in several, whichever is free; yields as each is done."""
+    """Run tasks in this process or in several, whichever is free; yield as each is done."""
     if workers == 1 or not tasks:
         for task in tasks:
             yield work(task)
@@ -145,11 +145,11 @@ def _as_done(tasks: Sequence[Future[None]]) -> Iterator[None]:
             task.cancel()
 
 
-def generate_missing(draw: Generate, person: Unit, methods: Iterable[Method], image_cache: ImageCache) -> None:
-    """Draw one person's missing rows."""
+def generate_missing(render: Generate, person: Unit, methods: Iterable[Method], image_cache: ImageCache) -> None:
+    """Generate one person's missing images."""
     for method in methods:
         if not image_cache.has(person, method):
-            image_cache.put(person, method, draw(person, method))
+            image_cache.put(person, method, render(person, method))
 
 
 _process_renderer: Generate | None = None
@@ -168,7 +168,7 @@ def _generate_in_process(person: Unit, methods: Sequence[Method], image_cache: I
 def with_progress(
     done: Iterable[None], *, total: int, already: int, about: str, counting: str = "people"
 ) -> Iterator[None]:
-    """Hand on what is done, with a bar that moves with it."""
+    """Yield what is done, and advance a progress bar with it."""
     with counting_bar(about, total, counting, already=already) as advance:
         for each in done:
             advance()

@@ -1,4 +1,4 @@
-"""Drawing at sizes the model was not trained for: every way of adapting it, at every size, against real renders."""
+"""Compare methods of generating at sizes that the model was not trained for, against real renders."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +26,9 @@ from promptnet.metrics.judge import load_judge
 
 Results = dict[str, Any]
 MUST_WIN = ("32x32", "128x128")
-"""Sizes at which `auto` has to be better than direct inference beyond the interval."""
+"""Sizes at which `auto` must be better than direct inference beyond the interval."""
 IDENTITY_LOSS = 0.05
-"""What a subject's identity may lose at the larger size."""
+"""Allowed loss of a subject's identity at the larger size."""
 
 
 def evaluate_resolution(
@@ -46,31 +46,31 @@ def evaluate_resolution(
     judge: str | Path | None = None,
     workers: int | None = None,
 ) -> Results:
-    """Draw full captions of validation people at other sizes, in every way, and print the comparison.
+    """Generate full captions of validation people at other sizes with every method, and print the comparison.
 
-    With `out`, also writes results.json and a sheet a size there, and keeps the images in a folder `images`:
-    repeat the command to go on after an interruption.
+    With `out`, it also writes results.json and a sheet a size there, and keeps the images in a folder of their own:
+    repeat the command to resume after an interruption.
 
     Args:
         base: folder of the base model; the validation judge lies beside it.
         people: validation people, one caption each.
         steps: denoising steps.
-        sizes: WIDTHxHEIGHT, or WIDTHxHEIGHT:PICTURES for fewer; None is `SIZES`. Below 8 images, for the eye alone.
+        sizes: WIDTHxHEIGHT, or WIDTHxHEIGHT:IMAGES for fewer; None is `SIZES`. Below 8 images, nothing is measured.
         methods: of `LADDER`, or settings ("published:...", YAML files); None is the ladder.
-        subjects: how many customised people are also drawn at the trained size and at twice that.
-        guidance_scale: of the captions; None is that of the row `prompt-only`.
+        subjects: number of customised people to generate at the trained size and at twice that.
+        guidance_scale: of the captions; None is that of the method `prompt-only`.
         out: an existing folder.
         seed: decides people, captions and noise.
-        device: where to draw; None is the CPU.
+        device: where to generate; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
-        workers: processes that draw; None decides by the device.
+        workers: number of processes; None decides by the device.
 
     Returns:
-        What results.json holds: `{"sizes": {size: {"images", "rows": {row: {measure: {"mean", "low", "high"}}},
+        results.json: `{"sizes": {size: {"pictures", "rows": {method: {measure: {"mean", "low", "high"}}},
         "auto_gains", "settings"}}, "subjects", "claims", "settings"}`.
 
     Raises:
-        ValueError: no such folder, base model, judge or row; a size that cannot be; too many people.
+        ValueError: unknown folder, base model, judge or method; an impossible size; too many people.
     """
     check_run("validation", steps)
     wanted = [Size.parse(text) for text in (SIZES if sizes is None else sizes)]
@@ -78,14 +78,14 @@ def evaluate_resolution(
     config = {**load_settings().method("prompt-only").config}
     if guidance_scale is not None:
         config["guidance_scale"] = guidance_scale
-    shape, asked = Shape.of(base), make_described_people("validation", people, 1, seed)
+    shape, described = Shape.of(base), make_described_people("validation", people, 1, seed)
     by_size = {size: make_methods(methods, size, shape, steps, config) for size in wanted}
     own = method_at(TRAINED, "off", Size(shape.trained_px, shape.trained_px), config)
     reader = load_judge(judge_folder(base, "validation", judge), device)
     spec = RendererSpec(Path(base), steps, device or "cpu")
     with renderer_cache(spec, [own], folder) as image_cache, WorkerPool(spec, workers) as pool:
-        pool.draw(asked, [own], image_cache, "drawing at the trained size")
-        run = Run(asked, own, image_cache, pool, reader, HeadFinder.of(reader), folder, device)
+        pool.generate(described, [own], image_cache, "generating at the trained size")
+        run = Run(described, own, image_cache, pool, reader, HeadFinder.of(reader), folder, device)
         measured = {size.name: run.measure(size, of_size) for size, of_size in by_size.items()}
         weights = dict(image_cache.weights)
     results: Results = {"sizes": {name: found for name, found in measured.items() if found}}
@@ -113,9 +113,9 @@ class Run:
     device: str | None
 
     def measure(self, size: Size, methods: Sequence[Method]) -> dict[str, Any] | None:
-        """Draw one size in every row and mark it; None where there are too few images to measure."""
+        """Generate and score one size with every method; None if there are too few images to measure."""
         people = self.people[: size.count]
-        self.pool.draw(people, methods, self.image_cache, f"drawing {size.name}")
+        self.pool.generate(people, methods, self.image_cache, f"generating {size.name}")
         generated = {method.name: self._images(people, method) for method in methods}
         own = self._images(people, self.own)
         real = real_images(people, (size.width, size.height))
@@ -126,7 +126,7 @@ class Run:
         if len(people) < FEWEST:
             return None
         scorer = SizeScorer.of(people, (size.width, size.height), own, self.judge, self.heads, self.device)
-        scores = {name: scorer.mark(images) for name, images in {"real": real, TRAINED: own, **generated}.items()}
+        scores = {name: scorer.score(images) for name, images in {"real": real, TRAINED: own, **generated}.items()}
         return {
             "pictures": len(people),
             "rows": {name: scorer.record(found) for name, found in scores.items()},
@@ -139,7 +139,7 @@ class Run:
 
 
 def auto_gains(scorer: SizeScorer, scores: Mapping[str, SizeScores]) -> dict[str, dict[str, dict[str, float]]]:
-    """By how much `auto` is better than each other row, by measure, prompts paired."""
+    """Return by how much `auto` is better than each other method, by measure, prompts paired."""
     if "auto" not in scores:
         return {}
     gains: Callable[[str], dict[str, Interval]] = lambda name: scorer.gains(scores["auto"], scores[name])  # noqa: E731
@@ -149,7 +149,7 @@ def auto_gains(scorer: SizeScorer, scores: Mapping[str, SizeScores]) -> dict[str
 
 
 def checks(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What these images say of `auto` and of subjects."""
+    """Return the checks of `auto` and of subjects."""
     found = []
     for name, size in results["sizes"].items():
         gains = size["auto_gains"]
@@ -161,7 +161,7 @@ def checks(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             for measure, figure in figures.items()
             if figure["high"] < 0
         }
-        found.append(_check_of(f"{name}: no row is better than auto beyond the interval", not losses, losses))
+        found.append(_check_of(f"{name}: no method is better than auto beyond the interval", not losses, losses))
         if name in MUST_WIN and "direct" in gains:
             won = {measure: gains["direct"][measure] for measure in ("kid_r", "kid_b", "attributes")}
             holds = all(figure["low"] > 0 for figure in won.values())

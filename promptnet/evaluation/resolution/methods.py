@@ -1,4 +1,4 @@
-"""Ways of drawing at another size, as rows that the evaluation's renderer draws."""
+"""Methods of generating at another size, for the evaluation's renderer."""
 
 import dataclasses
 import json
@@ -15,17 +15,17 @@ from promptnet.inference.resolution.settings import ResolutionSettings, load_set
 
 LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "adapted", "auto")
 """The plain network; Attn-SF alone; ScaleCrafter's re-dilation alone, with dispersed kernels, with damped guidance
-(each added to re-dilation alone); what `auto` makes of all at the size asked, as `adapt_resolution` does in any
-pipeline; and what it does in `PromptNetPipeline`, which may draw at another size and resize the image."""
+(each added to re-dilation alone); what `auto` makes of all at the requested size, as `adapt_resolution` does in any
+pipeline; and what it does in `PromptNetPipeline`, which may generate at another size and resize the image."""
 
 SIZES = ("32x32", "96x96", "128x128", "160x96", "192x192:16", "256x256:4")
 TRAINED = "trained"
-"""The row of the model's own images at the trained size."""
+"""Name of the method that generates the model's own images at the trained size."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size to draw, and how many images of it; None is as many as there are people."""
+    """A size, and its number of images; None is as many as there are people."""
 
     width: int
     height: int
@@ -33,14 +33,14 @@ class Size:
 
     @classmethod
     def parse(cls, text: str) -> "Size":
-        """From WIDTHxHEIGHT or WIDTHxHEIGHT:PICTURES.
+        """Parse WIDTHxHEIGHT or WIDTHxHEIGHT:IMAGES.
 
         Raises:
-            ValueError: it reads otherwise.
+            ValueError: the text has another form.
         """
         found = re.fullmatch(r"(\d+)x(\d+)(?::(\d+))?", text)
         if not found:
-            raise ValueError(f"size {text!r} is not WIDTHxHEIGHT in pixels, or WIDTHxHEIGHT:PICTURES")
+            raise ValueError(f"size {text!r} is not WIDTHxHEIGHT in pixels, or WIDTHxHEIGHT:IMAGES")
         width, height, count = (int(part) if part else None for part in found.groups())
         if count == 0:
             raise ValueError(f"size {text!r} asks for no images")
@@ -53,7 +53,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Shape:
-    """What settings are derived from."""
+    """The parts of a base model that settings are derived from."""
 
     num_blocks: int
     trained_px: int
@@ -61,12 +61,12 @@ class Shape:
 
     @property
     def multiple_px(self) -> int:
-        """What sides must be multiples of."""
+        """Return what sides must be multiples of."""
         return self.trained_px // self.trained_latents * 2 ** (self.num_blocks - 1)
 
     @classmethod
     def of(cls, base: str | Path) -> "Shape":
-        """Read from a base model's folder.
+        """Read the shape from a base model's folder.
 
         Raises:
             ValueError: `base` is not the folder of a base model.
@@ -79,26 +79,26 @@ class Shape:
 def make_methods(
     names: Sequence[str] | None, size: Size, shape: Shape, steps: int, config: Mapping[str, Any]
 ) -> list[Method]:
-    """The rows of one size; a name that is not in `LADDER` is settings: "published:..." or a YAML file.
+    """Return the methods of one size; a name not in `LADDER` is settings: "published:..." or a YAML file.
 
     Raises:
-        ValueError: no names, or there are no such settings.
+        ValueError: no names, or unknown settings.
     """
     chosen = LADDER if names is None else tuple(dict.fromkeys(names))
     if not chosen:
-        raise ValueError(f"rows is empty: choose from {', '.join(LADDER)}, or give settings")
+        raise ValueError(f"methods is empty: choose from {', '.join(LADDER)}, or give settings")
     return [method_at(name, resolution_of(name, size, shape, steps), size, config) for name in chosen]
 
 
 def method_at(name: str, resolution: str | dict[str, Any], size: Size, config: Mapping[str, Any]) -> Method:
-    """A row of plain prompts at a size."""
-    drawing: dict[str, Any] = {**PROMPT_PARAMETERS, **config}
-    drawing |= {"width": size.width, "height": size.height, "resolution": resolution}
-    return Method(name, "prompt", config=drawing)
+    """Return a method for prompts without a subject at a size."""
+    sampling: dict[str, Any] = {**PROMPT_PARAMETERS, **config}
+    sampling |= {"width": size.width, "height": size.height, "resolution": resolution}
+    return Method(name, "prompt", config=sampling)
 
 
 def resolution_of(name: str, size: Size, shape: Shape, steps: int) -> str | dict[str, Any]:
-    """What a row gives the pipeline: "off", or settings as a mapping, which also says which images are the same."""
+    """Return what a method gives the pipeline: "off", or settings as a mapping, which the image cache compares."""
     if name in ("direct", TRAINED):
         return "off"
     settings = ladder_settings(size, shape, steps)[name] if name in LADDER else load_settings(name)
@@ -108,10 +108,10 @@ def resolution_of(name: str, size: Size, shape: Shape, steps: int) -> str | dict
 
 
 def ladder_settings(size: Size, shape: Shape, steps: int) -> dict[str, ResolutionSettings]:
-    """The settings of the ladder's rows at one size.
+    """Return the settings of the ladder's methods at one size.
 
-    Re-dilation's factors are those of `adapted` where it has some, without those that it has for dispersed kernels
-    alone; an image smaller than trained gets the ratio of the sides in its deepest blocks.
+    Re-dilation's factors are those of `adapted` if it has any, without those for dispersed kernels alone; an image
+    smaller than trained gets the ratio of the sides in its deepest blocks.
     """
     adapted, auto = (_automatic(size, shape, steps, multiple_px) for multiple_px in (None, shape.multiple_px))
     ratios = (size.height / shape.trained_px, size.width / shape.trained_px)
@@ -142,7 +142,7 @@ def _automatic(size: Size, shape: Shape, steps: int, multiple_px: int | None) ->
 
 
 def _deepest(factors: Mapping[str, tuple[float, float]], shape: Shape) -> dict[str, tuple[float, float]]:
-    """The damped pass's smaller map: the deepest blocks alone."""
+    """Return the damped pass's smaller map: the deepest blocks alone."""
     names = {f"down_blocks.{shape.num_blocks - 1}", "mid_block", "up_blocks.0"}
     return {name: factor for name, factor in factors.items() if name in names}
 

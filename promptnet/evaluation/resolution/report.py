@@ -1,4 +1,4 @@
-"""Rows at every size on the console, and a contact sheet per size."""
+"""Report of the evaluation at other sizes: tables on the console and a contact sheet per size."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ SMALLEST_TILE_PX = 96
 
 
 def print_sizes(results: Mapping[str, Any], console: "Console | None" = None) -> None:
-    """A table a size, then what `auto` is better at and what not."""
+    """Print a table a size, then the checks of `auto`."""
     from rich.console import Console
 
     console = console or (Console() if sys.stdout.isatty() else Console(width=160))
@@ -34,13 +34,13 @@ def print_sizes(results: Mapping[str, Any], console: "Console | None" = None) ->
 
 
 def size_table(name: str, size: Mapping[str, Any], steps: int) -> "Table":
-    """The rows of one size."""
+    """Return the table of one size."""
     from rich.table import Table
 
     title = f"{name}, {size['pictures']} images, {steps} steps"
     caption = "r: real renders at that size, b: own images at the trained size; 95 % bootstrap intervals over prompts"
     table = Table(title=title, caption=caption)
-    table.add_column("row", overflow="fold")
+    table.add_column("method", overflow="fold")
     for measure in (*DISTANCES, *FRACTIONS, "heads"):
         table.add_column(HEADINGS.get(measure, measure), justify="right")
     for method, record in size["rows"].items():
@@ -56,14 +56,14 @@ def _figure(figure: Mapping[str, float]) -> str:
 def save_size_sheet(
     path: Path, columns: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str], *, max_lines: int = 16
 ) -> None:
-    """Write a contact sheet: a line a prompt, a column a row, each image as it was drawn.
+    """Write a contact sheet: a line a prompt, a column a method, each image in its own size.
 
     Images of less than 96 px are enlarged by a whole number, without smoothing.
 
     Args:
         path: of the PNG.
         columns: heading to its images, prompt by prompt.
-        prompts: what was asked.
+        prompts: of the lines.
         max_lines: prompts shown.
     """
     tiles = {name: [_enlarged(image) for image in images[:max_lines]] for name, images in columns.items()}

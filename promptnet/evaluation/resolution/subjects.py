@@ -1,4 +1,4 @@
-"""Whether a customised subject stays the same person at twice the trained size."""
+"""Check that a customised subject keeps its identity at twice the trained size."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,32 +23,31 @@ PROMPTS = 2
 def compare_identity(
     spec: RendererSpec, subjects: int, *, seed: int, out: Path | None, judge: Judge, workers: int | None = None
 ) -> dict[str, Any]:
-    """Draw customised validation people with the row `best` at the trained size, and at twice that.
+    """Generate customised validation people with the method `best` at the trained size, and at twice that.
 
-    There once with `auto`, and with the network adapted at that size, in both ways there are of showing PromptNet the
-    image in the making (`encoder_input`).
+    At twice the size, `auto` is compared with the network adapted at that size, for both values of `encoder_input`.
 
     Args:
         spec: of the renderer.
-        subjects: how many people, two prompts each.
+        subjects: number of people, two prompts each.
         seed: decides people, prompts and noise.
-        out: where images are kept.
+        out: folder of the images.
         judge: of validation.
-        workers: processes that draw.
+        workers: number of processes.
 
     Returns:
-        `{"people", "size", "trained", "auto", "adapted", "adapted-reference", "... minus trained"}`: identity, 0
-        guessing and 1 all right, each with its interval, and each larger one's minus the trained one's, people paired.
+        `{"people", "size", "trained", "auto", "adapted", "adapted-reference", "... minus trained"}`: identity (0
+        is guessing, 1 is all right) with its interval, and its difference from the trained size, people paired.
     """
     size_px = image_size(spec.base)
     methods = subject_methods(Shape.of(spec.base), spec.steps)
     people = make_people("validation", subjects, PROMPTS, seed)
     with renderer_cache(spec, methods, out) as image_cache, WorkerPool(spec, workers) as pool:
-        pool.draw(people, methods, image_cache, "drawing subjects")
+        pool.generate(people, methods, image_cache, "generating subjects")
         images = [[image_cache.get(person, method) for person in people] for method in methods]
     scorer = make_scorer(people, judge, "validation", size_px, spec.device)
     trained, *larger = (
-        scorer.mark([[square(image, size_px) for image in of_person] for of_person in of_method]).people["identity"]
+        scorer.score([[square(image, size_px) for image in of_person] for of_person in of_method]).people["identity"]
         for of_method in images
     )
     figures = {"trained": interval(trained)}
@@ -63,13 +62,13 @@ def compare_identity(
 
 
 def subject_methods(shape: Shape, steps: int) -> list[Method]:
-    """The row `best` at the trained size, and three ways of drawing it at twice that."""
+    """Return the method `best` at the trained size, and three methods at twice that."""
     best, side_px = load_settings().method("best"), TIMES * shape.trained_px
 
     def larger(name: str, ladder: str, **config: Any) -> Method:
         resolution = resolution_of(ladder, Size(side_px, side_px), shape, steps)
-        drawing = {"width": side_px, "height": side_px, "resolution": resolution}
-        return replace(best, name=name, config={**best.config, **drawing, **config})
+        sampling = {"width": side_px, "height": side_px, "resolution": resolution}
+        return replace(best, name=name, config={**best.config, **sampling, **config})
 
     return [
         best,

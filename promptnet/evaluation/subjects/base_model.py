@@ -1,6 +1,6 @@
-"""The base model alone: what a judge reads in images drawn from full captions of people no training saw.
+"""Evaluate the base model alone: accuracy of the judge on images from full captions of held-out people.
 
-What is lost here no encoder and no sampler can win back, so this is the first place to look.
+No encoder and no sampler can recover what is lost here, so look here first.
 """
 
 import json
@@ -30,7 +30,7 @@ TARGETS = {
     "expression": 0.70,
     "hair": 0.60,
 }
-"""The accuracy each field should reach."""
+"""The accuracy that each field should reach."""
 
 
 def evaluate_base(
@@ -47,28 +47,28 @@ def evaluate_base(
     judge: str | Path | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Draw full captions of unseen people with the base model and print the judge's accuracy, field by field.
+    """Generate full captions of held-out people with the base model and print the judge's accuracy, field by field.
 
-    With `out`, also writes base.json there and keeps the images in a folder `images`.
+    With `out`, it also writes base.json there and keeps the images in a folder of their own.
 
     Args:
         base: folder of the base model; judges lie beside it.
         people: held-out people.
         prompts: captions a person.
         steps: denoising steps.
-        split: "validation" or "test", each read by its own judge.
-        guidance_scale: None is that of the row `prompt-only`.
+        split: "validation" or "test", each scored by its own judge.
+        guidance_scale: None is that of the method `prompt-only`.
         out: an existing folder.
         seed: decides people, captions and noise.
-        device: where to draw; None is the CPU.
+        device: where to generate; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
-        workers: processes that draw; None decides by the device.
+        workers: number of processes; None decides by the device.
 
     Returns:
-        What base.json holds: `{"fields": {field: {"mean", "low", "high", "majority", "real", "target"}}, "settings"}`.
+        base.json: `{"fields": {field: {"mean", "low", "high", "majority", "real", "target"}}, "settings"}`.
 
     Raises:
-        ValueError: no such folder, base model, judge or split; too many people.
+        ValueError: unknown folder, base model, judge or split; too many people.
     """
     check_run(split, steps)
     config = {**load_settings().method("prompt-only").config}
@@ -80,7 +80,7 @@ def evaluate_base(
     reader = load_judge(judge_folder(base, split, judge), device)
     spec = RendererSpec(Path(base), steps, device or "cpu")
     with renderer_cache(spec, [method], folder) as image_cache, WorkerPool(spec, workers) as pool:
-        pool.draw(described, [method], image_cache, "drawing full captions")
+        pool.generate(described, [method], image_cache, "generating full captions")
         generated = [image_cache.get(person, method) for person in described]
         real = [person.true_images(image_cache.size_px) for person in described]
     settings = {"people": people, "prompts": prompts, "steps": steps, "split": split, "seed": seed, **config}
@@ -99,7 +99,7 @@ def field_records(
     split: Split,
     device: str | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """Field by field: accuracy on drawn images with its interval, on real renders, and of the majority answer."""
+    """Return field to accuracy on generated images with interval, on real renders, and of the majority answer."""
     hits, real_hits = read_hits(people, generated, judge, device), read_hits(people, real, judge, device)
     records: dict[str, dict[str, float | None]] = {}
     for field in FIELDS:
@@ -113,7 +113,7 @@ def field_records(
 def read_hits(
     people: Sequence[Person], images: Sequence[Sequence[Image.Image]], judge: Judge, device: str | None = None
 ) -> dict[str, np.ndarray]:
-    """Field to the share of each person's images in which it is read right, (P,)."""
+    """Return field to the fraction of each person's images in which it is predicted right, (P,)."""
     flat = [image for of_person in images for image in of_person]
     records = iter(read_images(judge, flat, device).records)
     hits: dict[str, list[float]] = {field: [] for field in FIELDS}
@@ -128,18 +128,18 @@ def read_hits(
 
 
 def base_table(results: Mapping[str, Any]) -> "Table":
-    """The fields as a table."""
+    """Return the table of the fields."""
     from rich.table import Table
 
     settings = results["settings"]
     title = f"base model: {settings['people']} {settings['split']} people, {settings['prompts']} full captions each"
     table = Table("field", title=title, caption="judge's accuracy, 95 % bootstrap interval over people")
-    for heading in ("drawn", "interval", "target", "majority given style", "real renders"):
+    for heading in ("generated", "interval", "target", "majority given style", "real renders"):
         table.add_column(heading, justify="right")
     for field, record in results["fields"].items():
         target = "" if record["target"] is None else f"{record['target']:.2f}"
-        shares = (f"{record[key]:.3f}" for key in ("majority", "real"))
-        table.add_row(field, f"{record['mean']:.3f}", f"{record['low']:.3f} to {record['high']:.3f}", target, *shares)
+        others = (f"{record[key]:.3f}" for key in ("majority", "real"))
+        table.add_row(field, f"{record['mean']:.3f}", f"{record['low']:.3f} to {record['high']:.3f}", target, *others)
     return table
 
 

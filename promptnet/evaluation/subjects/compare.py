@@ -1,4 +1,4 @@
-"""The comparison: held-out people drawn in every way, judged against the true answers."""
+"""Compare methods: generate held-out people with each, and score them against the true answers."""
 
 import contextlib
 import tempfile
@@ -40,44 +40,44 @@ def evaluate_avatars(
     judge: str | Path | None = None,
     workers: int | None = None,
 ) -> Results:
-    """Compare ways of drawing people never seen in training, and print the comparison.
+    """Compare methods on people never seen in training, and print the comparison.
 
-    All rows draw the same people, prompts and noise. With `out`, also writes results.json, sheet.png and plot.png
-    there, and keeps the images in a folder `images`: repeat the command to go on after an interruption.
+    All methods get the same people, prompts and noise. With `out`, it also writes results.json, sheet.png and plot.png
+    there, and keeps the images in a folder of their own: repeat the command to resume after an interruption.
 
     Args:
         base: folder of the base model; judges and the second encoder lie beside it.
         people: held-out people.
-        prompts: images a person and row.
+        prompts: number of images for each person and method.
         steps: denoising steps.
-        split: "test" for results, read by the test judge; "validation" for choices, read by the validation judge;
-            "train" for how much worse people are drawn whom training did not see, read by the validation judge too.
+        split: "test" for results, scored by the test judge; "validation" for choices, scored by the validation judge;
+            "train" to measure the gap to people seen in training, scored by the validation judge too.
         methods: names of `methods.METHODS`; None is all of them.
         out: an existing folder.
         seed: decides people, prompts and noise.
-        device: where to draw; None is the CPU.
-        curves: also draw the trade-off curves of identity against attributes.
-        settings: file of the rows' parameters; None is the one shipped.
+        device: where to generate; None is the CPU.
+        curves: also generate the trade-off curves of identity against attributes.
+        settings: file of the methods' parameters; None is the one shipped.
         judge: folder of the judge; None is the one beside the base model.
-        workers: processes that draw; None decides by the device.
+        workers: number of processes; None decides by the device.
 
     Returns:
-        What results.json holds (`results.summarise`).
+        The content of results.json (`results.summarise`).
 
     Raises:
-        ValueError: no such folder, base model, judge, split or row; too many people.
-        ModuleNotFoundError: with `out`, and matplotlib is not installed.
+        ValueError: unknown folder, base model, judge, split or method; too many people.
+        ModuleNotFoundError: `out` is given and matplotlib is not installed.
     """
     check_run(split, steps, SPLITS)
     chosen = load_settings(settings).all_methods(methods)
     folder = None if out is None else check_folder(out)
     if folder is not None:
         check_matplotlib()
-    asked = make_people(split, people, prompts, seed)
+    tasks = make_people(split, people, prompts, seed)
     spec = RendererSpec(Path(base), steps, device or "cpu")
     reader = load_judge(judge_folder(base, split, judge), device)
     with renderer_cache(spec, chosen, folder) as image_cache, WorkerPool(spec, workers) as pool:
-        comparison = compare(asked, chosen, image_cache, pool, reader, split=split, curves=curves)
+        comparison = compare(tasks, chosen, image_cache, pool, reader, split=split, curves=curves)
         results = comparison.results(
             {"split": split, "people": people, "prompts": prompts, "steps": steps, "seed": seed}
         )
@@ -88,25 +88,25 @@ def evaluate_avatars(
 
 
 def check_run(split: str, steps: int, splits: Sequence[str] = SPLITS[1:]) -> None:
-    """Refuse what no evaluation can run with.
+    """Check the split and the number of steps.
 
     Args:
-        split: whose people are drawn.
-        steps: of denoising.
-        splits: which make sense; people are held out unless a caller says otherwise.
+        split: of the people.
+        steps: number of denoising steps.
+        splits: those allowed, by default those of held-out people.
 
     Raises:
-        ValueError: another split, or no denoising steps.
+        ValueError: a split that is not allowed, or no denoising steps.
     """
     if split not in splits:
-        raise ValueError(f"split={split!r} is not one of the splits that can be read here: {', '.join(splits)}")
+        raise ValueError(f"split={split!r} is not one of the splits that can be scored here: {', '.join(splits)}")
     if steps < 1:
         raise ValueError(f"steps={steps} must be 1 or more")
 
 
 @contextlib.contextmanager
 def renderer_cache(spec: RendererSpec, methods: Sequence[Method], folder: Path | None) -> Iterator[ImageCache]:
-    """Where images are kept: in the output folder, or nowhere for long."""
+    """Yield the image cache: in the output folder, or in a temporary one."""
     size_px, weights = image_size(spec.base), weight_hashes(spec.base, methods)
     if folder is not None:
         yield ImageCache(folder / "pictures", weights, spec.steps, size_px)
@@ -117,7 +117,7 @@ def renderer_cache(spec: RendererSpec, methods: Sequence[Method], folder: Path |
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything drawn and scored."""
+    """All images and scores of a comparison."""
 
     people: Sequence[Person]
     methods: Sequence[Method]
@@ -127,7 +127,7 @@ class Comparison:
     curves: dict[str, Any]
 
     def results(self, settings: dict[str, Any]) -> Results:
-        """Summarised, with what the rows drew with."""
+        """Return the summary, with the parameters of the methods."""
         config = {method.name: method.record() for method in self.methods}
         return summarise(
             self.scores, {**settings, "weights": dict(self.image_cache.weights), "rows": config}, self.curves
@@ -157,11 +157,13 @@ def compare(
     split: Split,
     curves: bool = False,
 ) -> Comparison:
-    """Draw all rows (and points of curves) for all people and let the judge read them."""
+    """Generate the images of all methods (and points of curves) for all people and score them."""
     points = curve_points(methods) if curves else []
     everything = [*methods, *(point.method for point in points)]
-    pool.draw(people, everything, image_cache)
+    pool.generate(people, everything, image_cache)
     scorer = make_scorer(people, judge, split, image_cache.size_px, pool.spec.device)
-    scores = {method.name: scorer.mark([image_cache.get(person, method) for person in people]) for method in everything}
+    scores = {
+        method.name: scorer.score([image_cache.get(person, method) for person in people]) for method in everything
+    }
     named = {method.name: scores[method.name] for method in methods}
     return Comparison(people, methods, image_cache, scorer, named, curve_records(points, scores))

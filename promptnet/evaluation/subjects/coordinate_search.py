@@ -1,4 +1,4 @@
-"""Coordinate search: one parameter at a time over a grid, round after round until nothing gets better."""
+"""Coordinate search: one parameter at a time over a grid, in rounds until nothing improves."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,14 +12,13 @@ def coordinate_search(
 ) -> tuple[Point, float]:
     """Maximise a score over a grid.
 
-    A parameter moves only when that is strictly better: of equal settings the earlier one stays. No point is scored
-    twice.
+    A parameter changes only if that is strictly better; of equal points the first stays. No point is scored twice.
 
     Args:
-        score_all: scores of several points (asked together, so that they can be drawn together).
-        start: where to begin; parameters outside the grid keep their values.
+        score_all: returns the scores of several points, which can be generated together.
+        start: the first point; parameters outside the grid keep their values.
         grid: parameter to the values tried, in the order in which parameters are searched.
-        rounds: over all parameters at most.
+        rounds: largest number of rounds over all parameters.
 
     Returns:
         The best point and its score.

@@ -1,4 +1,4 @@
-"""Trade-off curves: one row drawn again and again with one parameter moved, the others as chosen."""
+"""Trade-off curves: one method with one parameter varied and the others as chosen."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ CURVES: dict[str, tuple[Parameter, ...]] = {
     "class_scale": (0.0, 1.0, 2.0, 3.0, 5.0),
     "fusion_steps": (0, 1, 2, 3),
 }
-"""The parameters that trade who somebody is for what is asked, and the values shown."""
+"""The parameters that trade identity for attributes, and the values shown."""
 
 CURVE_METHODS = ("profusion", "published-profusion")
 
@@ -29,7 +29,7 @@ class Point:
 
 
 def curve_points(methods: Iterable[Method]) -> list[Point]:
-    """Every point to draw, for the rows among these that have curves."""
+    """Return every point to generate, for the methods among these that have curves."""
     return [
         Point(
             method.name,
@@ -45,7 +45,7 @@ def curve_points(methods: Iterable[Method]) -> list[Point]:
 
 
 def curve_records(points: Iterable[Point], scores: Mapping[str, MethodScores]) -> dict[str, dict[str, Any]]:
-    """The curves as `results.json` holds them, each with its points in the order of the parameter."""
+    """Return the curves as `results.json` holds them, each with its points in the order of the parameter."""
     curves: dict[str, dict[str, Any]] = {}
     for point in points:
         new = {"row": point.curve_of, "knob": point.parameter, "points": []}

@@ -1,4 +1,4 @@
-"""Identity against attributes: every row with its intervals, and the trade-off curves of the parameters."""
+"""Plot identity against attributes: every method with its intervals, and the trade-off curves of the parameters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from promptnet.io.files import write_whole
 
 
 def check_matplotlib() -> None:
-    """Refuse before hours of drawing what could not be plotted after them.
+    """Check for matplotlib before hours of sampling.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -21,7 +21,7 @@ def check_matplotlib() -> None:
 
 
 def save_plot(results: Results, path: Path) -> None:
-    """Draw `results` to a PNG.
+    """Plot `results` to a PNG.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -37,15 +37,15 @@ def save_plot(results: Results, path: Path) -> None:
             _plot_curve(axes, curve)
         axes.set(xlabel="attributes (0 guessing, 1 all right)", ylabel="identity (0 guessing, 1 all right)")
         axes.grid(alpha=0.3)
-    everything.set_title("all rows")
-    near.set_title("those that tell people apart")
+    everything.set_title("all methods")
+    near.set_title("methods with identity above guessing")
     near.set(**_limits(results))
     figure.legend(*everything.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     write_whole(path, lambda part: figure.savefig(part, dpi=150))
 
 
 def _limits(results: Results) -> dict[str, tuple[float, float]]:
-    """Of the second panel: around the means of all whose identity is better than a guess."""
+    """Return the second panel's limits: around the means of all whose identity is better than a guess."""
     points = [*results["rows"].values(), *(p for curve in results["curves"].values() for p in curve["points"])]
     shown = [point for point in points if point["identity"]["mean"] > 0] or points
     limits = {}

@@ -1,4 +1,4 @@
-"""The comparison on the console and as a contact sheet."""
+"""Report of the comparison: tables on the console and a contact sheet."""
 
 import functools
 import sys
@@ -21,7 +21,7 @@ HEADINGS = {"harmonic": "harmonic mean", "distance": "distance to truth", "pixel
 
 
 def print_results(results: Results, console: "Console | None" = None) -> None:
-    """The rows, their fields and the claims as tables."""
+    """Print the methods, their fields and the checks as tables."""
     console = console or wide_console()
     console.print(methods_table(results))
     console.print(fields_table(results))
@@ -29,14 +29,14 @@ def print_results(results: Results, console: "Console | None" = None) -> None:
 
 
 def wide_console() -> "Console":
-    """Where nobody's terminal says how wide (a pipe, a log), wide enough for every figure."""
+    """Return a console that is wide enough for every figure if the output is no terminal (a pipe, a log)."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def print_checks(checks: Mapping[str, Any], console: "Console") -> None:
-    """Every claim with whether it holds, and its figures."""
+    """Print every check with whether it holds, and its figures."""
     for check in checks.values():
         console.print(
             f"[{'green' if check['holds'] else 'red'}]{'yes' if check['holds'] else 'no ':3}[/] {check['statement']}"
@@ -46,13 +46,13 @@ def print_checks(checks: Mapping[str, Any], console: "Console") -> None:
 
 
 def methods_table(results: Results) -> "Table":
-    """Every row with its metrics and intervals."""
+    """Return the table of every method with its metrics and intervals."""
     from rich.table import Table
 
     settings = results["settings"]
     title = f"{settings['people']} {settings['split']} people, {settings['prompts']} prompts, {settings['steps']} steps"
     table = Table(title=title, caption="mean, 95 % bootstrap interval over people")
-    table.add_column("row", overflow="fold")
+    table.add_column("method", overflow="fold")
     for metric in METRICS:
         table.add_column(HEADINGS.get(metric, metric), justify="right")
     for name, method in results["rows"].items():
@@ -61,12 +61,12 @@ def methods_table(results: Results) -> "Table":
 
 
 def fields_table(results: Results) -> "Table":
-    """The judge's raw accuracy, field by field."""
+    """Return the table of the judge's raw accuracy, field by field."""
     from rich.table import Table
 
     fields = list(dict.fromkeys(field for method in results["fields"].values() for field in method))
-    table = Table(title="share of images in which the judge reads the field right")
-    table.add_column("row", overflow="fold")
+    table = Table(title="fraction of images in which the judge predicts the field right")
+    table.add_column("method", overflow="fold")
     for field in fields:
         table.add_column(field, justify="right", overflow="fold")
     for name, method in results["fields"].items():
@@ -75,7 +75,7 @@ def fields_table(results: Results) -> "Table":
 
 
 def figure_text(figure: Mapping[str, float]) -> str:
-    """A mean and its interval."""
+    """Return a mean and its interval as text."""
     return f"{figure['mean']:.3f} [dim]({figure['low']:.3f}, {figure['high']:.3f})[/]"
 
 
@@ -91,14 +91,14 @@ def save_sheet(
     *,
     max_lines: int = 24,
 ) -> None:
-    """Write the contact sheet: a line an ask with its prompt: the reference, every row's image, and the truth.
+    """Write the contact sheet: a line a prompt with the reference, every method's image, and the truth.
 
     Args:
         path: of the PNG.
-        people: whose asks are the lines, one prompt each in turn.
+        people: one line each, with one of their prompts in turn.
         references: (P,) the reference images.
-        columns: row name to its images, [person][ask].
-        truths: the real re-renderings, [person][ask].
+        columns: method name to its images, [person][prompt].
+        truths: the real re-renderings, [person][prompt].
         max_lines: people shown.
     """
     lines = []
@@ -114,7 +114,7 @@ def save_sheet(
 
 
 def contact_sheet(headings: Sequence[str], lines: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
-    """Lines of images, each under its text, in columns under their headings."""
+    """Return lines of images, each under its text, in columns under their headings."""
     pitch, height = TILE_PX + GAP_PX, TILE_PX + TEXT_PX + GAP_PX
     top = 2 * TEXT_PX + GAP_PX
     sheet = Image.new("RGB", (pitch * len(headings) + GAP_PX, top + height * len(lines)), "white")
@@ -137,7 +137,7 @@ def _around(place: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _folded(heading: str) -> str:
-    """A long row name on two lines."""
+    """Fold a long method name onto two lines."""
     if len(heading) <= 16:
         return heading
     cut = heading.rindex("-", 0, 19) + 1

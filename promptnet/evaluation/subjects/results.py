@@ -1,4 +1,4 @@
-"""The outcome of a comparison as plain data: what `results.json` holds."""
+"""Results of a comparison as plain data: the content of `results.json`."""
 
 import json
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from promptnet.metrics.bootstrap import Interval, difference, interval, ratio
 
 Results = dict[str, Any]
 
-CEILING_SHARE = 0.85
-"""What share of the real re-rendering's score the best row has to reach."""
+CEILING_FRACTION = 0.85
+"""Fraction of the real re-rendering's score that the best method must reach."""
 
 
 def summarise(scores: Mapping[str, MethodScores], settings: Mapping[str, Any], curves: Mapping[str, Any]) -> Results:
-    """Intervals of every row and metric, the accuracies field by field, the claims, and every person's numbers."""
+    """Return the intervals of every method and metric, accuracies by field, the checks, and every person's numbers."""
     return {
         "rows": {name: method_intervals(method) for name, method in scores.items()},
         "claims": checks(scores),
@@ -32,31 +32,31 @@ def summarise(scores: Mapping[str, MethodScores], settings: Mapping[str, Any], c
 
 
 def method_intervals(method: MethodScores) -> dict[str, dict[str, float]]:
-    """Metric to its mean over people with the bootstrap interval."""
+    """Return metric to its mean over people with the bootstrap interval."""
     return {metric: interval(method.people[metric]).record() for metric in METRICS}
 
 
 def save_results(results: Results, path: Path) -> None:
-    """Write `results.json`, whole or not at all."""
+    """Write `results.json` atomically."""
     write_text(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One statement about the rows and whether these people bear it out."""
+    """A statement about the methods, and whether it holds for these people."""
 
     statement: str
     holds: bool
     figures: Mapping[str, Interval]
 
     def record(self) -> dict[str, Any]:
-        """The claim as `results.json` writes it."""
+        """Return the check as `results.json` holds it."""
         figures = {name: figure.record() for name, figure in self.figures.items()}
         return {"statement": self.statement, "holds": self.holds, "figures": figures}
 
 
 def checks(scores: Mapping[str, MethodScores]) -> dict[str, dict[str, Any]]:
-    """The claims whose rows were drawn."""
+    """Return the checks of the methods that have images."""
     found = {}
     if {"published-profusion", "published-plain-guidance-tuned"} <= scores.keys():
         found["fusion-pays"] = _apart(scores, "published-profusion", "published-plain-guidance-tuned")
@@ -85,13 +85,13 @@ def _none_above_best(scores: Mapping[str, MethodScores]) -> Check:
         if name in scores
     }
     holds = all(figure.mean >= 0 for figure in behind.values())
-    return Check("no other row of our encoder is above best on the harmonic mean", holds, behind)
+    return Check("no other method with our encoder is above best on the harmonic mean", holds, behind)
 
 
 def _near_ceiling(scores: Mapping[str, MethodScores]) -> Check:
     best, ceiling = scores["best"].people, scores["ceiling"].people
-    statement = f"best reaches {CEILING_SHARE} of the ceiling or more on identity and on attributes"
+    statement = f"best reaches {CEILING_FRACTION} of the ceiling or more on identity and on attributes"
     if any(ceiling[metric].min() <= 0 for metric in ("identity", "attributes")):
-        return Check(f"{statement} (the judge cannot read the ceiling itself)", False, {})
-    shares = {metric: ratio(best[metric], ceiling[metric]) for metric in ("identity", "attributes")}
-    return Check(statement, all(share.mean >= CEILING_SHARE for share in shares.values()), shares)
+        return Check(f"{statement} (the judge cannot predict the ceiling itself)", False, {})
+    fractions = {metric: ratio(best[metric], ceiling[metric]) for metric in ("identity", "attributes")}
+    return Check(statement, all(each.mean >= CEILING_FRACTION for each in fractions.values()), fractions)

@@ -1,7 +1,7 @@
-"""Choosing every row's parameters on validation people, read by the validation judge: what `settings.yaml` says.
+"""Choose every method's parameters on validation people with the validation judge, and write `settings.yaml`.
 
-The order: per-user tuning for each encoder (drawn with plain guidance), then each row on its own, from the same grid
-and with the same effort, then `best`, which starts from the best of our rows and may leave any part out.
+The order is: per-user tuning for each encoder (with plain guidance), then each method on its own, from the same grid
+and with the same effort, then `best`, which starts from the best of our methods and may leave any part out.
 """
 
 import json
@@ -41,7 +41,7 @@ GRID: dict[str, tuple[float | int, ...]] = {
     "fusion_until": (0.5, 1.0),
     "guidance_rescale": (0.0, 0.5),
 }
-"""Parameter to the values tried, in the order of the search. `best` may also leave fusion or class term out."""
+"""Parameter to the values tried, in the order of the search. `best` may also omit fusion or the class term."""
 
 CUSTOMIZE_GRID: dict[str, tuple[Any, ...]] = {
     "learning_rate": (5e-4, 1e-3, 2.5e-3, 5e-3),
@@ -58,7 +58,7 @@ CUSTOMIZE_START: dict[str, Any] = {
 }
 
 TUNED_PLAIN: dict[Encoder, str] = {OURS: "plain-guidance-tuned", PUBLISHED: "published-plain-guidance-tuned"}
-"""The row by which an encoder's per-user tuning is chosen."""
+"""The method that an encoder's per-user tuning is chosen with."""
 
 
 def tune_settings(
@@ -77,48 +77,48 @@ def tune_settings(
     judge: str | Path | None = None,
     workers: int | None = None,
 ) -> Settings:
-    """Choose the parameters of the rows by their harmonic mean on validation people.
+    """Choose the parameters of the methods by their harmonic mean on validation people.
 
-    With `out`, also writes settings.yaml and tried.json there after every choice, and keeps the images in a folder
-    `images`: repeat the command to go on after an interruption.
+    With `out`, it also writes settings.yaml and tried.json there after every choice, and keeps the images in a folder
+    of their own: repeat the command to resume after an interruption.
 
     Args:
         base: folder of the base model; judges and the second encoder lie beside it.
         people: validation people.
-        prompts: images a person and setting.
+        prompts: number of images for each person and setting.
         steps: denoising steps.
-        methods: whose parameters to choose; None is all rows. The others keep what `settings` says.
-        customize: also choose how subjects are tuned, for the encoders of these rows.
-        rounds: over all parameters of a row, at most.
+        methods: to choose parameters of; None is all methods. The others keep those of `settings`.
+        customize: also choose how subjects are tuned, for the encoders of these methods.
+        rounds: largest number of rounds over all parameters of a method.
         out: an existing folder.
-        settings: where to start; None is the file shipped.
+        settings: file to start from; None is the shipped one.
         seed: decides people, prompts and noise.
-        device: where to draw; None is the CPU.
+        device: where to generate; None is the CPU.
         judge: folder of the judge; None is the validation judge beside the base model.
-        workers: processes that draw; None decides by the device.
+        workers: number of processes; None decides by the device.
 
     Returns:
-        The settings, with what every choice scored.
+        The settings, with the score of every choice.
 
     Raises:
-        ValueError: no such folder, base model, judge or row; too many people.
+        ValueError: unknown folder, base model, judge or method; too many people.
     """
     check_run("validation", steps)
     start = load_settings(settings)
     names = [method.name for method in start.all_methods(methods) if METHODS[method.name].chooses]
     folder = None if out is None else check_folder(out)
-    asked = make_people("validation", people, prompts, seed)
+    tasks = make_people("validation", people, prompts, seed)
     reader = load_judge(judge_folder(base, "validation", judge), device)
     spec = RendererSpec(Path(base), steps, device or "cpu", keep=6 * people)
     how = {"people": people, "prompts": prompts, "steps": steps, "seed": seed, "rounds": rounds, "scores": {}}
     with renderer_cache(spec, start.all_methods(names), folder) as image_cache, WorkerPool(spec, workers) as pool:
-        trials = Trials(asked, image_cache, pool, make_scorer(asked, reader, "validation", image_cache.size_px, device))
+        trials = Trials(tasks, image_cache, pool, make_scorer(tasks, reader, "validation", image_cache.size_px, device))
         return Chooser(trials, replace(start, chosen=how), folder, rounds).choose_all(names, customize)
 
 
 @dataclass(frozen=True)
 class Trials:
-    """Draws settings for the same people and scores them."""
+    """Generate and score settings on the same people."""
 
     people: Sequence[Person]
     image_cache: ImageCache
@@ -126,20 +126,20 @@ class Trials:
     scorer: Scorer
 
     def score(self, methods: Sequence[Method], about: str) -> list[float]:
-        """Each row's harmonic mean, averaged over people."""
-        self.pool.draw(self.people, methods, self.image_cache, about)
+        """Return each method's harmonic mean, averaged over people."""
+        self.pool.generate(self.people, methods, self.image_cache, about)
         generated = ([self.image_cache.get(person, method) for person in self.people] for method in methods)
-        return [float(self.scorer.mark(images).people["harmonic"].mean()) for images in generated]
+        return [float(self.scorer.score(images).people["harmonic"].mean()) for images in generated]
 
 
 class Chooser:
-    """Settings in the making: each choice stands on those before it.
+    """Choose settings step by step: each choice builds on those before it.
 
     Args:
-        trials: how settings are scored.
+        trials: scores settings.
         settings: to start from.
         folder: for settings.yaml and tried.json, written after every choice; None writes nothing.
-        rounds: over all parameters of a row, at most.
+        rounds: largest number of rounds over all parameters of a method.
     """
 
     def __init__(self, trials: Trials, settings: Settings, folder: Path | None = None, rounds: int = 2):
@@ -147,7 +147,7 @@ class Chooser:
         self.tried: list[dict[str, Any]] = []
 
     def choose_all(self, names: Sequence[str], customize: bool = True) -> Settings:
-        """Choose per-user tuning for the encoders that these rows use, then the rows, `best` last."""
+        """Choose per-user tuning for the encoders that these methods use, then the methods, `best` last."""
         for encoder in TUNED_PLAIN if customize else ():
             if any(METHODS[name].tuned and METHODS[name].encoder == encoder for name in names):
                 self.choose_customize(encoder)
@@ -159,19 +159,19 @@ class Chooser:
         return self.settings
 
     def choose_customize(self, encoder: Encoder) -> None:
-        """Choose how an encoder's subjects are tuned, drawn with plain guidance."""
+        """Choose how an encoder's subjects are tuned, generated with plain guidance."""
         name = TUNED_PLAIN[encoder]
 
         def methods_of(points: Sequence[Point]) -> list[Method]:
             return [replace(self.settings.method(name), customize=point) for point in points]
 
         start = {**CUSTOMIZE_START, **self.settings.customize.get(encoder, {})}
-        # One round: a trial tunes every person anew, which is the slow part.
+        # One round, because a trial tunes every person anew, which is slow.
         best, score = self._search(f"customize {encoder}", methods_of, start, CUSTOMIZE_GRID, rounds=1)
         self._keep(f"customize {encoder}", score, customize={**self.settings.customize, encoder: best})
 
     def choose_method(self, name: str) -> None:
-        """Choose one row's parameters."""
+        """Choose one method's parameters."""
         spec = METHODS[name]
         start = {parameter: GRID[parameter][0] for parameter in spec.positive} | dict(
             self.settings.methods.get(name, {})
@@ -180,7 +180,7 @@ class Chooser:
         self._choose_config(name, start, grid)
 
     def choose_best(self) -> None:
-        """Choose `best`: from the best of our rows on, with every parameter free and every part free to leave out."""
+        """Choose `best` from the best of our methods on, with every parameter free and every part optional."""
         scores = {name: self.settings.chosen["scores"].get(name) for name in our_methods()}
         known = {name: score for name, score in scores.items() if score is not None}
         if not known:

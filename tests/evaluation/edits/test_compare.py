@@ -1,4 +1,4 @@
-"""The evaluation of edits: what is asked, what is scored, what is kept, with fakes for model and judge."""
+"""The evaluation of edits with fakes for model and judge: tasks, scores, cards and cached images."""
 
 import json
 from dataclasses import replace
@@ -17,13 +17,13 @@ from promptnet.evaluation.edits.cards import DDIM, Learning, Teacher, card_path,
 from promptnet.evaluation.edits.compare import (
     Images,
     all_cards,
-    as_kept,
+    as_cached,
     card_tasks,
     estimate,
     evaluate_edits,
     seconds_record,
 )
-from promptnet.evaluation.edits.draw import EditRendererSpec
+from promptnet.evaluation.edits.generate import EditRendererSpec
 from promptnet.evaluation.edits.methods import (
     EIGHT,
     LEDITS,
@@ -49,7 +49,7 @@ IMAGES = Images(seeds=9, renders=9, subjects=3, learned_on=2)
 HOW = Learning(num_steps=4, iterations=1, teacher="clip")
 
 
-# --- what is asked ------------------------------------------------------------------------------------------------
+# --- tasks --------------------------------------------------------------------------------------------------------
 
 
 def test_every_prompt_asks_for_its_attribute_alone():
@@ -81,7 +81,7 @@ def test_fewer_images_are_a_prefix_of_more_and_people_are_held_out():
     assert make_groups("seeds", "test", 4)[0].avatars() == []
 
 
-# --- what is scored -----------------------------------------------------------------------------------------------
+# --- scores -------------------------------------------------------------------------------------------------------
 
 
 def scores(change: list[float], kept: list[float], asked: list[bool]) -> EditScores:
@@ -107,13 +107,13 @@ def test_averages_are_over_edits_with_the_same_images_resampled():
 
 
 def of_subjects(**identity: list[float]) -> dict[str, Any]:
-    """Scores of subjects by edit, "" for the unedited."""
+    """Return scores of subjects by edit, "" for the unedited images."""
     asked = np.ones(4, dtype=bool)
     methods = {name: EditScores(asked, {"identity": np.array(values)}, {}) for name, values in identity.items()}
     return {"subjects": {ORIGINAL: {"": methods.pop("before")}, EIGHT: methods}}
 
 
-def test_identity_is_lost_as_much_by_what_raises_it_and_the_worst_edit_is_named():
+def test_a_higher_identity_counts_as_a_change_too_and_the_worst_edit_is_named():
     near = checks(of_subjects(before=[0.5] * 4, happy=[0.52] * 4, sad=[0.5, 0.5, 0.5, 0.34]))["identity-stays"]
     assert near.holds
     assert "worst sad, -0.040" in near.statement
@@ -149,11 +149,11 @@ def test_a_field_stays_under_the_edits_of_others():
     assert 0.5 <= found["hair"].low < 0.75 < found["hair"].high <= 1
 
 
-# --- the whole, with fakes ----------------------------------------------------------------------------------------
+# --- the evaluation, with fakes -----------------------------------------------------------------------------------
 
 
-class FakeEditStudio:
-    """Draws the truth with a learned card, the same for everybody with the plain prompt, no change with the switch."""
+class FakeEditRenderer:
+    """Generate the truth with a learned card, one person's truth with the prompt, no change with the switch."""
 
     def __init__(self, judge: FakeJudge, spec: EditRendererSpec) -> None:
         self.judge, self.generated = judge, []
@@ -173,8 +173,8 @@ class FakeEditStudio:
 
 
 @pytest.fixture
-def renderer(monkeypatch: pytest.MonkeyPatch, judge: FakeJudge) -> FakeEditStudio:
-    """In place of model, judge and learning."""
+def renderer(monkeypatch: pytest.MonkeyPatch, judge: FakeJudge) -> FakeEditRenderer:
+    """Replace model, judge and learning with fakes."""
 
     def learn(tasks: Any, workers: int) -> list[MixingWeights]:
         made = []
@@ -186,7 +186,7 @@ def renderer(monkeypatch: pytest.MonkeyPatch, judge: FakeJudge) -> FakeEditStudi
         return made
 
     spec: Any = None
-    fake = FakeEditStudio(judge, spec)
+    fake = FakeEditRenderer(judge, spec)
     judge.learn([])
     for source in ("renders", "subjects"):
         for group in make_groups(source, "test", 9):
@@ -203,7 +203,7 @@ def run(base: Path, **more: Any) -> dict[str, Any]:
     return evaluate_edits(base, edits=["happy", "red-clothes"], images=IMAGES, how=HOW, workers=1, **more)
 
 
-def test_rows_get_the_scores_they_deserve(base: Path, renderer: FakeEditStudio, capsys: pytest.CaptureFixture[str]):
+def test_methods_get_the_expected_scores(base: Path, renderer: FakeEditRenderer, capsys: pytest.CaptureFixture[str]):
     results = run(base)
     for source in ("seeds", "renders"):
         methods = results["sources"][source]
@@ -225,7 +225,7 @@ def test_rows_get_the_scores_they_deserve(base: Path, renderer: FakeEditStudio, 
     assert list(results["sources"]["subjects"]) == ["original", EIGHT]
     checks = results["claims"]
     assert checks["identity-stays"]["holds"]
-    # Learned on one seed is as good here, and as good is not better.
+    # Learning on one seed scores the same here, so several seeds are not better.
     assert not checks["best-on-seeds"]["holds"]
     assert checks["best-on-seeds"]["apart"][SWITCH]
     assert not checks["best-on-seeds"]["apart"][ONE]
@@ -239,7 +239,7 @@ def test_rows_get_the_scores_they_deserve(base: Path, renderer: FakeEditStudio, 
     assert settings["learning_s"] == {}
 
 
-def test_everything_is_kept_and_nothing_drawn_twice(base: Path, renderer: FakeEditStudio, tmp_path: Path):
+def test_results_are_saved_and_no_image_is_generated_twice(base: Path, renderer: FakeEditRenderer, tmp_path: Path):
     out, cards = tmp_path / "out", tmp_path / "ready"
     for folder in (out, cards):
         folder.mkdir()
@@ -260,7 +260,7 @@ def test_everything_is_kept_and_nothing_drawn_twice(base: Path, renderer: FakeEd
     ("options", "message"),
     [
         ({"edits": ["beard"]}, "no edit 'beard'"),
-        ({"methods": ["fast"]}, "no row 'fast'"),
+        ({"methods": ["fast"]}, "no method 'fast'"),
         ({"split": "train"}, "split='train'"),
         ({"images": replace(IMAGES, renders=1000)}, "renders=1000"),
         ({"out": "missing"}, "'missing' does not exist"),
@@ -269,18 +269,18 @@ def test_everything_is_kept_and_nothing_drawn_twice(base: Path, renderer: FakeEd
         ({"how": replace(HOW, scheduler="HeunDiscreteScheduler")}, "scheduler='HeunDiscreteScheduler' must be one of"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_before_anything_is_learned(
-    base: Path, renderer: FakeEditStudio, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+def test_invalid_arguments_raise_before_learning(
+    base: Path, renderer: FakeEditRenderer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ):
     monkeypatch.setattr(module, "learn_cards", lambda *_: pytest.fail("learned"))
     with pytest.raises(ValueError, match=message):
         evaluate_edits(base, **{"images": IMAGES, "how": HOW, "workers": 1, **options})
 
 
-# --- cards and ways -----------------------------------------------------------------------------------------------
+# --- cards and methods --------------------------------------------------------------------------------------------
 
 
-def test_a_cards_name_holds_all_that_decides_it(tmp_path: Path):
+def test_a_cards_name_depends_on_everything_that_decides_it(tmp_path: Path):
     edit = EDITS["happy"]
     first = card_path(tmp_path, ["base"], edit, 8, HOW)
     assert first == card_path(tmp_path, ["base"], edit, 8, HOW)
@@ -297,8 +297,8 @@ def test_a_cards_name_holds_all_that_decides_it(tmp_path: Path):
     assert len({first, *others}) == 8
 
 
-def test_names_of_cards_and_images_stay_what_they_were(tmp_path: Path):
-    """Whoever goes on with a folder finds what it holds; another scheduler has names of its own."""
+def test_names_of_cards_and_images_are_stable(tmp_path: Path):
+    """A folder of an earlier version is still found; another scheduler has names of its own."""
     edit, how = EDITS["happy"], Learning(iterations=20, learning_rate=0.05, teacher="clip")
     assert card_path(tmp_path, ["base"], edit, 8, how).name == "happy.8-seeds.866b569f8b75.safetensors"
     assert (
@@ -319,25 +319,27 @@ def test_names_of_cards_and_images_stay_what_they_were(tmp_path: Path):
     }
     for source, expected in names.items():
         (group,) = make_groups(source, "test", 2)
-        assert [image_cache.path(group, as_kept(source, edit_method)).stem for edit_method in edit_methods] == expected
+        assert [
+            image_cache.path(group, as_cached(source, edit_method)).stem for edit_method in edit_methods
+        ] == expected
         assert not {image_cache.path(group, edit_method).stem for edit_method in others} & {*expected}
     # Images of subjects depend on the encoder too.
     (group,) = make_groups("subjects", "test", 2)
     again = replace(image_cache, weights={**image_cache.weights, "promptnet": "two"})
     paths = {
-        each.path(group, as_kept("subjects", edit_method))
+        each.path(group, as_cached("subjects", edit_method))
         for each in (image_cache, again)
         for edit_method in edit_methods
     }
     assert len(paths) == 6
 
 
-def test_rows_that_learn_nothing():
+def test_methods_without_learned_weights():
     assert fixed_weights(STYLED, 5).tolist() == [0] * 5
     assert fixed_weights(SWITCH, 25).tolist() == [1] * 10 + [0] * 15
 
 
-def test_ways_are_told_apart_by_what_decides_their_images():
+def test_methods_differ_by_what_decides_their_images():
     card = MixingWeights(torch.zeros(3), NEUTRAL, "a happy portrait of a person", "DDIMScheduler", 3.0, {})
     edit_method = EditMethod(EIGHT, "card", EDITS["happy"], card)
     records = [
@@ -354,7 +356,7 @@ def test_the_estimate_grows_with_the_work():
     edits = chosen_edits(None)
     whole = estimate(len(edits), METHODS, Images(), Learning(iterations=20), 2)
     assert whole.endswith("minutes in 2 processes at 17 ms an item")
-    # The rows that learn nothing have cards too, made of the one learned on eight seeds.
+    # Methods that learn nothing have cards too, made from the one learned on eight seeds.
     none = Images(seeds=0, renders=0)
     learning = [
         estimate(1, methods, none, Learning(iterations=20), 1).split()[0]
@@ -393,7 +395,9 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("scheduler", "teacher"), [("DDIMScheduler", "judge"), ("PNDMScheduler", "clip")])
-def test_cards_are_learned_and_drawn_for_real(random_base: Path, tmp_path: Path, scheduler: str, teacher: Teacher):
+def test_cards_are_learned_and_images_generated_for_real(
+    random_base: Path, tmp_path: Path, scheduler: str, teacher: Teacher
+):
     how = Learning(num_steps=3, iterations=1, batch_size=2, scheduler=scheduler, teacher=teacher)
     spec = EditRendererSpec(random_base, 3, guidance_scale=how.guidance_scale, scheduler=scheduler)
     tasks = card_tasks(spec, [EDITS["happy"]], [EIGHT], 2, how, tmp_path)
@@ -425,6 +429,6 @@ def test_ledits_runs_on_the_base_model(random_base: Path):
     assert [image.size for image in images] == [(64, 64)] * 2
 
 
-def test_a_teacher_that_does_not_exist_is_refused():
+def test_an_unknown_teacher_raises():
     with pytest.raises(ValueError, match="teacher='test' must be one of judge, clip"):
         Learning(teacher="test")  # pyright: ignore[reportArgumentType]

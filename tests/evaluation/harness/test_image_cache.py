@@ -27,7 +27,7 @@ def test_images_come_back_to_the_bit(tmp_path: Path, person):
     assert len(list((tmp_path / "pictures").iterdir())) == 1
 
 
-def test_whatever_changes_images_changes_the_place(tmp_path: Path, person):
+def test_what_changes_images_changes_the_path(tmp_path: Path, person):
     image_cache = ImageCache(tmp_path / "pictures", WEIGHTS, 20, 32)
     path = image_cache.path(person, ROW)
     others = [
@@ -45,7 +45,7 @@ def test_whatever_changes_images_changes_the_place(tmp_path: Path, person):
     assert len({path, *others}) == len(others) + 1
 
 
-def test_what_does_not_touch_images_leaves_the_place(tmp_path: Path, person):
+def test_what_does_not_change_images_keeps_the_path(tmp_path: Path, person):
     image_cache = ImageCache(tmp_path, WEIGHTS, 20, 32)
     other = replace(image_cache, weights={**WEIGHTS, "promptnet-published": "other"})
     assert other.path(person, ROW) == image_cache.path(person, ROW)
@@ -53,20 +53,20 @@ def test_what_does_not_touch_images_leaves_the_place(tmp_path: Path, person):
     assert replace(image_cache, weights={"base": "b"}).path(person, plain) == image_cache.path(person, plain)
 
 
-def test_rows_with_the_same_settings_share_images(tmp_path: Path, person):
+def test_methods_with_the_same_settings_share_images(tmp_path: Path, person):
     image_cache = ImageCache(tmp_path, WEIGHTS, 20, 32)
     assert image_cache.path(person, ROW) == image_cache.path(person, replace(ROW, name="best"))
 
 
 @pytest.mark.parametrize(("count", "size_px"), [(2, 32), (3, 16)])
-def test_a_wrong_number_or_size_of_images_is_refused_and_nothing_written(tmp_path: Path, person, count, size_px):
+def test_a_wrong_number_or_size_of_images_raises_and_writes_nothing(tmp_path: Path, person, count, size_px):
     image_cache = ImageCache(tmp_path, WEIGHTS, 20, 32)
-    with pytest.raises(ValueError, match=f"drew {count} images"):
+    with pytest.raises(ValueError, match=f"generated {count} images"):
         image_cache.put(person, ROW, [Image.new("RGB", (size_px, size_px))] * count)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_row_may_say_how_large_its_images_are(tmp_path: Path, person):
+def test_a_method_may_set_the_size_of_its_images(tmp_path: Path, person):
     image_cache = ImageCache(tmp_path / "pictures", WEIGHTS, 20, 32)
     wide = replace(ROW, config={"width": 48, "height": 32})
     images = [image.resize((48, 32)) for image in person.true_images(32)]

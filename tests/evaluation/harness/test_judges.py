@@ -1,4 +1,4 @@
-"""Where the judges of an evaluation are found."""
+"""Finding the judges of an evaluation."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ CUSTOMIZE = {OURS: {"steps": 50}, PUBLISHED: {"steps": 80}}
 BOTH = {"class_scale": 1.0, "fusion_steps": 1}
 
 
-def test_the_rows_are_those_of_the_comparison_in_order():
+def test_the_methods_are_those_of_the_comparison_in_order():
     assert list(METHODS) == [
         "prompt-only",
         "plain-guidance",
@@ -34,13 +34,13 @@ def test_the_rows_are_those_of_the_comparison_in_order():
         ("published-profusion", PUBLISHED, True),
     ],
 )
-def test_who_encodes_and_who_is_tuned(name, encoder, tuned):
+def test_encoder_and_tuning_of_each_method(name, encoder, tuned):
     method = make_method(name, BOTH if "profusion" in name else {}, CUSTOMIZE)
     assert (method.encoder, method.tuned) == (encoder, tuned)
     assert method.customize == (CUSTOMIZE[encoder] if tuned else {})
 
 
-def test_without_fusion_means_without():
+def test_methods_without_fusion_have_no_fusion_steps():
     for name in ("plain-guidance", "plain-guidance-tuned", "published-plain-guidance-tuned"):
         method = make_method(name, {"subject_scale": 4.0}, CUSTOMIZE)
         assert method.config == {**SUBJECT_PARAMETERS, "subject_scale": 4.0}
@@ -52,7 +52,7 @@ def test_without_fusion_means_without():
 @pytest.mark.parametrize(
     ("name", "chosen", "message"),
     [
-        ("profusionn", {}, "no row 'profusionn': choose from prompt-only, "),
+        ("profusionn", {}, "no method 'profusionn': choose from prompt-only, "),
         ("plain-guidance", {"class_scale": 1.0}, "does not choose 'class_scale', only: subject_scale"),
         ("fusion-only", {"fusion_steps": 1, "class_scale": 1.0}, "does not choose 'class_scale'"),
         ("ceiling", {"subject_scale": 1.0}, "only: nothing"),
@@ -65,7 +65,7 @@ def test_without_fusion_means_without():
         ("plain-guidance", {"tuned": True}, "does not choose 'tuned'"),
     ],
 )
-def test_a_row_that_would_not_be_what_its_name_says_is_refused(name, chosen, message):
+def test_a_method_that_contradicts_its_name_raises(name, chosen, message):
     with pytest.raises(ValueError, match=message):
         make_method(name, chosen, CUSTOMIZE)
 
@@ -78,13 +78,13 @@ def test_best_may_leave_tuning_out():
     assert untuned.record() == make_method("plain-guidance", {"subject_scale": 2.0}, CUSTOMIZE).record()
 
 
-def test_rows_of_our_encoder():
+def test_methods_with_our_encoder():
     assert our_methods() == [
         name for name in METHODS if not name.startswith(("published", "prompt", "best", "ceiling"))
     ]
 
 
-def test_knobs_of_a_fusion_that_does_not_happen_decide_nothing():
+def test_parameters_of_absent_fusion_decide_nothing():
     first, second = (make_method("best", {"pseudo_word_scale": value}, CUSTOMIZE) for value in (0.4, 0.8))
     assert first.record() == second.record()
     first, second = (make_method("best", {"pseudo_word_scale": v, "fusion_steps": 1}, CUSTOMIZE) for v in (0.4, 0.8))

@@ -1,4 +1,4 @@
-"""With a real pipeline of random weights: 32 px images, so only that things fit together and repeat."""
+"""The renderer with a real pipeline of random weights at 32 px: the parts fit together and repeat."""
 
 import json
 from dataclasses import replace
@@ -81,7 +81,7 @@ def build_encoder(unet: UNet2DConditionModel) -> PromptNetModel:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    """A base model with two encoders and two judges, and settings that tune quickly."""
+    """Write a base model with two encoders and two judges, and settings that tune quickly."""
     folder = tmp_path_factory.mktemp("models")
     components = build_components(0)
     PromptNetPipeline(**components).save_pretrained(folder / "tiny")
@@ -107,7 +107,7 @@ def method(name: str, **config) -> Method:
     return make_method(name, config, CUSTOMIZE)
 
 
-def test_all_rows_are_drawn_judged_and_reported(models: Path, tmp_path: Path):
+def test_all_methods_are_generated_scored_and_reported(models: Path, tmp_path: Path):
     run: dict[str, Any] = {"people": 2, "prompts": 2, "steps": 2, "workers": 1, "settings": models / "settings.yaml"}
     results = evaluate_avatars(models / "tiny", out=tmp_path, **run)
     assert list(results["rows"]) == list(METHODS)
@@ -123,16 +123,16 @@ def test_the_base_model_alone(models: Path):
     assert set(results["fields"]) == set(FIELDS)
 
 
-def test_choosing_knobs(models: Path):
+def test_choosing_parameters(models: Path):
     run: dict[str, Any] = {"people": 1, "prompts": 1, "steps": 1, "workers": 1, "settings": models / "settings.yaml"}
     settings = tune_settings(models / "tiny", methods=["prompt-only", "plain-guidance"], **run)
     assert set(settings.chosen["scores"]) == {"prompt-only", "plain-guidance"}
 
 
-def test_a_image_depends_on_its_own_ask_only(renderer: Renderer):
+def test_an_image_depends_on_its_own_prompt_only(renderer: Renderer):
     person = make_people("validation", 1, 3)[0]
     generated = renderer(person, method("profusion", class_scale=1.0, fusion_steps=1))
-    # Without tuning the subject is the same whatever is asked of it.
+    # Without tuning, the subject is the same for all prompts.
     alone = replace(person, eval_prompts=person.eval_prompts[1:2])
     untuned = method("profusion-untuned", class_scale=1.0, fusion_steps=1)
     first, second = renderer(person, untuned)[1], renderer(alone, untuned)[0]
@@ -141,7 +141,7 @@ def test_a_image_depends_on_its_own_ask_only(renderer: Renderer):
     assert len(set(pixels(generated))) == 3
 
 
-def test_tuning_the_encoder_and_every_knob_change_images(renderer: Renderer):
+def test_tuning_the_encoder_and_every_parameter_change_images(renderer: Renderer):
     person = make_people("validation", 1, 1)[0]
     methods = [
         method("plain-guidance"),
@@ -158,7 +158,7 @@ def test_tuning_the_encoder_and_every_knob_change_images(renderer: Renderer):
     generated = [pixels(renderer(person, each))[0] for each in methods]
     assert len(set(generated)) == len(methods)
     assert pixels(Renderer(renderer.base, steps=2)(person, methods[2]))[0] == generated[2], (
-        "another renderer draws otherwise"
+        "another renderer generates other images"
     )
 
 
@@ -174,7 +174,7 @@ def test_a_subject_is_made_once_while_there_is_room(models: Path):
     assert renderer.subject(first, method("plain-guidance")) is not subject
 
 
-def test_where_encoders_lie(models: Path, tmp_path: Path):
+def test_encoder_folders(models: Path, tmp_path: Path):
     assert encoder_folder(models / "tiny", OURS) == models / "tiny" / "promptnet"
     assert encoder_folder(models / "tiny", PUBLISHED) == models / "tiny" / "promptnet-published"
     for beside in ("other-published", "third-published/promptnet"):

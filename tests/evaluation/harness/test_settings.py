@@ -7,7 +7,7 @@ from promptnet.evaluation.harness.methods import METHODS
 from promptnet.evaluation.harness.settings import Settings, load_settings, save_settings
 
 
-def test_the_shipped_settings_make_every_row():
+def test_the_shipped_settings_make_every_method():
     methods = load_settings().all_methods()
     assert [method.name for method in methods] == list(METHODS)
     for method in methods:
@@ -21,13 +21,13 @@ def test_settings_come_back_as_written(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
 
 
-def test_rows_are_given_in_order_and_once():
+def test_methods_are_returned_in_order_and_once():
     names = ["ceiling", "prompt-only", "ceiling"]
     assert [method.name for method in load_settings().all_methods(names)] == ["prompt-only", "ceiling"]
 
 
-@pytest.mark.parametrize(("names", "message"), [([], "methods is empty"), (["profusion", "fast"], "no row 'fast'")])
-def test_rows_that_are_not_there_are_refused(names, message):
+@pytest.mark.parametrize(("names", "message"), [([], "methods is empty"), (["profusion", "fast"], "no method 'fast'")])
+def test_unknown_methods_raise(names, message):
     with pytest.raises(ValueError, match=message):
         load_settings().all_methods(names)
 
@@ -38,7 +38,7 @@ def test_rows_that_are_not_there_are_refused(names, message):
         ("[1, 2", "is not YAML"),
         ("rows: {}", "has to hold chosen, customize and methods"),
         (yaml.safe_dump({"chosen": {}, "customize": {"mine": {}}, "methods": {}}), "customises 'mine'"),
-        (yaml.safe_dump({"chosen": {}, "customize": {}, "methods": {"fast": {}}}), "no row 'fast'"),
+        (yaml.safe_dump({"chosen": {}, "customize": {}, "methods": {"fast": {}}}), "no method 'fast'"),
         (yaml.safe_dump({"chosen": {}, "customize": {}, "methods": {"profusion": {"spped": 1}}}), "not choose 'spped'"),
         (yaml.safe_dump({"chosen": {}, "customize": {"promptnet": {"stepz": 3}}, "methods": {}}), "parameter stepz"),
         (
@@ -54,7 +54,7 @@ def test_rows_that_are_not_there_are_refused(names, message):
         ("!!python/object/apply:os.getcwd []", "is not YAML"),
     ],
 )
-def test_what_is_not_settings_is_refused(tmp_path: Path, content, message):
+def test_what_is_not_settings_raises(tmp_path: Path, content, message):
     path = tmp_path / "settings.yaml"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):

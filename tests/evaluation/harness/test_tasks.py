@@ -24,13 +24,13 @@ def test_tasks_are_a_function_of_their_arguments_and_fewer_are_a_prefix_of_more(
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_people_are_of_the_split_and_each_drawn_once(split):
+def test_people_are_of_the_split_and_each_occurs_once(split):
     people = make_people(split, 40, 1)
     assert len({person.identity for person in people}) == 40
     assert {person.identity for person in people} <= set(identities(split))
 
 
-def test_every_asked_value_differs_from_the_reference_and_the_rest_is_kept():
+def test_every_requested_value_differs_from_the_reference_and_the_rest_is_kept():
     for person in make_people("test", 30, 4):
         reference = person.reference.record()
         for eval_prompt in person.eval_prompts:
@@ -40,7 +40,7 @@ def test_every_asked_value_differs_from_the_reference_and_the_rest_is_kept():
             assert all(eval_prompt.attributes.record()[field] == reference[field] for field in kept)
 
 
-def test_prompts_say_what_is_asked_and_nothing_else():
+def test_prompts_name_the_requested_fields_alone():
     for person in make_people("test", 20, 4):
         for eval_prompt in person.eval_prompts:
             assert eval_prompt.prompt.count(PLACEHOLDER) == 1
@@ -52,14 +52,14 @@ def test_noise_seeds_differ_between_images():
     assert len(set(seeds)) == len(seeds)
 
 
-def test_described_people_are_told_whole():
+def test_described_people_have_every_field_in_the_caption():
     for person in make_described_people("test", 10, 2):
         for eval_prompt in person.eval_prompts:
             assert PLACEHOLDER not in eval_prompt.prompt
             assert mentioned(eval_prompt.prompt) == {**person.identity.record(), **eval_prompt.attributes.record()}
 
 
-def test_asked_values_are_as_likely_as_attribute_chances_say():
+def test_requested_values_are_as_likely_as_attribute_chances_say():
     eval_prompts = [
         eval_prompt
         for seed in range(15)
@@ -82,7 +82,7 @@ def test_identity_chances_know_the_style():
         assert 1 / 6 <= of_style["hair_color"] < 0.5
 
 
-def test_too_many_people_and_no_prompts_are_refused():
+def test_too_many_people_and_no_prompts_raise():
     with pytest.raises(ValueError, match=r"people=10000: the test split has 1 to \d+ people"):
         make_people("test", 10_000, 4)
     with pytest.raises(ValueError, match="prompts=0"):

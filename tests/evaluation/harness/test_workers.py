@@ -19,15 +19,15 @@ def image_cache(tmp_path: Path) -> ImageCache:
     return ImageCache(tmp_path, {"base": "b"}, 1, 64)
 
 
-def test_every_row_is_drawn_for_every_person_persons_together(image_cache, renderer):
+def test_every_method_is_generated_for_every_person_person_by_person(image_cache, renderer):
     people = make_people("test", 2, 1)
     with WorkerPool(SPEC, build=lambda: renderer) as pool:
-        pool.draw(people, METHODS, image_cache)
+        pool.generate(people, METHODS, image_cache)
     assert renderer.generated == [(0, "first"), (0, "second"), (1, "first"), (1, "second")]
     assert all(image_cache.has(person, method) for person in people for method in METHODS)
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(image_cache, renderer):
+def test_an_interrupted_run_resumes(image_cache, renderer):
     people = make_people("test", 3, 1)
 
     def interrupted(person, method):
@@ -36,9 +36,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(image_cache, renderer):
         return renderer(person, method)
 
     with pytest.raises(KeyboardInterrupt), WorkerPool(SPEC, build=lambda: interrupted) as pool:
-        pool.draw(people, METHODS, image_cache)
+        pool.generate(people, METHODS, image_cache)
     with WorkerPool(SPEC, build=lambda: renderer) as pool:
-        pool.draw(people, METHODS, image_cache)
+        pool.generate(people, METHODS, image_cache)
     generated = [(person.index, method.name) for person in people for method in METHODS]
     assert renderer.generated == generated
 
@@ -46,26 +46,26 @@ def test_an_interrupted_run_goes_on_where_it_stopped(image_cache, renderer):
 def test_nothing_is_loaded_when_nothing_is_missing(image_cache, renderer):
     people = make_people("test", 1, 1)
     with WorkerPool(SPEC, build=lambda: renderer) as pool:
-        pool.draw(people, METHODS, image_cache)
+        pool.generate(people, METHODS, image_cache)
 
     def build():
         raise AssertionError("loaded a model for nothing")
 
     with WorkerPool(SPEC, build=build) as pool:
-        pool.draw(people, METHODS, image_cache)
+        pool.generate(people, METHODS, image_cache)
 
 
-def test_processes_draw_the_same_images(base: Path, tmp_path: Path):
-    # The truth needs no model, so real processes can draw it.
+def test_processes_generate_the_same_images(base: Path, tmp_path: Path):
+    # The truth needs no model, so real processes can generate it.
     people, method = make_people("test", 3, 2), Method("ceiling", "truth")
     image_cache = ImageCache(tmp_path / "pictures", {"base": "b"}, 1, 64)
     with WorkerPool(RendererSpec(base, steps=1), workers=2) as pool:
-        pool.draw(people, [method], image_cache)
+        pool.generate(people, [method], image_cache)
     for person in people:
         generated = [image.tobytes() for image in image_cache.get(person, method)]
         assert generated == [image.tobytes() for image in person.true_images(64)]
 
 
-def test_one_process_draws_on_an_accelerator():
+def test_an_accelerator_gets_one_process():
     assert default_workers("cuda") == 1
     assert 1 <= default_workers("cpu") <= 4

@@ -1,4 +1,4 @@
-"""The comparison of ways of drawing at other sizes, with a renderer whose every row is known to be good or bad."""
+"""The comparison of methods at other sizes, with a renderer whose methods are known to be good or bad."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {**PEOPLE, "sizes": ["128x128", "160x96:3"], "methods": 
 
 
 class NearestJudge:
-    """Reads the record of the real render that looks most alike."""
+    """Predict the record of the most similar real render."""
 
     def __init__(self, people: list[Person]):
         self.records = [{**person.identity.record(), **person.eval_prompts[0].attributes.record()} for person in people]
@@ -40,8 +40,8 @@ class NearestJudge:
         return [self.records[int(place)] for place in torch.cdist(self.features(pixels), self.known).argmin(1)]
 
 
-class KnownStudio:
-    """Draws the truth in the middle, or, where the network is plain and the image is not small, four of it."""
+class KnownRenderer:
+    """Generate the truth in the middle, but four of it for the unmodified network at larger sizes."""
 
     def __init__(self):
         self.generated: list[str] = []
@@ -61,18 +61,18 @@ class KnownStudio:
 
 class FakeFinder:
     def count(self, images: list[Image.Image]) -> np.ndarray:
-        """Four where both halves are the same."""
+        """Return four if both halves are equal."""
         halves = [np.split(np.asarray(image), 2, axis=1) for image in images]
         return np.asarray([4 if np.array_equal(left, right) else 1 for left, right in halves])
 
 
 @pytest.fixture
-def renderer() -> KnownStudio:
-    return KnownStudio()
+def renderer() -> KnownRenderer:
+    return KnownRenderer()
 
 
 @pytest.fixture(autouse=True)
-def fakes(monkeypatch: pytest.MonkeyPatch, base: Path, renderer: KnownStudio) -> None:
+def fakes(monkeypatch: pytest.MonkeyPatch, base: Path, renderer: KnownRenderer) -> None:
     (base / "unet" / "config.json").write_text(json.dumps({"sample_size": 16, "block_out_channels": [4, 4, 4]}))
     judge = NearestJudge(make_described_people("validation", 10, 1))
     monkeypatch.setattr(resolution, "load_judge", lambda folder, device=None: judge)
@@ -80,9 +80,9 @@ def fakes(monkeypatch: pytest.MonkeyPatch, base: Path, renderer: KnownStudio) ->
     monkeypatch.setattr(RendererSpec, "build", lambda self: renderer)
 
 
-def test_what_is_right_wins_and_what_repeats_loses(base: Path, tmp_path: Path, capsys: Any) -> None:
+def test_correct_images_win_and_repetition_loses(base: Path, tmp_path: Path, capsys: Any) -> None:
     results = evaluate_resolution(base, out=tmp_path, **SMALL)
-    assert list(results["sizes"]) == ["128x128"]  # three images are for the eye
+    assert list(results["sizes"]) == ["128x128"]  # three images are too few to measure
     methods = results["sizes"]["128x128"]["rows"]
     assert list(methods) == ["real", "trained", "direct", "auto"]
     assert methods["auto"]["attributes"]["mean"] == methods["real"]["attributes"]["mean"] == 1
@@ -96,7 +96,7 @@ def test_what_is_right_wins_and_what_repeats_loses(base: Path, tmp_path: Path, c
     assert "KID r" in capsys.readouterr().out
 
 
-def test_repeating_the_command_draws_nothing_again(base: Path, tmp_path: Path, renderer: KnownStudio) -> None:
+def test_repeating_the_command_generates_nothing_again(base: Path, tmp_path: Path, renderer: KnownRenderer) -> None:
     first = evaluate_resolution(base, out=tmp_path, **SMALL)
     generated = len(renderer.generated)
     assert generated == 10 + 10 * 2 + 3 * 2
@@ -104,21 +104,21 @@ def test_repeating_the_command_draws_nothing_again(base: Path, tmp_path: Path, r
     assert len(renderer.generated) == generated
 
 
-def test_a_worse_auto_is_said(base: Path, monkeypatch: pytest.MonkeyPatch, renderer: KnownStudio) -> None:
+def test_a_worse_auto_is_reported(base: Path, monkeypatch: pytest.MonkeyPatch, renderer: KnownRenderer) -> None:
     swapped = {"direct": "auto", "auto": "direct"}
-    draw = KnownStudio.__call__
+    generate = KnownRenderer.__call__
 
-    def worse(self: KnownStudio, person: Person, method: Method) -> list[Image.Image]:
-        return draw(self, person, Method(swapped.get(method.name, method.name), "prompt", config=method.config))
+    def worse(self: KnownRenderer, person: Person, method: Method) -> list[Image.Image]:
+        return generate(self, person, Method(swapped.get(method.name, method.name), "prompt", config=method.config))
 
-    monkeypatch.setattr(KnownStudio, "__call__", worse)
+    monkeypatch.setattr(KnownRenderer, "__call__", worse)
     results = evaluate_resolution(base, **{**SMALL, "sizes": ["128x128"]})
     assert [check["holds"] for check in results["claims"]] == [False, False]
     assert "kid_r, auto against direct" in results["claims"][0]["figures"]
 
 
-class SubjectStudio:
-    """Draws subjects rightly, unless PromptNet sees the reference's latents: then everybody is the first."""
+class SubjectRenderer:
+    """Generate subjects correctly, but the first person for everybody if PromptNet sees the reference's latents."""
 
     def __init__(self, people: list[Person]):
         self.first = people[0].identity
@@ -129,7 +129,9 @@ class SubjectStudio:
         return [render(who, eval_prompt.attributes, config.get("width", 64)) for eval_prompt in person.eval_prompts]
 
 
-def test_subjects_are_compared_at_twice_the_size_in_both_ways(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subjects_are_compared_at_twice_the_size_for_both_encoder_inputs(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     people = make_people("validation", 4, 2)
     judge = NearestJudge([])
     judge.records = [
@@ -138,7 +140,7 @@ def test_subjects_are_compared_at_twice_the_size_in_both_ways(base: Path, monkey
         for eval_prompt in one.eval_prompts
     ]
     judge.known = judge.features(to_pixels([image for one in people for image in one.true_images(64)]))
-    monkeypatch.setattr(RendererSpec, "build", lambda self: SubjectStudio(people))
+    monkeypatch.setattr(RendererSpec, "build", lambda self: SubjectRenderer(people))
     found = compare_identity(RendererSpec(base, 4), 4, seed=0, out=None, judge=judge, workers=1)
     assert found["size"] == "128x128"
     assert found["trained"]["mean"] == found["auto"]["mean"] == found["adapted"]["mean"] == 1
@@ -152,7 +154,7 @@ def test_subjects_are_compared_at_twice_the_size_in_both_ways(base: Path, monkey
         assert len(check["figures"]) == 3
 
 
-def test_rows_are_the_settings_their_names_say() -> None:
+def test_methods_have_the_settings_of_their_names() -> None:
     methods = {method.name: method.config for method in make_methods(None, Size(128, 128), SHAPE, 20, {})}
     settings: Any = {name: config["resolution"] for name, config in methods.items()}
     assert tuple(methods) == LADDER
@@ -172,19 +174,19 @@ def test_rows_are_the_settings_their_names_say() -> None:
     assert set(smaller["redilation"].factors.values()) == {(0.5, 0.5)}
 
 
-def test_own_settings_are_rows_too(tmp_path: Path) -> None:
+def test_own_settings_are_methods_too(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("factors: {mid_block: 3}\nactive_steps: 10\n")
     [method] = make_methods([str(own)], Size(128, 128), SHAPE, 20, {"guidance_scale": 2.0})
     drawing: Any = method.config
     assert drawing["resolution"]["factors"] == {"mid_block": (3.0, 3.0)}
     assert drawing["guidance_scale"] == 2.0
-    for names, message in (([], "rows is empty"), (["nonsense"], "nonsense")):
+    for names, message in (([], "methods is empty"), (["nonsense"], "nonsense")):
         with pytest.raises(ValueError, match=message):
             make_methods(names, Size(128, 128), SHAPE, 20, {})
 
 
-def test_sizes_are_read() -> None:
+def test_sizes_are_parsed() -> None:
     assert Size.parse("160x96") == Size(160, 96)
     assert Size.parse("192x192:16").count == 16
     for text in ("160", "160x", "160x96:0", "axb"):
@@ -192,7 +194,7 @@ def test_sizes_are_read() -> None:
             Size.parse(text)
 
 
-def test_fields_are_read_against_the_record() -> None:
+def test_predicted_fields_are_compared_with_the_record() -> None:
     people = make_described_people("validation", 3, 1)
     from promptnet.metrics.judge import read_images
 

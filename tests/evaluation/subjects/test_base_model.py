@@ -21,7 +21,7 @@ def fakes(monkeypatch, judge, renderer):
 
 
 def wrong_hair_color_of_the_first(person, eval_prompt):
-    """Everything right but the hair colour of the first person."""
+    """Return the truth, but another hair colour for the first person."""
     from dataclasses import replace
 
     if person.index > 0:
@@ -52,6 +52,6 @@ def test_guidance_can_be_chosen(base: Path):
     assert evaluate_base(base, guidance_scale=2.5, **PEOPLE)["settings"]["guidance_scale"] == 2.5
 
 
-def test_a_missing_folder_is_refused(base: Path):
+def test_a_missing_folder_raises(base: Path):
     with pytest.raises(ValueError, match="does not exist"):
         evaluate_base(base, out=base / "missing", **PEOPLE)

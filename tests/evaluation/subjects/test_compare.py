@@ -17,7 +17,7 @@ PEOPLE: dict[str, Any] = {"people": 3, "prompts": 2, "workers": 1}
 
 @pytest.fixture
 def loaded(monkeypatch, judge, renderer):
-    """Which judges were loaded, by folder, with the fakes in place of model and judge."""
+    """Record which judges were loaded, by folder, with fakes in place of model and judge."""
     folders = []
 
     def load(folder, device=None):
@@ -31,7 +31,7 @@ def loaded(monkeypatch, judge, renderer):
     return folders
 
 
-def test_all_rows_by_name_with_exact_scores(base: Path, loaded, capsys):
+def test_all_methods_by_name_with_exact_scores(base: Path, loaded, capsys):
     results = evaluate_avatars(base, **PEOPLE)
     assert list(results["rows"]) == list(METHODS)
     for name, method in results["rows"].items():
@@ -62,10 +62,10 @@ def test_an_output_folder_gets_results_sheet_and_plot(base: Path, loaded, render
     assert sorted(path.name for path in out.iterdir()) == ["pictures", "plot.png", "results.json", "sheet.png"]
     assert len(renderer.generated) == 6
     assert evaluate_avatars(base, methods=["plain-guidance", "ceiling"], out=out, **PEOPLE) == results
-    assert len(renderer.generated) == 6, "drawn again although nothing changed"
+    assert len(renderer.generated) == 6, "generated again although nothing changed"
 
 
-def test_curves_move_one_knob_each(base: Path, loaded):
+def test_curves_vary_one_parameter_each(base: Path, loaded):
     results = evaluate_avatars(base, methods=["profusion", "ceiling"], curves=True, **PEOPLE)
     assert list(results["rows"]) == ["profusion", "ceiling"]
     assert set(results["curves"]) == {f"profusion/{parameter}" for parameter in CURVES}
@@ -77,8 +77,8 @@ def test_curves_move_one_knob_each(base: Path, loaded):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "tests"}, "split='tests' is not one of the splits that can be read here: train, validation, test"),
-        ({"methods": ["fast"]}, "no row 'fast'"),
+        ({"split": "tests"}, "split='tests' is not one of the splits that can be scored here: train, validation, test"),
+        ({"methods": ["fast"]}, "no method 'fast'"),
         ({"people": 1000}, "people=1000"),
         ({"prompts": 0}, "prompts=0"),
         ({"steps": 0}, "steps=0"),
@@ -86,19 +86,19 @@ def test_curves_move_one_knob_each(base: Path, loaded):
         ({"judge": "missing"}, "no judge at 'missing'"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_before_drawing(base: Path, loaded, renderer, options, message):
+def test_invalid_arguments_raise_before_generating(base: Path, loaded, renderer, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate_avatars(base, **{**PEOPLE, **options})
     assert renderer.generated == []
 
 
-def test_what_is_no_base_model_is_refused(base: Path, loaded):
+def test_a_folder_without_a_base_model_raises(base: Path, loaded):
     with pytest.raises(ValueError, match="not the folder of a base model"):
         evaluate_avatars(base.parent / "judges", judge=base.parent / "judges" / "test", methods=["ceiling"], **PEOPLE)
 
 
 def test_a_missing_second_encoder_is_named(base: Path, loaded):
     (base / "promptnet-published" / "config.json").unlink()
-    with pytest.raises(ValueError, match="no encoder 'promptnet-published': leave its rows out"):
+    with pytest.raises(ValueError, match="no encoder 'promptnet-published': leave its methods out"):
         evaluate_avatars(base, **PEOPLE)
     evaluate_avatars(base, methods=["profusion", "ceiling"], **PEOPLE)

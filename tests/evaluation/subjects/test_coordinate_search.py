@@ -6,13 +6,13 @@ GRID = {"x": (0, 1, 2, 3), "y": (0, 1, 2, 3)}
 
 
 def counted(function):
-    asked = []
+    scored = []
 
     def score_all(points):
-        asked.extend(tuple(point.items()) for point in points)
+        scored.extend(tuple(point.items()) for point in points)
         return [function(**point) for point in points]
 
-    return score_all, asked
+    return score_all, scored
 
 
 def test_a_separable_score_is_maximised():
@@ -21,13 +21,13 @@ def test_a_separable_score_is_maximised():
 
 
 def test_no_point_is_scored_twice():
-    score_all, asked = counted(lambda x, y: x * y)
+    score_all, scored = counted(lambda x, y: x * y)
     coordinate_search(score_all, {"x": 1, "y": 1}, GRID, rounds=5)
-    assert len(asked) == len(set(asked))
+    assert len(scored) == len(set(scored))
 
 
-def test_another_round_follows_what_the_last_one_opened():
-    # From (0, 0) a step in x alone or y alone is no better; y opens up only once x has moved.
+def test_another_round_uses_what_the_last_one_found():
+    # From (0, 0) a step in x alone or y alone is no better; y helps only after x has changed.
     def score(x, y):
         return {(0, 0): 1, (2, 0): 2, (2, 3): 3, (1, 3): 4}.get((x, y), 0)
 
@@ -36,16 +36,16 @@ def test_another_round_follows_what_the_last_one_opened():
 
 
 def test_of_equal_points_the_first_stays():
-    score_all, asked = counted(lambda x, y: 7)
+    score_all, scored = counted(lambda x, y: 7)
     assert coordinate_search(score_all, {"x": 2, "y": 2}, GRID, rounds=9) == ({"x": 2, "y": 2}, 7)
-    assert len(asked) == 7  # one round: the start and three others for each of the two parameters
+    assert len(scored) == 7  # one round: the start and three others for each of the two parameters
 
 
-def test_knobs_outside_the_grid_keep_their_values():
+def test_parameters_outside_the_grid_keep_their_values():
     score_all, _ = counted(lambda x, y, mode: x)
     assert coordinate_search(score_all, {"x": 0, "y": 0, "mode": "a"}, GRID)[0] == {"x": 3, "y": 0, "mode": "a"}
 
 
-def test_no_rounds_are_refused():
+def test_no_rounds_raise():
     with pytest.raises(ValueError, match="rounds=0"):
         coordinate_search(lambda points: [0.0 for _ in points], {}, {}, rounds=0)

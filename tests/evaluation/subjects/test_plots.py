@@ -12,7 +12,7 @@ from promptnet.evaluation.subjects.score import METRICS, MethodScores
 SCORES = MethodScores({metric: np.array([0.4, 0.6]) for metric in METRICS}, {})
 
 
-def test_the_plot_holds_rows_and_curves(tmp_path: Path):
+def test_the_plot_holds_methods_and_curves(tmp_path: Path):
     points = [{"value": value, **method_intervals(SCORES)} for value in (0, 1)]
     curves = {"profusion/fusion_steps": {"row": "profusion", "knob": "fusion_steps", "points": points}}
     results = summarise({"best": SCORES, "published-profusion": SCORES}, {}, curves)
@@ -21,7 +21,7 @@ def test_the_plot_holds_rows_and_curves(tmp_path: Path):
         assert image.width > 500
 
 
-def test_rows_and_curves_are_drawn_where_they_belong():
+def test_methods_and_curves_are_plotted_at_their_values():
     from matplotlib.figure import Figure
 
     axes = Figure().add_subplot()

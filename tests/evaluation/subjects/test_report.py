@@ -12,7 +12,7 @@ from promptnet.evaluation.subjects.score import METRICS, MethodScores
 SETTINGS = {"split": "test", "people": 2, "prompts": 4, "steps": 20}
 
 
-def test_the_console_shows_rows_fields_and_claims():
+def test_the_console_shows_methods_fields_and_checks():
     people = {metric: np.array([0.25, 0.75]) for metric in METRICS}
     methods = {
         name: MethodScores(people, {"style": 0.5, "glasses": 0.125}) for name in ("best", "profusion", "ceiling")
@@ -23,7 +23,7 @@ def test_the_console_shows_rows_fields_and_claims():
     assert "2 test people, 4 prompts, 20 steps" in text
     assert "0.500 (0.250, 0.750)" in text
     assert "0.12" in text
-    assert "yes no other row of our encoder is above best" in text
+    assert "yes no other method with our encoder is above best" in text
     assert "best minus profusion: 0.000 (0.000, 0.000)" in text
 
 
@@ -31,7 +31,7 @@ def colored(color: str) -> Image.Image:
     return Image.new("RGB", (32, 32), color)
 
 
-def test_a_line_of_the_sheet_is_reference_rows_and_truth(tmp_path: Path):
+def test_a_line_of_the_sheet_is_reference_methods_and_truth(tmp_path: Path):
     people = make_people("test", 3, 2)
     columns = {"plain-guidance": [[colored("red"), colored("darkred")]] * 3, "best": [[colored("blue")] * 2] * 3}
     truths = [[colored("lime"), colored("green")]] * 3

@@ -24,7 +24,7 @@ def images(renderer, people, method):
 
 
 def test_the_truth_scores_one_everywhere_at_no_distance(scorer, renderer, people):
-    scores = scorer.mark(images(renderer, people, "ceiling"))
+    scores = scorer.score(images(renderer, people, "ceiling"))
     assert set(scores.people) == set(METRICS)
     for metric in ("identity", "attributes", "harmonic"):
         np.testing.assert_array_equal(scores.people[metric], np.ones(3))
@@ -33,8 +33,8 @@ def test_the_truth_scores_one_everywhere_at_no_distance(scorer, renderer, people
     assert set(scores.fields.values()) == {1.0}
 
 
-def test_a_copy_of_the_reference_is_the_right_person_doing_nothing_asked(scorer, renderer, people):
-    scores = scorer.mark(images(renderer, people, "plain-guidance"))
+def test_a_copy_of_the_reference_has_the_identity_only(scorer, renderer, people):
+    scores = scorer.score(images(renderer, people, "plain-guidance"))
     np.testing.assert_array_equal(scores.people["identity"], np.ones(3))
     np.testing.assert_array_equal(scores.people["harmonic"], np.zeros(3))
     for person, found in zip(people, scores.people["attributes"], strict=True):
@@ -45,8 +45,8 @@ def test_a_copy_of_the_reference_is_the_right_person_doing_nothing_asked(scorer,
     assert (scores.people["pixel_l1"] > 0).all()
 
 
-def test_a_stranger_as_asked_has_attributes_only(scorer, renderer, people):
-    scores = scorer.mark(images(renderer, people, "prompt-only"))
+def test_a_stranger_with_the_requested_fields_has_attributes_only(scorer, renderer, people):
+    scores = scorer.score(images(renderer, people, "prompt-only"))
     np.testing.assert_array_equal(scores.people["attributes"], np.ones(3))
     np.testing.assert_array_equal(scores.people["harmonic"], np.zeros(3))
     assert scores.fields["style"] == 1
@@ -59,12 +59,12 @@ def test_a_stranger_as_asked_has_attributes_only(scorer, renderer, people):
 def test_one_wrong_image_costs_only_its_person(scorer, renderer, people):
     generated = images(renderer, people, "ceiling")
     generated[1][0] = images(renderer, people, "plain-guidance")[1][0]
-    scores = scorer.mark(generated)
+    scores = scorer.score(generated)
     assert scores.people["attributes"][1] < 1
     np.testing.assert_array_equal(scores.people["attributes"][[0, 2]], np.ones(2))
     np.testing.assert_array_equal(scores.people["distance"] > 1e-9, [False, True, False])
 
 
-def test_a_row_must_draw_every_ask(scorer, renderer, people):
-    with pytest.raises(ValueError, match="4 images for 6 asks"):
-        scorer.mark(images(renderer, people, "ceiling")[:2])
+def test_a_method_needs_an_image_for_every_prompt(scorer, renderer, people):
+    with pytest.raises(ValueError, match="4 images for 6 prompts"):
+        scorer.score(images(renderer, people, "ceiling")[:2])

@@ -15,8 +15,8 @@ NUM_PEOPLE = 5
 FAST: dict[str, Any] = {"people": NUM_PEOPLE, "prompts": 1, "workers": 1, "steps": 1}
 
 
-class GradedStudio:
-    """Gets as many people right as the row's settings earn points; everybody else comes out as a copy."""
+class GradedRenderer:
+    """Generate as many people right as the method's settings earn points; copy the reference for all others."""
 
     def __init__(self, judge, points):
         self.judge, self.points = judge, points
@@ -32,7 +32,7 @@ class GradedStudio:
 @pytest.fixture
 def graded(monkeypatch, judge):
     def install(points):
-        renderer = GradedStudio(judge, points)
+        renderer = GradedRenderer(judge, points)
         judge.learn(make_people("validation", NUM_PEOPLE, 1))
         monkeypatch.setattr(RendererSpec, "build", lambda self: renderer)
         monkeypatch.setattr(tuning, "load_judge", lambda folder, device=None: judge)
@@ -41,7 +41,7 @@ def graded(monkeypatch, judge):
     return install
 
 
-def test_each_row_gets_its_own_best_knobs(base: Path, graded, tmp_path: Path):
+def test_each_method_gets_its_own_best_parameters(base: Path, graded, tmp_path: Path):
     def points(method):
         config = method.config
         if method.source == "prompt":
@@ -59,9 +59,7 @@ def test_each_row_gets_its_own_best_knobs(base: Path, graded, tmp_path: Path):
         assert (chosen["subject_scale"], chosen["class_scale"], chosen["fusion_steps"]) == (5.0, 0.5, 2)
     expected = {"prompt-only": 3, "plain-guidance": 2, "refinement-only": 3, "profusion": 4, "published-profusion": 4}
     assert settings.chosen["scores"] == {name: round(score / NUM_PEOPLE, 4) for name, score in expected.items()}
-    assert settings.methods["fusion-only"] == load_settings().methods["fusion-only"], (
-        "a row nobody asked for has changed"
-    )
+    assert settings.methods["fusion-only"] == load_settings().methods["fusion-only"], "another method has changed"
     assert load_settings(tmp_path / "settings.yaml") == settings
     tried = json.loads((tmp_path / "tried.json").read_text())
     assert {"for": "plain-guidance", "subject_scale": 5.0, "harmonic": round(2 / NUM_PEOPLE, 4)} in tried
@@ -82,7 +80,7 @@ def test_best_may_leave_fusion_and_tuning_out(base: Path, graded, fusion_helps):
     assert settings.chosen["scores"]["best"] == max(settings.chosen["scores"].values())
 
 
-def test_tuning_is_chosen_for_each_encoder_and_used_by_its_rows(base: Path, graded):
+def test_tuning_is_chosen_for_each_encoder_and_used_by_its_methods(base: Path, graded):
     wanted = {OURS: {"learning_rate": 1e-3, "steps": 25}, PUBLISHED: {"train": ["kv"], "steps": 25}}
 
     def points(method):
@@ -101,14 +99,14 @@ def test_tuning_is_chosen_for_each_encoder_and_used_by_its_rows(base: Path, grad
     assert all(last[encoder].customize.items() >= arguments.items() for encoder, arguments in wanted.items())
 
 
-def test_an_encoder_without_tuned_rows_is_not_tuned(base: Path, graded):
+def test_an_encoder_without_tuned_methods_is_not_tuned(base: Path, graded):
     graded(lambda method: 1)
     settings = tune_settings(base, methods=["plain-guidance"], **FAST)
     assert set(settings.chosen["scores"]) == {"plain-guidance"}
     assert settings.customize == load_settings().customize
 
 
-def test_repeating_the_command_draws_nothing_again(base: Path, graded, tmp_path: Path):
+def test_repeating_the_command_generates_nothing_again(base: Path, graded, tmp_path: Path):
     renderer = graded(lambda method: 2)
     first = tune_settings(base, methods=["refinement-only"], customize=False, out=tmp_path, **FAST)
     generated = len(renderer.methods)
@@ -116,13 +114,13 @@ def test_repeating_the_command_draws_nothing_again(base: Path, graded, tmp_path:
     assert len(renderer.methods) == generated > 0
 
 
-def test_best_needs_a_row_to_start_from(base: Path, graded):
+def test_best_needs_a_method_to_start_from(base: Path, graded):
     graded(lambda method: 1)
     with pytest.raises(ValueError, match="best starts from the best of plain-guidance, "):
         tune_settings(base, methods=["best"], customize=False, **FAST)
 
 
-def test_every_row_that_chooses_has_its_knobs_in_the_grid():
+def test_every_chosen_parameter_is_in_the_grid():
     for name, spec in METHODS.items():
         assert set(spec.chooses) <= set(tuning.GRID), name
         assert all(min(tuning.GRID[parameter]) > 0 for parameter in spec.positive), name

@@ -1,4 +1,4 @@
-"""Drawing a group of images one way: from seeds, through inversion, or with subjects."""
+"""Generate a group of images with one method: from seeds, through inversion, or with subjects."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,16 @@ class EditRendererSpec(RendererSpec):
     """What a process needs to build its own renderer of edits."""
 
     guidance_scale: float = 3.0
-    """Of unedited drawings."""
+    """Guidance scale of unedited images."""
     scheduler: str = DDIM
 
     def build(self) -> "EditRenderer":
-        """The renderer."""
+        """Build the renderer."""
         return EditRenderer(self)
 
 
 class EditRenderer:
-    """Draws groups; inversions and subjects of the last group are kept, as all ways come to a group in turn."""
+    """Generate groups; the inversions and subjects of the last group are cached, as all methods follow each other."""
 
     def __init__(self, spec: EditRendererSpec) -> None:
         self.spec = spec
@@ -41,7 +41,7 @@ class EditRenderer:
         self._subjects: list[Subject] = []
 
     def __call__(self, group: Group, edit_method: EditMethod) -> list[Image.Image]:
-        """One image for each of the group's asks; the same group and way give the same images."""
+        """Generate one image for each of the group's prompts; the same group and method give the same images."""
         if group != self._of:
             self._of, self._inverted, self._subjects = group, None, []
         if edit_method.kind == "ledits":

@@ -1,6 +1,6 @@
-"""The `promptnet` command: typed functions of `promptnet.commands` turned into subcommands.
+"""The `promptnet` command: every typed function of `promptnet.commands` is a subcommand.
 
-Nothing heavy is imported before a command runs, so that `--help` answers at once.
+Nothing heavy is imported before a command runs, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "convert": convert,
 }
 
-GROUP_HELP = {"evaluate": "Measure on portraits whose true answers are known."}
+GROUP_HELP = {"evaluate": "Measure on avatars whose true answers are known."}
 
 
 def build_parser() -> ArgumentParser:
-    """The whole command line as a parser."""
+    """Build the parser of the whole command line."""
     from importlib.metadata import version
 
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
         prog="promptnet",
-        description="One image of a person in, that person drawn in any situation out.",
+        description="Personalise a text-to-image diffusion model from a single photo, in seconds.",
         version=version("promptnet"),
         allow_abbrev=False,
     )
@@ -78,9 +78,9 @@ def _summary(function: Command) -> str:
 
 
 def _add_options(parser: ArgumentParser, function: Command) -> None:
-    """One option a parameter: `class_word: str = "person"` becomes `--class-word`, a list takes several values.
+    """Add one option a parameter: `class_word: str = "person"` becomes `--class-word`, a list takes several values.
 
-    `from_`, which cannot be called by the word itself, becomes `--from`.
+    `from_` becomes `--from`, because `from` is a keyword.
     """
     import docstring_parser
 
@@ -89,7 +89,7 @@ def _add_options(parser: ArgumentParser, function: Command) -> None:
     }
     types = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
-        option = {"help": about.get(name), **_reading(types[name])}
+        option = {"help": about.get(name), **_parsing(types[name])}
         if parameter.default is inspect.Parameter.empty:
             option["required"] = True
         elif types[name] is not bool:
@@ -97,8 +97,8 @@ def _add_options(parser: ArgumentParser, function: Command) -> None:
         parser.add_argument("--" + name.strip("_").replace("_", "-"), **option)
 
 
-def _reading(kind: Any) -> dict[str, Any]:
-    """How argparse is to read a value of one annotated type."""
+def _parsing(kind: Any) -> dict[str, Any]:
+    """Return the arguments for argparse that parse a value of one annotated type."""
     if kind is bool:
         return {"action": "store_true"}
     for part in (kind, *typing.get_args(kind)):
@@ -108,7 +108,7 @@ def _reading(kind: Any) -> dict[str, Any]:
 
 
 def _chosen(arguments: Namespace) -> tuple[Command, dict[str, Any]]:
-    """The function that the command line names, and its arguments."""
+    """Return the function that the command line names, and its arguments."""
     command, options = COMMANDS[arguments.command], arguments[arguments.command]
     if isinstance(command, dict):
         command, options = command[options.what], options[options.what]
@@ -117,7 +117,7 @@ def _chosen(arguments: Namespace) -> tuple[Command, dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 2 a user's error (one line on stderr), 130 interrupted."""
+    """Run one command and return the exit code: 0 done, 2 a user's error (one line on stderr), 130 interrupted."""
     arguments = build_parser().parse_args(argv)
     command, options = _chosen(arguments)
     debug = arguments.debug or os.environ.get("PROMPTNET_DEBUG", "0") not in ("", "0")

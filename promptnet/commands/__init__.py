@@ -1,1 +1,1 @@
-"""What `promptnet` can do: one typed function a command. Heavy imports stand inside the functions."""
+"""The commands of `promptnet`: one typed function each. Heavy imports are inside the functions."""

@@ -1,4 +1,4 @@
-"""The demo's image: the reference, then every sentence with what was drawn above what is true."""
+"""The demo's image: the reference, then for every prompt the generated image above the true one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ changed; see NOTICE)."""
 def demo_sheet(
     reference: Image.Image, prompts: Sequence[str], generated: Sequence[Image.Image], true: Sequence[Image.Image]
 ) -> Image.Image:
-    """One column for the reference and one a sentence.
+    """Return the sheet: one column for the reference and one a prompt.
 
     Args:
-        reference: the only image the model was shown.
-        prompts: the sentences.
-        generated: what the model drew, sentence by sentence.
-        true: the same person really re-rendered, sentence by sentence.
+        reference: the only image that the model got.
+        prompts: of the images.
+        generated: the model's images, prompt by prompt.
+        true: real renders of the same person, prompt by prompt.
     """
     columns = 1 + len(prompts)
     width = GAP_PX + columns * (CELL_PX + GAP_PX)
@@ -45,7 +45,7 @@ def demo_sheet(
 
 
 def put(sheet: Image.Image, column: int, top_px: int, image: Image.Image, text: str) -> None:
-    """A framed image with its text above it."""
+    """Paste a framed image with its text above it."""
     left_px = left_of(column)
     write(sheet, column, top_px - GAP_PX // 2, text)
     sheet.paste(image.convert("RGB").resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS), (left_px, top_px))
@@ -54,11 +54,11 @@ def put(sheet: Image.Image, column: int, top_px: int, image: Image.Image, text: 
 
 
 def write(sheet: Image.Image, column: int, bottom_px: int, text: str) -> None:
-    """Lines of text that end above `bottom_px`."""
+    """Write lines of text that end above `bottom_px`."""
     font = ImageFont.load_default(FONT_PX)
     ImageDraw.Draw(sheet).multiline_text((left_of(column), bottom_px), text, fill=INK, font=font, anchor="ld")
 
 
 def left_of(column: int) -> int:
-    """Where a column begins, in pixels."""
+    """Return where a column begins, in pixels."""
     return GAP_PX + column * (CELL_PX + GAP_PX)

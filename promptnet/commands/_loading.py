@@ -1,4 +1,4 @@
-"""From what the command line names to a pipeline on a device."""
+"""Load a pipeline from the names on the command line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ EMBEDDED = "checkpoints/tiny"
 
 
 def find_base(base: str) -> str:
-    """A folder, or the id of a model on the Hugging Face Hub.
+    """Return a base model's folder, or the id of a model on the Hugging Face Hub.
 
-    The embedded model is also found from outside the checkout that the package was installed from.
+    The embedded model is also found from outside the checkout that holds the package.
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: the name is neither.
     """
     if (Path(base) / "model_index.json").is_file():
         return base
@@ -39,14 +39,14 @@ def _may_be_hub_id(name: str) -> bool:
 
 
 def find_part(name: str, option: str) -> str:
-    """A folder with one network, or the id of a model on the Hugging Face Hub.
+    """Return a folder with one network, or the id of a model on the Hugging Face Hub.
 
     Args:
-        name: of either.
-        option: by which it was given.
+        name: of the folder or model.
+        option: that it was given with.
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: the name is neither.
     """
     if (Path(name) / "config.json").is_file():
         return name
@@ -58,10 +58,10 @@ def find_part(name: str, option: str) -> str:
 
 
 def pick_device(device: str) -> str:
-    """`"auto"` as the accelerator at hand, else the CPU; a named device if it is there.
+    """Return a device: for `"auto"` the available accelerator, else the CPU; a named device if it is available.
 
     Raises:
-        ValueError: the device is not one of this machine's.
+        ValueError: the device is not available on this machine.
     """
     import torch
 
@@ -76,7 +76,7 @@ def pick_device(device: str) -> str:
 
 
 def quiet() -> None:
-    """Keep the libraries' own bars and advice out of the command's output."""
+    """Turn off the libraries' own progress bars and advice."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -88,7 +88,7 @@ def quiet() -> None:
 
 
 def make_generator(seed: int) -> Generator:
-    """Torch's, on the CPU.
+    """Return a torch generator on the CPU.
 
     Raises:
         ValueError: the seed is longer than 64 bits.
@@ -103,7 +103,7 @@ def make_generator(seed: int) -> Generator:
 def load_pipeline(
     base: str, device: str, promptnet: str | None = None, image_encoder: str | None = None
 ) -> PromptNetPipeline:
-    """The pipeline of a base model, with the encoder and image encoder it lacks taken from elsewhere.
+    """Load the pipeline of a base model, with the encoder and image encoder that it lacks from elsewhere.
 
     Args:
         base: folder in diffusers layout, or Hub id.
@@ -113,11 +113,11 @@ def load_pipeline(
 
     Raises:
         OSError: one of them does not exist or lacks a file.
-        ValueError: a file of theirs is broken, or the device is not there.
+        ValueError: one of their files is broken, or the device is not available.
     """
     found, place = find_base(base), pick_device(device)
     given = {"promptnet": promptnet, "image-encoder": image_encoder}
-    encoder, text_encoder = (None if name is None else find_part(name, option) for option, name in given.items())
+    encoder, vision = (None if name is None else find_part(name, option) for option, name in given.items())
     quiet()
     from safetensors import SafetensorError
 
@@ -125,16 +125,16 @@ def load_pipeline(
 
     parts: dict[str, object] = {} if encoder is None else {"promptnet": encoder}
     try:
-        if text_encoder is not None:
-            parts |= _image_encoder(text_encoder)
+        if vision is not None:
+            parts |= _image_encoder(vision)
         return PromptNetPipeline.from_pretrained(found, use_safetensors=True, **parts).to(place)
-    except SafetensorError as error:  # transformers lets it through; no ValueError, nor does it name the file
-        named = ", ".join(f"'{name}'" for name in (base, encoder, text_encoder) if name is not None)
+    except SafetensorError as error:  # transformers does not convert it, and it does not name the file
+        named = ", ".join(f"'{name}'" for name in (base, encoder, vision) if name is not None)
         raise ValueError(f"a weights file of {named} is broken ({error}): copy or download it again") from error
 
 
 def _image_encoder(name: str) -> dict[str, object]:
-    """A CLIP image encoder and its preprocessing, by the names of the pipeline's components."""
+    """Load a CLIP image encoder and its preprocessing, by the names of the pipeline's components."""
     import torch
     from transformers import CLIPImageProcessor, CLIPVisionModel
 
@@ -143,5 +143,5 @@ def _image_encoder(name: str) -> dict[str, object]:
             "image_encoder": CLIPVisionModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32),
             "feature_extractor": CLIPImageProcessor.from_pretrained(name),
         }
-    except OSError as error:  # whose message may name the Hub's address only
+    except OSError as error:  # its message may name only the Hub's address
         raise ValueError(f"--image-encoder '{name}' cannot be loaded: {error}") from error

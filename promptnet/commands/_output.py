@@ -1,4 +1,4 @@
-"""Names of output files and sizes on the command line: checked before any work."""
+"""Check names of output files and sizes on the command line before any work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuse, before any work, an output file whose name or folder will not do.
+    """Check the name and folder of an output file.
 
     Raises:
         ValueError: the name does not end in one of `suffixes`, it is a folder, or its folder does not exist.
@@ -24,17 +24,17 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
 
 
 def numbered(path: Path, count: int) -> list[Path]:
-    """`out.png` itself for one image, `out-1.png`, `out-2.png`, ... for several."""
+    """Return `out.png` itself for one image, `out-1.png`, `out-2.png`, ... for several."""
     if count == 1:
         return [path]
     return [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """`"512x768"` as (width, height) in pixels.
+    """Parse `"512x768"` as (width, height) in pixels.
 
     Raises:
-        ValueError: it is not two positive whole numbers with an x between them.
+        ValueError: the text is not two positive whole numbers with an x between them.
     """
     match = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", size.strip())
     if not match:

@@ -1,4 +1,4 @@
-"""One look for everything that takes long."""
+"""Progress bars and spinners of the commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def status(message: str) -> Iterator[None]:
-    """A spinner on stderr while something without countable steps runs."""
+    """Show a spinner on stderr while something without countable steps runs."""
     from rich.console import Console
 
     with Console(stderr=True).status(message):
@@ -24,7 +24,7 @@ def status(message: str) -> Iterator[None]:
 
 @contextmanager
 def sampling_bar(pipe: PromptNetPipeline, message: str) -> Iterator[Callable[..., dict[str, Any]]]:
-    """A bar on stderr in place of the pipeline's own; yields a `callback_on_step_end` that moves it."""
+    """Show a bar on stderr in place of the pipeline's own; yield a `callback_on_step_end` that advances it."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -41,7 +41,7 @@ def sampling_bar(pipe: PromptNetPipeline, message: str) -> Iterator[Callable[...
 
 @contextmanager
 def tuning_bar(message: str) -> Iterator[Callable[[TuningProgress], None]]:
-    """A bar on stderr; yields a callback of per-user tuning that moves it."""
+    """Show a bar on stderr; yield a callback of per-user tuning that advances it."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -14,7 +14,7 @@ def convert(source: Path, out: Path, keep_residual_heads: bool = False, to_publi
         source: the encoder's folder, with its config.json
         out: the folder to write; its parent must exist, itself must not
         keep_residual_heads: keep heads that no computation uses
-        to_published: the other way, from a folder of ours to one that the published code reads
+        to_published: convert in the other direction, from a folder of this package to one that the published code reads
     """
     if to_published and keep_residual_heads:
         raise ValueError("--keep-residual-heads is for reading the published layout: leave it out with --to-published")

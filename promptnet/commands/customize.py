@@ -22,17 +22,17 @@ def customize(
     image_encoder: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Tune the model to one person in seconds and keep the outcome as a small file.
+    """Tune the model to one person in seconds and save the subject as a small file.
 
     Args:
         image: one or more images of the person (PNG, JPEG, ...)
         out: the subject file to write (.safetensors); it holds the image's latents, so treat it like a photograph
-        class_word: what the subject is
-        steps: tuning steps; 0 takes the encoder's words as they are (null: the pipeline's default)
+        class_word: the subject's class, for example "person"
+        steps: tuning steps; 0 keeps the encoder's output as it is (null: the pipeline's default)
         learning_rate: of the tuning (null: the pipeline's default)
-        seed: makes the outcome reproducible
+        seed: makes the result reproducible
         base: base model, a folder in diffusers layout or a Hub id
-        promptnet: folder of the encoder, where the base model holds none or another one is wanted
+        promptnet: folder of the encoder, if the base model has none or another one is wanted
         image_encoder: CLIP image encoder for that encoder, a folder or a Hub id
         device: auto, cpu, cuda, ...
     """

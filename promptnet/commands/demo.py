@@ -1,4 +1,4 @@
-"""`promptnet demo`: from one image of a person no training ever saw to five sentences drawn, with figures."""
+"""`promptnet demo`: customise to one image of a held-out person, generate five prompts and score them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NUM_PROMPTS = 5
 SPLIT = "test"
 JUDGE = "validation"
-"""The other one is for `promptnet evaluate` alone."""
+"""The test judge is for `promptnet evaluate` alone."""
 
 
 def demo(
@@ -35,13 +35,13 @@ def demo(
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
-    """Customise to a person no training ever saw, draw five sentences, and compare with the true answers.
+    """Customise to a person no training ever saw, generate five prompts, and compare with the true answers.
 
     Args:
         out: an existing folder for demo.png, demo.json and the subject, demo.safetensors
-        person: which of the test people, counted from 0
+        person: index of the test person, counted from 0
         steps: denoising steps an image (null: the pipeline's default)
-        seed: decides the order of the people, the sentences and the noise
+        seed: decides the order of the people, the prompts and the noise
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
@@ -64,7 +64,7 @@ def demo(
     with timed(seconds, "customise"):
         subject = tune(pipe, reference, who)
     with timed(seconds, "draw"):
-        images = draw(pipe, subject, who, steps)
+        images = generate(pipe, subject, who, steps)
     with timed(seconds, "judge"):
         scorer = make_scorer([who], load_judge(judge_folder(found, JUDGE)), SPLIT, size_px)
         scores = score(scorer, who, images)
@@ -78,10 +78,10 @@ def demo(
 
 
 def check_request(person: int, steps: int | None) -> None:
-    """Refuse what would fail after minutes of work.
+    """Check the arguments before minutes of work.
 
     Raises:
-        ValueError: there is no such person, or no denoising steps.
+        ValueError: unknown person, or no denoising steps.
     """
     from promptnet.datasets.avatars.render import identities
 
@@ -94,14 +94,14 @@ def check_request(person: int, steps: int | None) -> None:
 
 @contextmanager
 def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Note how long a stage took."""
+    """Record how long a stage took."""
     start_s = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - start_s
 
 
 def tune(pipe: PromptNetPipeline, reference: Image, who: Person) -> Subject:
-    """Per-user tuning to the one image."""
+    """Run per-user tuning on the one image."""
     import torch
 
     from promptnet.evaluation.harness.tasks import CLASS_PHRASE
@@ -113,11 +113,11 @@ def tune(pipe: PromptNetPipeline, reference: Image, who: Person) -> Subject:
         )
 
 
-def draw(pipe: PromptNetPipeline, subject: Subject, who: Person, steps: int | None) -> list[Image]:
-    """All sentences in one batch, each with its own noise."""
+def generate(pipe: PromptNetPipeline, subject: Subject, who: Person, steps: int | None) -> list[Image]:
+    """Generate all prompts in one batch, each with its own noise."""
     import torch
 
-    with sampling_bar(pipe, f"drawing {len(who.eval_prompts)} sentences") as callback:
+    with sampling_bar(pipe, f"generating {len(who.eval_prompts)} prompts") as callback:
         generated: Any = pipe(
             [eval_prompt.prompt for eval_prompt in who.eval_prompts],
             subject=subject,
@@ -129,16 +129,16 @@ def draw(pipe: PromptNetPipeline, subject: Subject, who: Person, steps: int | No
 
 
 def score(scorer: Scorer, who: Person, images: list[Image]) -> dict[str, Any]:
-    """What `demo.json` says: this one person's scores, as in the comparison, and what the judge read."""
+    """Return the content of `demo.json`: this person's scores, as in the comparison, and the judge's predictions."""
     from promptnet.metrics.judge import read_images
 
-    scores = scorer.mark([images])
+    scores = scorer.score([images])
     read = read_images(scorer.judge, images).records
     return {
         "person": who.identity.record(),
         "reference": who.reference.record(),
         **{metric: round(float(values[0]), 4) for metric, values in scores.people.items()},
-        "fields": {field: round(share, 4) for field, share in scores.fields.items()},
+        "fields": {field: round(fraction, 4) for field, fraction in scores.fields.items()},
         "pictures": [
             {
                 "prompt": eval_prompt.prompt,
@@ -151,19 +151,19 @@ def score(scorer: Scorer, who: Person, images: list[Image]) -> dict[str, Any]:
 
 
 def compare(read: Record, truth: Record) -> dict[str, bool]:
-    """Field by field, whether the judge read what is true."""
+    """Return for each field whether the judge's prediction is true."""
     return {field: read[field] == value for field, value in truth.items()}
 
 
 def show(result: dict[str, Any], folder: Path) -> None:
-    """The table on the console."""
+    """Print the table on the console."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="what the judge reads in each image", caption="fields right of fields there are")
-    table.add_column("sentence")
+    table = Table(title="the judge's prediction for each image", caption="fields predicted right of all fields")
+    table.add_column("prompt")
     table.add_column("same person", justify="right")
-    table.add_column("as asked", justify="right")
+    table.add_column("as prompted", justify="right")
     for image in result["pictures"]:
         counts = [image["identity_right"].values(), image["asked_right"].values()]
         table.add_row(image["prompt"], *(f"{sum(right)} of {len(right)}" for right in counts))
@@ -171,6 +171,6 @@ def show(result: dict[str, Any], folder: Path) -> None:
     console.print(table)
     console.print(", ".join(f"{name} {result[name]:.2f}" for name in ("identity", "attributes", "harmonic")))
     console.print(", ".join(f"{stage} {took:.1f} s" for stage, took in result["seconds"].items()))
-    console.print(f"look at {folder / 'demo.png'}; draw more with")
+    console.print(f"look at {folder / 'demo.png'}; generate more with")
     again = f'promptnet generate --subject {folder / "demo.safetensors"} --prompt "a happy portrait of S*" --out me.png'
     console.print("  " + again, soft_wrap=True, highlight=False)

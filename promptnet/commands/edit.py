@@ -1,4 +1,4 @@
-"""`promptnet edit`: an image and edit cards in, the edited image out."""
+"""`promptnet edit`: change an image with edit cards."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def edit(
     """Change one attribute of an image, and nothing else.
 
     Args:
-        card: one edit card of `promptnet optimize-edit`, or several that act together
+        card: one edit card of `promptnet optimize-edit`, or several to apply together
         out: the image to write (.png, .jpg, .webp)
         image: the image to edit
-        subject: edit the image that a subject file of `promptnet customize` keeps, instead of an image
-        strength: 0 gives the image back, 1 edits as learned, more edits more
-        prompt: what the image shows (null: the card's neutral prompt)
+        subject: edit the image in a subject file of `promptnet customize`, instead of an image
+        strength: 0 returns the image unchanged, 1 applies the edit as learned, more strengthens it
+        prompt: description of the image (null: the card's neutral prompt)
         mask: an image of the same size, white where the edit may act
-        correct_until: share of the steps, from the noisy end, that hold on to the image (null: all of them)
-        crop: take the central square of an image of another size than the base model draws, and of its mask
+        correct_until: fraction of the steps, from the noisy end, that are corrected towards the image (null: all)
+        crop: take the central square of the image and its mask, if their size is not the base model's
         as_published: invert the image as the published code does: guided, and corrected with noise of its own, one
             noise level late, in 33 of 50 steps
         seed: of that noise

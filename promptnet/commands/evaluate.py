@@ -1,4 +1,4 @@
-"""`promptnet evaluate`: how well it works, measured on avatars whose true answers are known."""
+"""`promptnet evaluate`: measure quality on avatars whose true answers are known."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def avatars(
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
-    """Compare ways of drawing people never seen in training: identity, attributes, distance to the truth.
+    """Compare methods on people never seen in training: identity, attributes, distance to the truth.
 
     Args:
-        people: how many people
-        prompts: how many prompts each
+        people: number of people
+        prompts: number of prompts each
         steps: denoising steps an image
-        split: test for figures to report; validation for choosing settings; train for how much others are drawn worse
-        methods: which ways to compare (null: all)
-        curves: also draw the trade-off curves of identity against attributes
-        settings: file of the rows' parameters (null: the one shipped)
-        out: an existing folder for results.json, sheet.png and plot.png; repeat the command to go on where it stopped
-        seed: makes the outcome reproducible
-        workers: processes that draw (null: decided by the device)
+        split: test for figures to report; validation to choose settings; train for the gap to people seen in training
+        methods: to compare (null: all)
+        curves: also generate the trade-off curves of identity against attributes
+        settings: file of the methods' parameters (null: the shipped one)
+        out: an existing folder for results.json, sheet.png and plot.png; repeat the command to resume
+        seed: makes the result reproducible
+        workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
@@ -73,17 +73,17 @@ def base_model(
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
-    """Read back what the base model draws from full captions of people never seen in training.
+    """Score the base model on full captions of people never seen in training.
 
     Args:
-        people: how many people
-        prompts: how many captions each
+        people: number of people
+        prompts: number of captions each
         steps: denoising steps an image
         split: validation, or test for figures to report
-        guidance_scale: of the captions (null: that of the row prompt-only)
+        guidance_scale: of the captions (null: that of the method prompt-only)
         out: an existing folder for base.json
-        seed: makes the outcome reproducible
-        workers: processes that draw (null: decided by the device)
+        seed: makes the result reproducible
+        workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
@@ -124,16 +124,16 @@ def tune(
     """Choose the parameters of sampling and tuning on validation people.
 
     Args:
-        people: how many people
-        prompts: how many prompts each
+        people: number of people
+        prompts: number of prompts each
         steps: denoising steps an image
-        methods: whose parameters to choose (null: all)
-        keep_customize: leave per-user tuning as the settings have it, and choose the parameters of sampling only
-        rounds: over all parameters of a row, at most
-        settings: where to start (null: the file shipped)
-        out: an existing folder for settings.yaml and tried.json; repeat the command to go on where it stopped
-        seed: makes the outcome reproducible
-        workers: processes that draw (null: decided by the device)
+        methods: to choose parameters of (null: all)
+        keep_customize: keep per-user tuning as in the settings, and choose the parameters of sampling only
+        rounds: largest number of rounds over all parameters of a method
+        settings: file to start from (null: the shipped one)
+        out: an existing folder for settings.yaml and tried.json; repeat the command to resume
+        seed: makes the result reproducible
+        workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
@@ -172,18 +172,18 @@ def resolution(
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
-    """Compare ways of drawing at sizes the base model was not trained for: distance to real renders, fields, heads.
+    """Compare methods at sizes that the base model was not trained for: distance to real renders, fields, heads.
 
     Args:
-        people: how many validation people, one full caption each
+        people: number of validation people, one full caption each
         steps: denoising steps an image
-        sizes: WIDTHxHEIGHT, or WIDTHxHEIGHT:PICTURES for fewer (null: 32x32 96x96 128x128 160x96 192x192:16 256x256:4)
+        sizes: WIDTHxHEIGHT, or WIDTHxHEIGHT:IMAGES for fewer (null: 32x32 96x96 128x128 160x96 192x192:16 256x256:4)
         methods: direct, attention, redilation, +dispersion, +damping, auto (null: these); published:NAME, a YAML file
-        subjects: how many customised people to draw at the trained size and at twice that
-        guidance_scale: of the captions (null: that of the row prompt-only)
-        out: an existing folder for results.json and a sheet a size; repeat the command to go on where it stopped
-        seed: makes the outcome reproducible
-        workers: processes that draw (null: decided by the device)
+        subjects: number of customised people to generate at the trained size and at twice that
+        guidance_scale: of the captions (null: that of the method prompt-only)
+        out: an existing folder for results.json and a sheet a size; repeat the command to resume
+        seed: makes the result reproducible
+        workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
@@ -231,29 +231,29 @@ def edits(
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
-    """Learn edits and judge them on other seeds, on real renders, and on subjects: does it appear, does the rest stay.
+    """Learn edits and score them on new seeds, on real renders, and on subjects: edit success and preservation.
 
     Args:
         edits: which edits (null: all)
-        methods: which ways to compare (null: all)
-        seeds: images drawn from seeds that nothing was learned on
-        renders: real avatars, edited through inversion
-        subjects: customised people, edited by cards learned without them
-        learned_on: seeds that an edit is learned on
+        methods: to compare (null: all)
+        seeds: number of images from seeds that nothing was learned on
+        renders: number of real avatars, edited through inversion
+        subjects: number of customised people, edited by cards learned without them
+        learned_on: number of seeds that an edit is learned on
         steps: denoising steps
-        iterations: of the optimisation
+        iterations: number of optimisation iterations
         learning_rate: of the optimisation
-        preserve: weight of staying like the original, against changing as is asked
-        teacher: what says whether an edit appears: "clip", directional CLIP as published, or "judge", the validation
-            judge too, which also holds the other fields
-        guidance_scale: of the drawing
+        preserve: weight of preservation against edit success
+        teacher: what measures edit success: "clip", directional CLIP as published, or "judge", the validation judge
+            as well, which also preserves the other fields
+        guidance_scale: of sampling
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
-        correct_until: share of the steps, from the noisy end, that hold on to a real image
-        split: test for figures to report; validation for choosing settings
-        out: an existing folder for results.json and sheet.png; repeat the command to go on where it stopped
-        cards: an existing folder that gets the cards learned on several seeds, by the edits' names
-        seed: makes the outcome reproducible
-        workers: processes (null: decided by the device)
+        correct_until: fraction of the steps, from the noisy end, that are corrected towards a real image
+        split: test for figures to report; validation to choose settings
+        out: an existing folder for results.json and sheet.png; repeat the command to resume
+        cards: an existing folder for the cards learned on several seeds, named after the edits
+        seed: makes the result reproducible
+        workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """

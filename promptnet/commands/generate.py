@@ -1,4 +1,4 @@
-"""`promptnet generate`: a prompt, and perhaps subjects, in; images out."""
+"""`promptnet generate`: generate images from a prompt, with or without subjects."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ def generate(
     image_encoder: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Draw a prompt, with S* in it for the subject.
+    """Generate images from a prompt, with S* in it for the subject.
 
     Args:
-        prompt: what to draw, for example "a sad portrait of S* wearing sunglasses"; S1*, S2* for several subjects
+        prompt: for example "a sad portrait of S* wearing sunglasses"; S1*, S2* for several subjects
         out: the image to write (.png, .jpg, .webp); several are numbered out-1.png, out-2.png
         subject: one subject file of `promptnet customize`, or several
         size: WIDTHxHEIGHT in pixels (null: the size the base model was trained at); more than four times the trained
             area is decoded in tiles
-        resolution: auto (also when null) adapts the base model to a size far from its own, off never; or
+        resolution: auto (also if null) adapts the base model to a size far from its own, off never does; or
             published:NAME, or a YAML file
         steps: denoising steps
-        num_images: how many images
-        seed: makes the outcome reproducible
-        negative_prompt: what to move away from (null: nothing; SDXL tells that from an empty text)
-        class_word: what stands in place of S* in the class term (null: the subject's own)
+        num_images: number of images
+        seed: makes the result reproducible
+        negative_prompt: guides away from this prompt (null: none; SDXL treats that unlike an empty text)
+        class_word: replaces S* in the class term (null: the subject's own)
         guidance_scale: of a prompt without a subject
         subject_scale: weight of the term with S*
         class_scale: weight of the term with the class word in place of S*
         fusion_steps: fusion iterations at every step
         fusion_scale: guidance inside the fusion stage
-        fusion_eta: how much noise the fusion stage renews
-        fusion_until: share of the steps, from the noisy end, that are fused
-        pseudo_word_scale: how strongly the subject speaks
-        as_published: take the published values for every parameter that is not given
+        fusion_eta: fraction of the noise that the fusion stage renews
+        fusion_until: fraction of the steps, from the noisy end, that are fused
+        pseudo_word_scale: weight of the pseudo-word in the fusion stage
+        as_published: use the published value of every parameter that is not given
         base: base model, a folder in diffusers layout or a Hub id
-        promptnet: folder of the encoder, where the base model holds none or another one is wanted
+        promptnet: folder of the encoder, if the base model has none or another one is wanted
         image_encoder: CLIP image encoder for that encoder, a folder or a Hub id
         device: auto, cpu, cuda, ...
     """
@@ -112,7 +112,7 @@ def generate(
 
 
 def needs_tiles(size_px: tuple[int, int], trained_size_px: tuple[int, int]) -> bool:
-    """Whether an image is decoded in tiles, as decoding takes memory with its area: above four times the trained one.
+    """Return whether to decode an image in tiles, to save memory: if it has over four times the trained area.
 
     Args:
         size_px: of the image.
@@ -122,7 +122,7 @@ def needs_tiles(size_px: tuple[int, int], trained_size_px: tuple[int, int]) -> b
 
 
 def published_config() -> dict[str, Any]:
-    """The published values of every parameter."""
+    """Return the published values of every parameter."""
     from dataclasses import asdict
 
     from promptnet.inference.sampling.config import PUBLISHED

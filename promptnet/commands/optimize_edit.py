@@ -1,4 +1,4 @@
-"""`promptnet optimize-edit`: two prompts in, an edit card out."""
+"""`promptnet optimize-edit`: learn an edit card from two prompts."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def optimize_edit(
     base: str = EMBEDDED,
     device: str = "auto",
 ) -> None:
-    """Learn an edit: how much of each of two prompts every denoising step is to see.
+    """Learn an edit: the weight of each of two prompts at every denoising step.
 
     Args:
         from_: the prompt without the attribute, for example "a portrait of a person"
-        to: the same prompt with it, for example "a happy portrait of a person"
+        to: the same prompt with the attribute, for example "a happy portrait of a person"
         out: the edit card to write (.safetensors)
-        image: learn on these images (their central squares), in place of seeds
-        subject: learn on the images that subject files of `promptnet customize` keep, in place of seeds
-        num_seeds: how many seeds it is learned on
-        batch_size: of those at once; memory grows with it
-        steps: denoising steps, and weights
-        iterations: of the optimisation
+        image: learn on these images (their central squares) instead of seeds
+        subject: learn on the images in subject files of `promptnet customize` instead of seeds
+        num_seeds: number of seeds to learn on
+        batch_size: number of seeds at once; memory grows with it
+        steps: denoising steps, which is also the number of weights
+        iterations: number of optimisation iterations
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
-        guidance_scale: of the drawing
+        guidance_scale: of sampling
         learning_rate: of the optimisation
-        preserve: weight of staying like the original, against changing as is asked
-        show: what is to appear ("expression=happy"); the validation judge teaches it beside CLIP (null: no judge)
-        keep_all_but: fields that may change ("expression"); the validation judge holds the others (null: no judge)
-        seed: makes the outcome reproducible
-        clip: folder of the CLIP that judges the change (null: the embedded model's own)
-        base: base model, a folder in diffusers layout, of the kind of Stable Diffusion 1.5 or 2
+        preserve: weight of preservation against edit success
+        show: fields to appear ("expression=happy"); the validation judge teaches them beside CLIP (null: no judge)
+        keep_all_but: fields that may change ("expression"); the validation judge preserves the others (null: no judge)
+        seed: makes the result reproducible
+        clip: folder of the CLIP that measures the change (null: the embedded model's own)
+        base: base model, a folder in diffusers layout, Stable Diffusion 1.5 or 2 by architecture
         device: auto, cpu, cuda, ...
     """
     check_output(out, (".safetensors",))
@@ -96,10 +96,10 @@ def optimize_edit(
 
 
 def asked_fields(words: list[str]) -> dict[str, str]:
-    """Fields and values of FIELD=VALUE.
+    """Parse fields and values from FIELD=VALUE.
 
     Raises:
-        ValueError: a word reads otherwise, or a field is named twice.
+        ValueError: a word has another form, or a field is named twice.
     """
     asked: dict[str, str] = {}
     for word in words:
@@ -113,7 +113,7 @@ def asked_fields(words: list[str]) -> dict[str, str]:
 
 
 def fit(stage: Any, data: Any, device: str, iterations: int) -> None:
-    """Learn, with a bar on stderr."""
+    """Learn the edit, with a bar on stderr."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""`promptnet prepare`: photographs in, a data set of faces out."""
+"""`promptnet prepare`: turn photographs into a data set of faces."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def prepare(
     Args:
         source: a folder of images, tar shards (webdataset) or a folder of such, or a Hugging Face data set
         out: the folder to make, outside the source; its parent must exist. Keep it as private as the photographs
-        detector: mtcnn finds and aligns faces; none takes the middle of images that are cropped already
-        faces: which of the faces that are large and sure enough; exactly-one refuses images of more or fewer
+        detector: mtcnn finds and aligns faces; none takes the centre of images that are already cropped
+        faces: which of the faces above the size and score limits; exactly-one rejects images with more or fewer
         size: side of the images to write, in pixels
-        margin: space around a face on each side, as a share of the face
-        keep_aspect: with --detector none, keep the whole image, its shorter side as --size says
+        margin: space around a face on each side, as a fraction of the face
+        keep_aspect: with --detector none, keep the whole image, with its shorter side equal to --size
         min_face_px: smallest face (with --detector none: shorter side of an image) to accept (null: a quarter of size)
-        min_score: how sure the detector must be, 0 to 1
-        min_inside: share of a face's square that must lie in the image; what does not is mirrored
-        min_sharpness: least variance of the outcome's Laplacian; the report says how it is spread
+        min_score: smallest detector score to accept, 0 to 1
+        min_inside: fraction of a face's square that must lie in the image; the rest is mirrored
+        min_sharpness: smallest variance of the crop's Laplacian to accept; the report holds its distribution
         max_megapixels: of a source image
-        identity: who is in an image: folder (the source's sub-folder), parent (the folder it lies in), none, a column,
-            an ending (cls) or a JSON field (json.person) (null: folder for folders, else none)
+        identity: source of the person's name: folder (the source's sub-folder), parent (the folder it lies in), none, a
+            column, an ending (cls) or a JSON field (json.person) (null: folder for folders, else none)
         image_column: of a Hugging Face data set
         caption_column: a column, an ending (txt; in folders, of files beside the images) or a JSON field (null: none)
         split: of a Hugging Face data set
-        encoding: of the images to write; png loses nothing, jpeg (quality 95) is a quarter of it
-        part_size: images to a shard, which is also what is done again after an interruption
-        workers: processes (null: one a core)
+        encoding: of the images to write; png is lossless, jpeg (quality 95) takes a quarter of the space
+        part_size: images in a shard; an interrupted shard is repeated
+        workers: number of processes (null: one a core)
     """
     import os
 
@@ -88,7 +88,7 @@ def prepare(
 
 @contextmanager
 def _bar(message: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with what is left; yields what moves it."""
+    """Show a bar on stderr with the remaining time; yield a function that advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -99,7 +99,7 @@ def _bar(message: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    """Counts, and nothing about any image: their names are in the report, which is private."""
+    """Print counts, and nothing about any image: their names are in the report, which is private."""
     from rich.console import Console
     from rich.table import Table
 
@@ -111,8 +111,8 @@ def _print(report: dict[str, Any]) -> None:
         table.add_row(f"rejected: {reason}", str(number))
     for reason, number in report.get("left_out", {}).items():  # reports of earlier versions have none
         table.add_row(f"left out: {reason} files and folders", str(number))
-    table.add_row("rows written", str(report["rows"]))
+    table.add_row("records written", str(report["rows"]))
     table.add_row("people known by name", str(report["identities"]))
     if report["plan"]["columns"]["caption"] is not None:
-        table.add_row("rows with a caption", str(report.get("captions", "not counted")))
+        table.add_row("records with a caption", str(report.get("captions", "not counted")))
     Console().print(table)

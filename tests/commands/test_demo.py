@@ -1,4 +1,4 @@
-"""The demo, with stand-ins for the pipeline and the judge: the judge knows every avatar that it may meet."""
+"""The demo with stand-ins for the pipeline and the judge, which knows every avatar that it may meet."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ SIZE_PX = 64
 
 
 class Judge:
-    """Reads the portraits of one person without error, and nothing else."""
+    """Predict the fields of one person's avatars without error."""
 
     def __init__(self, who: Person) -> None:
         images = [who.reference_image(SIZE_PX), *who.true_images(SIZE_PX)]
@@ -32,14 +32,14 @@ class Judge:
         }
 
     def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:
-        return [self.known[method.contiguous().numpy().tobytes()] for method in pixels]
+        return [self.known[image.contiguous().numpy().tobytes()] for image in pixels]
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.flatten(1) + 2
 
 
 class Pipeline:
-    """Draws what it was given to draw, and notes what it was asked."""
+    """Return the given images, and record the calls."""
 
     num_timesteps = 1
 
@@ -69,10 +69,10 @@ def who() -> Person:
 
 
 @pytest.fixture
-def drawing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: Person) -> Setting:
-    """A demo whose pipeline draws the given images."""
+def set_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: Person) -> Setting:
+    """Return a function that installs a pipeline which generates the given images."""
 
-    def set_up(images: list[Image.Image]) -> Pipeline:
+    def install(images: list[Image.Image]) -> Pipeline:
         pipe = Pipeline(images)
         monkeypatch.setattr(demo_module, "find_base", lambda base: base)
         monkeypatch.setattr(demo_module, "load_pipeline", lambda *_: pipe)
@@ -82,13 +82,11 @@ def drawing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: Person) -> Set
         monkeypatch.chdir(tmp_path)
         return pipe
 
-    return set_up
+    return install
 
 
-def test_the_truth_scores_one(
-    drawing: Setting, who: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pipe = drawing(who.true_images(SIZE_PX))
+def test_the_truth_scores_one(set_up: Setting, who: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = set_up(who.true_images(SIZE_PX))
     assert cli.main(["demo", "--out", "."]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "demo.png", "demo.safetensors"]
     result = json.loads(Path("demo.json").read_text())
@@ -100,8 +98,8 @@ def test_the_truth_scores_one(
     assert len({generator.initial_seed() for generator in pipe.call["generator"]}) == 5
 
 
-def test_copying_the_reference_keeps_the_person_and_follows_no_sentence(drawing: Setting, who: Person) -> None:
-    drawing([who.reference_image(SIZE_PX)] * 5)
+def test_copying_the_reference_keeps_the_identity_and_follows_no_prompt(set_up: Setting, who: Person) -> None:
+    set_up([who.reference_image(SIZE_PX)] * 5)
     assert cli.main(["demo", "--out", ".", "--steps", "3"]) == 0
     result = json.loads(Path("demo.json").read_text())
     assert result["identity"] == 1
@@ -111,8 +109,8 @@ def test_copying_the_reference_keeps_the_person_and_follows_no_sentence(drawing:
         assert not any(image["asked_right"].values())
 
 
-def test_the_model_is_shown_the_reference_and_nothing_else(drawing: Setting, who: Person) -> None:
-    pipe = drawing(who.true_images(SIZE_PX))
+def test_the_model_gets_the_reference_alone(set_up: Setting, who: Person) -> None:
+    pipe = set_up(who.true_images(SIZE_PX))
     cli.main(["demo", "--out", "."])
     (shown,) = pipe.shown
     assert np.array_equal(np.asarray(shown), np.asarray(who.reference_image(SIZE_PX)))

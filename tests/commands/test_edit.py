@@ -1,4 +1,4 @@
-"""`promptnet edit` and `promptnet optimize-edit`: what they hand on and refuse, with stand-ins for the models."""
+"""`promptnet edit` and `promptnet optimize-edit` with stand-ins for the models: passed arguments and errors."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from tests.training.editing.edit_base import build_edit_base
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """What `edit_image` is called with, in an empty folder that holds one card."""
+    """Record the calls of `edit_image`, in an empty folder that holds one card."""
     noted: list[Any] = []
 
     def edit_image(pipe: Any, image: Any, cards: Any, **options: Any) -> list[Image.Image]:
@@ -40,7 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     return noted
 
 
-def test_edit_hands_on_what_it_was_given(calls: list[Any]):
+def test_edit_passes_its_arguments_on(calls: list[Any]):
     words = ["--image", "in.png", "--card", "card.safetensors", "--strength", "0.5", "--out", "out.png", "--crop"]
     assert cli.main(["edit", *words]) == 0
     ((pipe, image, cards, options),) = calls
@@ -61,7 +61,9 @@ def test_edit_hands_on_what_it_was_given(calls: list[Any]):
         (["--image", "a.png", "--out", "out.png", "--card", "absent.safetensors"], "absent.safetensors"),
     ],
 )
-def test_edit_refuses_in_one_line(calls: list[Any], words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+def test_edit_reports_errors_in_one_line(
+    calls: list[Any], words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
     assert cli.main(["edit", "--card", "card.safetensors", *words]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -111,7 +113,7 @@ def test_optimize_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_pat
         (["expression=happy", "expression=sad"], "names 'expression' twice, as 'happy' and as 'sad'"),
     ],
 )
-def test_optimize_edit_refuses_what_is_to_appear(
+def test_optimize_edit_rejects_invalid_fields(
     shown: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     words = ["--from", "a", "--to", "b", "--out", str(tmp_path / "card.safetensors"), "--show", *shown]
@@ -119,7 +121,7 @@ def test_optimize_edit_refuses_what_is_to_appear(
     assert message in capsys.readouterr().err
 
 
-def test_defaults_are_those_of_the_recipe_and_the_evaluation():
+def test_defaults_equal_those_of_the_recipe_and_the_evaluation():
     recipe = yaml.safe_load((Path(__file__).parents[2] / "configs/disentangle/smile.yaml").read_text("utf-8"))
     model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
     ours = {name: parameter.default for name, parameter in signature(optimize_module.optimize_edit).parameters.items()}
@@ -146,7 +148,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_edit_base(tmp_path_factory.mktemp("base"))
 
 
-def test_a_card_is_learned_and_edits_a_image(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_card_is_learned_and_edits_an_image(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     common = ["--base", str(base), "--device", "cpu"]
     learn = ["--from", "a portrait of a person", "--to", "a happy portrait of a person", "--out", "smile.safetensors"]
@@ -176,7 +178,7 @@ def save_cut_short(path: Path) -> None:
 
 
 def save_card(base: Path, path: Path, weights: Any = (1.0, 0.0, 0.0), **change: Any) -> None:
-    """A card of the base model that may be wrong, its hash right."""
+    """Save a card of the base model, possibly a wrong one with a right hash."""
     from promptnet.inference.editing.card import KIND
 
     pipe = PromptNetPipeline.from_pretrained(base)
@@ -196,7 +198,7 @@ def save_card(base: Path, path: Path, weights: Any = (1.0, 0.0, 0.0), **change: 
         (save_cut_short, "'in.png' is broken or cut short"),
     ],
 )
-def test_edit_refuses_a_image_and_writes_none(
+def test_edit_rejects_an_image_and_writes_none(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -207,7 +209,7 @@ def test_edit_refuses_a_image_and_writes_none(
     monkeypatch.chdir(tmp_path)
     save_card(base, Path("card.safetensors"))
     save(Path("in.png"))
-    assert message in refused_edit(base, capsys)
+    assert message in failed_edit(base, capsys)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_edit_refuses_a_image_and_writes_none(
         ({"neutral": "a portrait " * 60}, "tokens, but the text encoder reads 48: shorten it"),
     ],
 )
-def test_edit_refuses_a_card_and_writes_no_image(
+def test_edit_rejects_a_card_and_writes_no_image(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -235,11 +237,11 @@ def test_edit_refuses_a_card_and_writes_no_image(
     monkeypatch.chdir(tmp_path)
     save_image(Path("in.png"))
     save_card(base, Path("card.safetensors"), **change)
-    assert message in refused_edit(base, capsys)
+    assert message in failed_edit(base, capsys)
 
 
-def refused_edit(base: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What `promptnet edit` says to in.png and card.safetensors, of which nothing but these may stay."""
+def failed_edit(base: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the error of `promptnet edit` on in.png and card.safetensors, which must leave no other file."""
     words = ["--image", "in.png", "--card", "card.safetensors", "--out", "out.png", "--base", str(base)]
     capsys.readouterr()  # the bars of making the card
     assert cli.main(["edit", *words, "--device", "cpu"]) == 2
@@ -248,7 +250,7 @@ def refused_edit(base: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The error, all that stderr has but for the empty line that a bar leaves where there is no terminal."""
+    """Return the error: all of stderr but for the empty line that a bar leaves without a terminal."""
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert "\n" not in error
@@ -256,7 +258,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def few_words(base: Path, *words: str) -> list[str]:
-    """`promptnet optimize-edit` of few steps."""
+    """Return the words of `promptnet optimize-edit` with few steps."""
     learn = ["--from", "a person", "--to", "a happy person", "--out", "card.safetensors", "--base", str(base)]
     return ["optimize-edit", *learn, "--device", "cpu", "--steps", "2", *words]
 
@@ -269,7 +271,7 @@ def few_words(base: Path, *words: str) -> list[str]:
         (Path.mkdir, "'in.png' is a folder: name one image in it"),
     ],
 )
-def test_optimize_edit_refuses_a_image_and_writes_no_card(
+def test_optimize_edit_rejects_an_image_and_writes_no_card(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -306,7 +308,7 @@ def test_optimize_edit_writes_no_card_of_weights_that_are_not_numbers(
         (["--to", "a person"], "are the same to the text encoder"),
     ],
 )
-def test_optimize_edit_refuses_in_one_line(
+def test_optimize_edit_reports_errors_in_one_line(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

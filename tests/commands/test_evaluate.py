@@ -1,4 +1,4 @@
-"""The evaluation's commands offer what its functions take, with the same defaults."""
+"""The evaluation's commands take the arguments of its functions, with the same defaults."""
 
 import inspect
 from collections.abc import Callable
@@ -18,7 +18,7 @@ PAIRS = [
     (commands.resolution, evaluate_resolution),
     (commands.tune, tune_settings),
 ]
-# The command line says these in its own way.
+# The command line names these differently.
 OTHERWISE = {"base", "device", "customize", "keep_customize", "judge"}
 
 
@@ -31,7 +31,7 @@ def test_commands_and_functions_agree(command: Callable[..., Any], function: Cal
 
 
 @pytest.mark.parametrize(("command", "function"), PAIRS, ids=lambda each: each.__name__)
-def test_everything_said_arrives(
+def test_all_options_arrive(
     command: Callable[..., Any], function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: dict[str, Any] = {}

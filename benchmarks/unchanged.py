@@ -42,7 +42,7 @@ from unchanged_cases import BASE, CASES, Images, Result, Weights
 from promptnet import PromptNetPipeline
 from promptnet.commands._loading import quiet
 from promptnet.inference.subject.fingerprint import fingerprint
-from promptnet.io.files import write_whole
+from promptnet.io.atomic import write_whole
 
 REFERENCE = Path(__file__).with_suffix(".safetensors")
 TOLERANCE = 1e-5
@@ -177,7 +177,7 @@ def save(reference: Reference, path: Path) -> None:
         "made_with": reference.made_with,
     }
     tensors = {IMAGES: reference.images, **reference.kept.tensors}
-    write_whole(path, lambda part: save_file(tensors, part, about))
+    write_whole(path, lambda part: save_file(tensors, part, about), public=True)
 
 
 def write(path: Path) -> None:

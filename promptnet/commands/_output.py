@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from promptnet.io.files import check_folder
+from promptnet.io.atomic import check_folder
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 

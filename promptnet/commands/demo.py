@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptnet.commands._loading import EMBEDDED, find_base, load_pipeline
 from promptnet.commands._progress import sampling_bar, status, tuning_bar
-from promptnet.io.files import check_folder, write_text, write_whole
+from promptnet.io.atomic import check_folder, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,8 +72,8 @@ def demo(
 
     sheet = demo_sheet(reference, [eval_prompt.prompt for eval_prompt in who.eval_prompts], images, list(scorer.truths))
     subject.save(folder / "demo.safetensors")
-    write_whole(folder / "demo.png", sheet.save)
-    write_text(folder / "demo.json", json.dumps(result, indent=2) + "\n")
+    write_whole(folder / "demo.png", sheet.save, public=True)
+    write_whole(folder / "demo.json", json.dumps(result, indent=2) + "\n", public=True)
     show(result, folder)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from promptnet.commands._loading import EMBEDDED, load_pipeline, make_generator
 from promptnet.commands._output import IMAGES, check_output
 from promptnet.commands._progress import status
-from promptnet.io.files import write_whole
+from promptnet.io.atomic import write_whole
 
 
 def edit(
@@ -70,5 +70,5 @@ def edit(
             crop=crop,
             generator=generator,
         )
-    write_whole(out, edited[0].save)
+    write_whole(out, edited[0].save, public=True)
     print(out)

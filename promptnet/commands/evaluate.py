@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from promptnet.commands._loading import EMBEDDED, find_base, pick_device, quiet
-from promptnet.io.files import check_folder
+from promptnet.io.atomic import check_folder
 
 
 def avatars(

@@ -9,7 +9,7 @@ from typing import Any
 from promptnet.commands._loading import EMBEDDED, load_pipeline, make_generator
 from promptnet.commands._output import IMAGES, check_output, numbered, parse_size
 from promptnet.commands._progress import sampling_bar, status
-from promptnet.io.files import write_whole
+from promptnet.io.atomic import write_whole
 
 
 def generate(
@@ -107,7 +107,7 @@ def generate(
             **options,
         )
     for path, image in zip(paths, generated.images, strict=True):
-        write_whole(path, image.save)
+        write_whole(path, image.save, public=True)
         print(path)
 
 

@@ -1,25 +1,34 @@
-"""Files that hold what belongs to somebody: written whole or not at all, and for their owner's eyes."""
+"""Write files and folders atomically: whole under their name, or not at all."""
 
 import contextlib
 import os
-import tempfile
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+Content = bytes | str | Callable[[Path], object]
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is whole or not there, readable by its owner alone from the first byte on.
 
-    Temporary file in the same folder, fsync, rename, fsync of the folder.
+def write_whole(path: Path, content: Content, *, public: bool = False) -> None:
+    """Write a file atomically: temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    Args:
+        path: of the file; an old file is replaced whole.
+        content: bytes, text (UTF-8), or a function that fills the file at the path it gets, such as `image.save`.
+        public: leave the file's mode to the umask; otherwise only its owner can read it, from the first byte on.
 
     Raises:
-        OSError: the disk is full, or the folder does not let us; what was there before still is.
+        OSError: the disk is full, or the folder is not writable; an old file is unchanged.
     """
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)  # mode 0600
+    # PIL and matplotlib choose the format by the ending.
+    ending = path.suffix if callable(content) else ""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{ending}")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if public else 0o600))
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _fill(part, content)
+        _sync_file(part)
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -28,11 +37,63 @@ def write_whole(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Write a new folder atomically: the block fills a hidden folder beside it, which is then renamed.
+
+    The hidden folder is removed if the block fails.
+
+    Raises:
+        ValueError: the target exists already, or its parent folder does not exist.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists already. Choose another name or remove it first.")
+    if not target.parent.is_dir():
+        raise ValueError(f"The folder {target.parent} does not exist. Create it first.")
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part.mkdir()
+    try:
+        yield part
+        for path in [*part.rglob("*"), part]:
+            (sync_folder if path.is_dir() else _sync_file)(path)
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
+
+
+def check_folder(out: str | Path) -> Path:
+    """Return the output folder.
+
+    Raises:
+        ValueError: it does not exist or is a file.
+    """
+    folder = Path(out)
+    if not folder.is_dir():
+        raise ValueError(f"output folder '{folder}' does not exist: create it first (mkdir -p '{folder}')")
+    return folder
+
+
 def sync_folder(folder: Path) -> None:
-    """So that the new name survives a power cut; not every system lets a folder be opened."""
+    """Flush a folder's list of names to the disk, so that a new name survives a power cut.
+
+    Not every system can open or flush a folder; that is no error.
+    """
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_file(folder)
+
+
+def _fill(path: Path, content: Content) -> None:
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from promptnet.io.folders import new_folder
+from promptnet.io.atomic import new_folder
 from promptnet.models.promptnet import PUBLISHED_VISION_DIMS, PromptNetModel
 from promptnet.models.trunk import per_block
 

@@ -13,7 +13,7 @@ from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.renderer import weight_hashes
 from promptnet.evaluation.harness.workers import each_in_processes, with_progress
 from promptnet.inference.editing.card import MixingWeights
-from promptnet.io.files import write_text
+from promptnet.io.atomic import write_whole
 
 DDIM = "DDIMScheduler"
 Teacher = Literal["judge", "clip"]
@@ -114,7 +114,7 @@ def learn(task: CardTask) -> None:
     data = SeedDataModule(task.num_seeds, min(how.batch_size, task.num_seeds), how.seed)
     start_s = time.perf_counter()
     learn_card(stage, data, iterations=how.iterations, device=task.device)
-    write_text(seconds_path(task.path), f"{time.perf_counter() - start_s:.1f}\n")
+    write_whole(seconds_path(task.path), f"{time.perf_counter() - start_s:.1f}\n", public=True)
 
 
 def teaching(how: Learning) -> dict[str, float]:

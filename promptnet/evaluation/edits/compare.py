@@ -45,7 +45,7 @@ from promptnet.evaluation.subjects.compare import check_run
 from promptnet.evaluation.subjects.results import save_results
 from promptnet.inference.editing.card import MixingWeights
 from promptnet.inference.editing.inversion import scheduler_class
-from promptnet.io.files import check_folder
+from promptnet.io.atomic import check_folder
 from promptnet.metrics.judge import Judge, load_judge
 
 ITEM_MS = 17.0

@@ -8,7 +8,7 @@ from PIL import Image
 
 from promptnet.evaluation.edits.score import METRICS
 from promptnet.evaluation.subjects.report import contact_sheet, figure_text, print_checks, wide_console
-from promptnet.io.files import write_whole
+from promptnet.io.atomic import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,4 +91,4 @@ def save_edit_sheet(
     headings = ["unedited", *methods, "truth"]
     blank = Image.new("RGB", (8, 8), "white")
     tiles = [(text, [images.get(name) or blank for name in headings]) for text, images in lines]
-    write_whole(path, contact_sheet(headings, tiles).save)
+    write_whole(path, contact_sheet(headings, tiles).save, public=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from promptnet.io.files import write_whole
+from promptnet.io.atomic import write_whole
 
 
 class Unit(Protocol):
@@ -108,7 +108,7 @@ class ImageCache:
         strip = Image.new("RGB", (width * len(images), height))
         for place, image in enumerate(images):
             strip.paste(image.convert("RGB"), (place * width, 0))
-        write_whole(self.path(person, method), strip.save)
+        write_whole(self.path(person, method), strip.save, public=True)
 
     def get(self, person: Unit, method: Method) -> list[Image.Image]:
         """Return a person's images, prompt by prompt."""

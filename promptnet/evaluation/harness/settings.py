@@ -8,7 +8,7 @@ from typing import Any
 
 from promptnet.evaluation.harness.methods import METHODS, OURS, PUBLISHED, Method, make_method
 from promptnet.inference.tuning.config import TuningConfig
-from promptnet.io.files import write_text
+from promptnet.io.atomic import write_whole
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def save_settings(settings: Settings, path: str | Path) -> None:
     import yaml
 
     head = "# Parameters of each method of `promptnet evaluate avatars`, chosen on validation people.\n"
-    write_text(Path(path), head + yaml.safe_dump(asdict(settings), sort_keys=False, width=120))
+    write_whole(Path(path), head + yaml.safe_dump(asdict(settings), sort_keys=False, width=120), public=True)
 
 
 def _checked(content: Any, source: str) -> Settings:

@@ -19,7 +19,7 @@ from promptnet.evaluation.resolution.report import print_sizes, save_size_sheet
 from promptnet.evaluation.resolution.score import FEWEST, SizeScorer, SizeScores, real_images
 from promptnet.evaluation.resolution.subjects import compare_identity
 from promptnet.evaluation.subjects.compare import check_run, renderer_cache
-from promptnet.io.files import check_folder, write_text
+from promptnet.io.atomic import check_folder, write_whole
 from promptnet.metrics.bootstrap import Interval
 from promptnet.metrics.head_count import HeadFinder
 from promptnet.metrics.judge import load_judge
@@ -94,7 +94,7 @@ def evaluate_resolution(
     settings = {"people": people, "steps": steps, "seed": seed, "judge": "validation", "weights": weights, **config}
     results |= {"claims": checks(results), "settings": settings}
     if folder is not None:
-        write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+        write_whole(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n", public=True)
     print_sizes(results)
     return results
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from promptnet.evaluation.resolution.score import DISTANCES, FRACTIONS
-from promptnet.io.files import write_whole
+from promptnet.io.atomic import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +80,7 @@ def save_size_sheet(
         x += widths[name] + GAP_PX
     for line, prompt in enumerate(prompts[:max_lines]):
         pen.text((GAP_PX, TEXT_PX + line * height + 1), prompt, fill="black", font=font)
-    write_whole(path, sheet.save)
+    write_whole(path, sheet.save, public=True)
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

@@ -18,7 +18,7 @@ from promptnet.evaluation.harness.settings import load_settings
 from promptnet.evaluation.harness.tasks import Person, attribute_chances, identity_chances, make_described_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.subjects.compare import check_run, renderer_cache
-from promptnet.io.files import check_folder, write_text
+from promptnet.io.atomic import check_folder, write_whole
 from promptnet.metrics.bootstrap import interval
 from promptnet.metrics.judge import Judge, load_judge, read_images
 
@@ -86,7 +86,7 @@ def evaluate_base(
     settings = {"people": people, "prompts": prompts, "steps": steps, "split": split, "seed": seed, **config}
     results = {"fields": field_records(described, generated, real, reader, split, device), "settings": settings}
     if folder is not None:
-        write_text(folder / "base.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+        write_whole(folder / "base.json", json.dumps(results, indent=1, allow_nan=False) + "\n", public=True)
     _print(base_table(results))
     return results
 

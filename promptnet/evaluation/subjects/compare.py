@@ -20,7 +20,7 @@ from promptnet.evaluation.subjects.plots import check_matplotlib, save_plot
 from promptnet.evaluation.subjects.report import print_results, save_sheet
 from promptnet.evaluation.subjects.results import Results, save_results, summarise
 from promptnet.evaluation.subjects.score import MethodScores, Scorer, make_scorer
-from promptnet.io.files import check_folder
+from promptnet.io.atomic import check_folder
 from promptnet.metrics.judge import Judge, load_judge
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from promptnet.evaluation.subjects.results import Results
-from promptnet.io.files import write_whole
+from promptnet.io.atomic import write_whole
 
 
 def check_matplotlib() -> None:
@@ -41,7 +41,7 @@ def save_plot(results: Results, path: Path) -> None:
     near.set_title("methods with identity above guessing")
     near.set(**_limits(results))
     figure.legend(*everything.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    write_whole(path, lambda part: figure.savefig(part, dpi=150))
+    write_whole(path, lambda part: figure.savefig(part, dpi=150), public=True)
 
 
 def _limits(results: Results) -> dict[str, tuple[float, float]]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from promptnet.evaluation.harness.tasks import Person
 from promptnet.evaluation.subjects.results import Results
 from promptnet.evaluation.subjects.score import METRICS
-from promptnet.io.files import write_whole
+from promptnet.io.atomic import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,7 +110,7 @@ def save_sheet(
             truths[index][eval_prompt],
         ]
         lines.append((person.eval_prompts[eval_prompt].prompt, tiles))
-    write_whole(path, contact_sheet(["reference", *columns, "truth"], lines).save)
+    write_whole(path, contact_sheet(["reference", *columns, "truth"], lines).save, public=True)
 
 
 def contact_sheet(headings: Sequence[str], lines: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:

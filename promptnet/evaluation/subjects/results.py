@@ -8,7 +8,7 @@ from typing import Any
 
 from promptnet.evaluation.harness.methods import our_methods
 from promptnet.evaluation.subjects.score import METRICS, MethodScores
-from promptnet.io.files import write_text
+from promptnet.io.atomic import write_whole
 from promptnet.metrics.bootstrap import Interval, difference, interval, ratio
 
 Results = dict[str, Any]
@@ -38,7 +38,7 @@ def method_intervals(method: MethodScores) -> dict[str, dict[str, float]]:
 
 def save_results(results: Results, path: Path) -> None:
     """Write `results.json` atomically."""
-    write_text(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(results, indent=1, allow_nan=False) + "\n", public=True)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.subjects.compare import check_run, renderer_cache
 from promptnet.evaluation.subjects.coordinate_search import Point, coordinate_search
 from promptnet.evaluation.subjects.score import Scorer, make_scorer
-from promptnet.io.files import check_folder, write_text
+from promptnet.io.atomic import check_folder, write_whole
 from promptnet.metrics.judge import load_judge
 
 GRID: dict[str, tuple[float | int, ...]] = {
@@ -224,7 +224,7 @@ class Chooser:
         self.settings = replace(self.settings, chosen={**self.settings.chosen, "scores": scores}, **changed)
         if self.folder is not None:
             save_settings(self.settings, self.folder / "settings.yaml")
-            write_text(self.folder / "tried.json", json.dumps(self.tried, indent=1) + "\n")
+            write_whole(self.folder / "tried.json", json.dumps(self.tried, indent=1) + "\n", public=True)
         from rich.console import Console
 
         [value] = changed.values()

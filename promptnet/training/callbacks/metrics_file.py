@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from promptnet.io.atomic import write_whole
 
 FILE_NAME = "metrics.jsonl"
 
@@ -112,26 +112,13 @@ def cut_metrics(path: Path, last_step: int) -> int:
     lines = path.read_text("utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _is_kept(line, last_step)]
     if len(kept) < len(lines):
-        replace_file(path, "".join(kept).encode())
+        write_whole(path, "".join(kept), public=True)
     return len(lines) - len(kept)
 
 
 def values_of(entries: Iterable[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
     """(step, value) of one scalar, in the file's order."""
     return [(int(entry["step"]), float(entry[name])) for entry in entries if name in entry]
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write beside the final name, flush to the disk, rename: a file is whole or as it was."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _is_kept(line: str, last_step: int) -> bool:

@@ -13,8 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from promptnet.io.atomic import write_whole
 from promptnet.training.callbacks.loss_curve import check_matplotlib, loss_curve
-from promptnet.training.callbacks.metrics_file import FILE_NAME, MetricsFile, read_metrics, replace_file, values_of
+from promptnet.training.callbacks.metrics_file import FILE_NAME, MetricsFile, read_metrics, values_of
 
 CURVE_NAME = "loss.png"
 
@@ -74,11 +75,11 @@ class WriteModelCard(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         png = loss_curve(entries) if self.curve else None
         if png is not None:
-            replace_file(folder / CURVE_NAME, png)
+            write_whole(folder / CURVE_NAME, png, public=True)
         base, recipe = str(pl_module.hparams["base_dir"]), _recipe(trainer, pl_module)
         counted = _counted(trainer.datamodule)  # type: ignore[attr-defined]
         card = model_card(self._text(base), _named(base), recipe, entries, CURVE_NAME if png else None, counted)
-        replace_file(_card_place(folder), card.encode())
+        write_whole(_card_place(folder), card, public=True)
 
     def _text(self, base: str) -> CardText:
         base_licence = self.base_licence or licence_of(base)

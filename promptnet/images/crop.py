@@ -1,4 +1,4 @@
-"""From an open image to the square tensor a model was trained on."""
+"""Crop an open image and turn it into the tensor that a model was trained on."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def square(image: Image.Image, size_px: int) -> Image.Image:
-    """The largest centred square of an image, `size_px` wide."""
+    """Return the largest centred square of an image, `size_px` wide."""
     side_px = min(image.size)
     left_px, top_px = (image.width - side_px) // 2, (image.height - side_px) // 2
     box = (left_px, top_px, left_px + side_px, top_px + side_px)
@@ -16,13 +16,13 @@ def square(image: Image.Image, size_px: int) -> Image.Image:
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """An RGB image as (3, H, W) in [-1, 1]."""
+    """Return an RGB image as (3, H, W) in [-1, 1]."""
     values = torch.from_numpy(np.array(image))  # (H, W, 3)
     return values.permute(2, 0, 1).float() / 127.5 - 1
 
 
 def fitted(pixels: Tensor, size_px: tuple[int, int]) -> Tensor:
-    """Images (B, C, H, W) at (height, width): their largest centred part of that shape, resized without aliasing."""
+    """Return the largest centred part of images (B, C, H, W) in the shape (height, width), resized without aliasing."""
     height, width = pixels.shape[-2:]
     if (height, width) == tuple(size_px):
         return pixels
@@ -34,7 +34,8 @@ def fitted(pixels: Tensor, size_px: tuple[int, int]) -> Tensor:
 
 
 def sharpness(image: Image.Image) -> float:
-    """Variance of the grey image's Laplacian (Pech-Pacheco et al., 2000): 0 for one colour, hundreds for detail.
+    """Return the variance of the grey image's Laplacian (Pech-Pacheco et al., 2000): 0 for one colour, hundreds for
+    detail.
 
     It depends on the size of the image, so compare images of one size.
     """

@@ -20,7 +20,7 @@ _START_OF_SCAN, _END_OF_IMAGE, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
 
 
 def hidden_cost(file: IO[bytes]) -> str | None:
-    """What is wrong with an open file that would take long to decode; None for any other. It is left at its start."""
+    """Return why an open file would take long to decode; None for any other. It is rewound to its start."""
     start = file.read(12)
     file.seek(0, SEEK_SET)
     try:
@@ -43,7 +43,7 @@ def _whole_cost(file: IO[bytes]) -> str | None:
 
 
 def _jpeg_cost(data: bytes) -> str | None:
-    """Walks the markers of the first image (ITU T.81, annex B)."""
+    """Walk the markers of the first image (ITU T.81, annex B)."""
     num_scans = num_segments = 0
     position = 2
     while marker := _JPEG_MARKER.search(data, position):
@@ -60,7 +60,7 @@ def _jpeg_cost(data: bytes) -> str | None:
 
 
 def _png_cost(file: IO[bytes]) -> str | None:
-    """Walks the chunks: length, kind, data, checksum (PNG specification, section 5.3)."""
+    """Walk the chunks: length, kind, data, checksum (PNG specification, section 5.3)."""
     file.seek(len(_PNG), SEEK_SET)
     has_pixels = False
     for number in range(MAX_PNG_CHUNKS):
@@ -75,7 +75,7 @@ def _png_cost(file: IO[bytes]) -> str | None:
 
 
 def _gif_cost(file: IO[bytes]) -> str | None:
-    """Walks the blocks of the extensions before the first frame (GIF89a, sections 18 to 26)."""
+    """Walk the blocks of the extensions before the first frame (GIF89a, sections 18 to 26)."""
     flags = file.read(13)[10]
     file.seek(3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0, SEEK_CUR)
     inside = False

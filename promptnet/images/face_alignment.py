@@ -1,4 +1,4 @@
-"""From a face in an image to an upright square with the face in its middle."""
+"""Cut an upright square with the face in its centre."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Crop:
 
 
 def crop_around(face: Face, margin: float) -> Crop:
-    """The square around a face whose upper edge is parallel to the line of the eyes.
+    """Return the square around a face whose upper edge is parallel to the line of the eyes.
 
     Its middle is the box's; its side is the box's longer side and `margin` times that on either side.
     """
@@ -43,7 +43,7 @@ def crop_around(face: Face, margin: float) -> Crop:
 
 
 def eye_angle_deg(face: Face) -> float:
-    """By how much the line from the left eye to the right one is turned clockwise; 0 if they coincide."""
+    """Return the clockwise angle of the line from the left eye to the right one; 0 if they coincide."""
     (left_x, left_y), (right_x, right_y) = face.landmarks[:2]
     if math.hypot(right_x - left_x, right_y - left_y) < 1:
         return 0.0
@@ -51,7 +51,7 @@ def eye_angle_deg(face: Face) -> float:
 
 
 def inside_share(crop: Crop, size: tuple[int, int]) -> float:
-    """How much of the square lies in an image of `size` (width, height), to about a hundredth."""
+    """Return the fraction of the square that lies in an image of `size` (width, height), to about a hundredth."""
     steps = (np.arange(64) + 0.5) / 64 - 0.5
     x, y = np.meshgrid(steps * crop.side_px, steps * crop.side_px)
     across, down = math.cos(math.radians(crop.angle_deg)), math.sin(math.radians(crop.angle_deg))
@@ -60,7 +60,7 @@ def inside_share(crop: Crop, size: tuple[int, int]) -> float:
 
 
 def cut(image: Image.Image, crop: Crop, size_px: int) -> Image.Image:
-    """The square `crop` of an RGB image, upright and `size_px` wide.
+    """Return the square `crop` of an RGB image, upright and `size_px` wide.
 
     Where it reaches beyond the image, the image is mirrored at its edge: a plain colour or the stretched edge would
     be a mark that a model learns.

@@ -43,7 +43,7 @@ class Face:
 
     @property
     def size_px(self) -> float:
-        """The longer side of the box."""
+        """Return the longer side of the box."""
         left, top, right, bottom = self.box
         return max(right - left, bottom - top)
 
@@ -64,7 +64,7 @@ class FaceDetector:
         self._networks = _load_networks()
 
     def detect(self, image: Image.Image) -> list[Face]:
-        """The faces in an RGB image, the largest first.
+        """Return the faces in an RGB image, the largest first.
 
         Raises:
             DetectionError: the detector fails on this image.

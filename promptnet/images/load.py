@@ -85,7 +85,7 @@ def _refusal(name: str, reason: str, problem: str) -> ImageError:
 
 
 def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int = MIN_SIZE_PX) -> Image.Image:
-    """An image from outside as an upright RGB `PIL.Image` of its own: no metadata, not tied to any file.
+    """Return an image from outside as an upright RGB `PIL.Image` of its own, without metadata or an open file.
 
     The EXIF orientation is applied, transparent parts show white, and CMYK, palette, grey and 16-bit images become
     8-bit RGB. The size is read from the header, so an image that is too large is refused before it is decoded.
@@ -110,7 +110,7 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int
 def open_hashed(
     source: Path | bytes, *, max_pixels: int = MAX_PIXELS, min_size_px: int = MIN_SIZE_PX
 ) -> tuple[Image.Image, str]:
-    """`open_image` of a file or of one's content, and the content's SHA-256 in hexadecimal digits.
+    """Open an image as `open_image` does, and return it with the SHA-256 of the file's content in hexadecimal.
 
     Both come from one opened file, which may be renamed, replaced or removed meanwhile. It is not held in memory, and
     hashed only once it has turned out to be an image.
@@ -148,7 +148,7 @@ def _decoded(image: Image.Image, name: str, max_pixels: int, min_size_px: int) -
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """The content of a small file that comes with images, such as a caption.
+    """Return the content of a small file that comes with images, such as a caption.
 
     Raises:
         ImageError: missing, not a file, unreadable or larger than `max_bytes`.

@@ -1,4 +1,4 @@
-"""A bar for what takes long and can be counted."""
+"""A progress bar for long work that can be counted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def counting_bar(about: str, total: int, counting: str, *, already: int = 0) -> Iterator[Callable[[], None]]:
-    """A bar on stderr; yields what moves it by one.
+    """Show a bar on stderr; yield a function that advances it by one.
 
     Args:
-        about: what is being done.
-        total: how many there are.
-        counting: of what, for example "batches".
-        already: how many were done before.
+        about: label of the bar.
+        total: number of items.
+        counting: unit, for example "batches".
+        already: number of items done before.
     """
     from rich.console import Console
     from rich.progress import (

@@ -1,6 +1,6 @@
 # make demo | make test | make check: each sets up all it needs, through make setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test check docs format lock clean
 
 PYTHON ?= $(shell for candidate in python3 python3.11 python3.12 python3.13; do \
 	$$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
@@ -18,9 +18,10 @@ TESTS ?= tests
 
 help:
 	@echo "make setup   an environment in .venv with everything below (Python 3.11 to 3.13)"
-	@echo "make demo    one picture of a person no training ever saw, redrawn as five sentences ask: outputs/demo.png"
+	@echo "make demo    one image of a person no training ever saw, redrawn as five sentences ask: outputs/demo.png"
 	@echo "make test    the tests, offline, no GPU  (make test TESTS=tests/inference for some of them)"
 	@echo "make check   ruff, ruff format --check, pyright"
+	@echo "make docs    the documentation site, built strictly and offline: outputs/site/index.html"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make lock    resolve pyproject.toml anew into requirements.lock"
 	@echo "make clean   remove caches and outputs, keep .venv"
@@ -51,6 +52,9 @@ check: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
 format: setup
 	.venv/bin/ruff check --fix .

@@ -227,7 +227,7 @@ def test_the_version_is_said_once() -> None:
 
 # --- what the pages tell people to type ---------------------------------------------------------------------------
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands(page: Path) -> list[str]:

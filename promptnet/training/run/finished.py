@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from promptnet.training.callbacks.metrics_file import replace_file
+from promptnet.io.atomic import write_whole
 
 FILE_NAME = "finished.json"
 _EXPORTS = ("export_dir", "out")  # what stages call the place that they write to at their end
@@ -28,7 +28,7 @@ class Finished:
 
     def write(self, run_dir: Path) -> None:
         """Leave it in the run's folder, whole or not at all."""
-        replace_file(run_dir / FILE_NAME, json.dumps(asdict(self)).encode())
+        write_whole(run_dir / FILE_NAME, json.dumps(asdict(self)), public=True)
 
     def covers(self, max_steps: int, exported: str | None) -> bool:
         """Whether a command of so many steps that writes to this place has nothing left to do."""

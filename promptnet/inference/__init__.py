@@ -90,4 +90,6 @@ _HOMES = {
     "sample": "promptnet.inference.sampling.loop",
 }
 
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+_RENAMED = {"SamplingDefaults": "SamplingConfig"}
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES, _RENAMED)

@@ -300,14 +300,14 @@ def test_commands_of_the_page_on_stable_diffusion_work(
     """Verbatim, in its order; small networks stand under the real ones' names."""
     stable_diffusion_of(base, here)
     outside_image("me.jpg")
-    convert, customize, generate = [
+    converting, customizing, generating = [
         shlex.split(line)[1:] for block in blocks("docs/stable-diffusion.md", "bash") for line in block.splitlines()
     ]
     code, _ = blocks("docs/stable-diffusion.md", "python")
-    assert cli.main(convert) == 0
+    assert cli.main(converting) == 0
     exec(compile(code, "docs/stable-diffusion.md", "exec"), {})
-    assert cli.main(customize) == 0
-    assert cli.main([*generate, "--steps", "3"]) == 0
+    assert cli.main(customizing) == 0
+    assert cli.main([*generating, "--steps", "3"]) == 0
     assert pixels("hat.png").shape == (64, 64, 3)
 
     parts = "--promptnet promptnet-sd2 --image-encoder laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

@@ -37,3 +37,13 @@ def test_importing_the_rooms_loads_nothing_heavy() -> None:
     code = f"import sys, {', '.join(FRONTS)}; print({{'torch', 'lightning'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_names_of_before_work_and_warn() -> None:
+    from promptnet import inference
+    from promptnet.inference import editing, mixing
+
+    with pytest.warns(DeprecationWarning, match="SamplingConfig"):
+        assert inference.SamplingDefaults is inference.SamplingConfig  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.warns(DeprecationWarning, match=r"editing\.MixingWeights"):
+        assert mixing.MixingWeights is editing.MixingWeights

@@ -1,0 +1,14 @@
+"""The room of edits under its name of before, for one release: use `promptnet.inference.editing`."""
+
+import warnings
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    from promptnet.inference import editing
+
+    found = getattr(editing, name)
+    warnings.warn(
+        f"promptnet.inference.mixing.{name} is now promptnet.inference.editing.{name}.", DeprecationWarning, 2
+    )
+    return found

@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Our pretraining against a straightforward trainer.")
     parser.add_argument("--config", type=Path, default=Path("configs/pretrain/tiny-prepared.yaml"))
     parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights and images, in place of --config")
-    parser.add_argument("--pictures", type=int, default=256, help="of the set that --shape makes")
+    parser.add_argument("--images", type=int, default=256, help="of the set that --shape makes")
     parser.add_argument("--steps", type=int, default=40, help="measured steps of a run")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them")
     parser.add_argument("--pairs", type=int, default=5, help="runs of each, in turn")

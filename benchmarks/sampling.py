@@ -216,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="checkpoints/tiny", help="base model with an encoder, in diffusers layout")
     parser.add_argument("--image", help="reference picture; default a rendered portrait")
-    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--fusion-steps", type=int, default=1)
     parser.add_argument("--class-scale", type=float, default=2.0, help="0 leaves the class prompt out")

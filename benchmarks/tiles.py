@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=Path("checkpoints/tiny"))
     parser.add_argument("--size", type=int, default=256, help="side of the images, in pixels")
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--runs", type=int, default=3)
     asked = parser.parse_args()
     vae: Any = AutoencoderKL.from_pretrained(asked.base / "vae", torch_dtype=torch.float32, use_safetensors=True)

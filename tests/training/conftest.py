@@ -94,7 +94,7 @@ def options_of(config: str, run_dir: Path, cache: Path) -> list[str]:
     return [
         *(f"--config={ROOT / 'configs' / config}.yaml", f"--run_dir={run_dir}"),
         *("--threads=1", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.accelerator=cpu"),
-        *("--data.init_args.num_pictures=48", "--data.init_args.num_validation=8"),
+        *("--data.init_args.num_images=48", "--data.init_args.num_validation=8"),
         *("--data.init_args.batch_size=4", f"--data.init_args.cache_dir={cache}"),
         "--trainer.enable_progress_bar=false",
     ]

@@ -58,7 +58,7 @@ def test_both_trainers_are_timed_in_either_order_on_random_weights(
         plain_step(self, batch)
 
     monkeypatch.setattr(pretrain.StraightforwardTrainer, "step", step)
-    given = ["--shape=tiny", "--steps=1", "--warmup=1", "--pairs=2", "--pictures=8"]
+    given = ["--shape=tiny", "--steps=1", "--warmup=1", "--pairs=2", "--images=8"]
     options = ["--data.init_args.batch_size=2", "--data.init_args.num_workers=0", "--trainer.accelerator=cpu"]
     pretrain.main([*given, *options])
     assert order == ["ours", "straightforward", "straightforward", "ours"]

@@ -29,7 +29,7 @@ def avatar_dataset(
 
     Args:
         split: "train", "validation" or "test"; the splits share no identity.
-        num_pictures: how many.
+        num_images: how many.
         seed: of the stream of avatars.
         size_px: side of the images.
         cache_dir: where the rendered set is kept.
@@ -38,7 +38,7 @@ def avatar_dataset(
     import datasets
 
     if num_images < 1:
-        raise ValueError(f"num_pictures={num_images} must be at least 1")
+        raise ValueError(f"num_images={num_images} must be at least 1")
     features = datasets.Features({"image": datasets.Image(), **{field: datasets.Value("string") for field in FIELDS}})
     num_proc = num_proc or os.cpu_count() or 1
     where: Any = None if cache_dir is None else str(cache_dir)

@@ -21,7 +21,7 @@ def write_avatars(folder: str | Path, split: Split, num_images: int, *, seed: in
     Args:
         folder: to write to; made, with those above it.
         split: "train", "validation" or "test"; the splits share no identity.
-        num_pictures: how many.
+        num_images: how many.
         seed: of avatars and captions.
         size_px: side of the images.
 
@@ -32,7 +32,7 @@ def write_avatars(folder: str | Path, split: Split, num_images: int, *, seed: in
         ValueError: `num_images` is below 1.
     """
     if num_images < 1:
-        raise ValueError(f"num_pictures={num_images} must be at least 1")
+        raise ValueError(f"num_images={num_images} must be at least 1")
     return [_write(Path(folder), split, index, seed, size_px) for index in range(num_images)]
 
 

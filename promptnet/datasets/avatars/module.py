@@ -69,7 +69,7 @@ class AvatarDataModule(CountedSamples):
     numbers that seed everything random about the sample; `index` (B,), the image's place in the data set.
 
     Args:
-        num_pictures: rendered for training.
+        num_images: rendered for training.
         num_validation: rendered for validation, of other people.
         batch_size: a process and step.
         seed: of images, order and captions.

@@ -30,7 +30,7 @@ class SubjectPairs(Dataset[dict[str, Any]]):
     Args:
         data: what `avatar_dataset` returns.
         seed: of order, partners and prompts.
-        reference: "same-image" as published, or another image of the "same-identity".
+        reference: "same-picture" as published, or another image of the "same-identity".
         captioned: probability that the prompt names attributes of the target; else it is "a portrait of S*".
         shuffled: False keeps the data set's order (validation).
     """
@@ -45,7 +45,7 @@ class SubjectPairs(Dataset[dict[str, Any]]):
         shuffled: bool = True,
     ) -> None:
         if reference not in ("same-picture", "same-identity"):
-            raise ValueError(f"reference={reference!r} must be 'same-image' or 'same-identity'")
+            raise ValueError(f"reference={reference!r} must be 'same-picture' or 'same-identity'")
         if not 0 <= captioned <= 1:
             raise ValueError(f"captioned={captioned} must be a probability")
         self.data, self.seed, self.reference, self.captioned, self.shuffled = data, seed, reference, captioned, shuffled
@@ -94,7 +94,7 @@ class PairDataModule(AvatarDataModule):
     """`AvatarDataModule` whose items are `SubjectPairs`.
 
     Args:
-        reference: "same-image" as published, or "same-identity".
+        reference: "same-picture" as published, or "same-identity".
         captioned: probability that the prompt names attributes of the target.
         avatars: arguments of `AvatarDataModule`.
     """

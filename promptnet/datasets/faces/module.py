@@ -44,7 +44,7 @@ class FaceDataModule(CountedSamples):
         sizes_px: aspect buckets for targets, (width, height) each; every image goes into the one of its shape. None
             trains on squares alone.
         batch_size: a process and step.
-        reference: "same-image" as published, or another image of the "same-identity" where there is one.
+        reference: "same-picture" as published, or another image of the "same-identity" where there is one.
         captioned: probability that the set's caption is used (column `caption`).
         neutral_prompt: the prompt without a caption.
         caption_prompt: the prompt with one.
@@ -144,7 +144,7 @@ class FaceDataModule(CountedSamples):
         if self.reference == "same-identity" and all(len(found) < 2 for found in partners.rows_of.values()):
             rank_zero_warn(
                 f"reference=same-identity, but nobody in '{self.data_dir}' has two images: each is its own "
-                "reference, as with same-image. Say who is who when the set is prepared (--identity)."
+                "reference, as with same-picture. Say who is who when the set is prepared (--identity)."
             )
 
     def _sizes(self, store: ShardStore) -> Sizes:
@@ -225,7 +225,7 @@ class FaceDataModule(CountedSamples):
         assert isinstance(order, FullOrder | BucketOrder)
         images = [store.content(number) for number in range(len(store.shards))]
         texts = [store.column(name) for name in ("identity", "caption")]
-        return {"pictures": _digest([images, texts]), "images trained on": _digest(list(order.rows))}
+        return {"images": _digest([images, texts]), "images trained on": _digest(list(order.rows))}
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Every rank's share of the endless stream, from where the run stands."""
@@ -259,7 +259,7 @@ def _check(
 ) -> None:
     """Refuse settings that exclude each other."""
     if reference not in ("same-picture", "same-identity"):
-        raise ValueError(f"reference={reference!r} must be 'same-image' or 'same-identity'")
+        raise ValueError(f"reference={reference!r} must be 'same-picture' or 'same-identity'")
     unknown = set(features) - {"latents", "vision"}
     if unknown:
         raise ValueError(f"features={features} can hold 'latents' and 'vision', not {sorted(unknown)}")

@@ -160,7 +160,7 @@ class FacePairs(Dataset[dict[str, Any]]):
         store: the images.
         order: which row comes when; None takes the rows of `fixed` in turn.
         partners: who may be whose reference.
-        reference: "same-image" as published, or "same-identity".
+        reference: "same-picture" as published, or "same-identity".
         sizes: of the square that the encoder reads, and of the targets.
         prompts: how they are made.
         augmentation: flips and colours.

@@ -38,7 +38,7 @@ class Outcome:
     """What came out.
 
     Attributes:
-        num_pictures: that the sources hold.
+        num_images: that the sources hold.
         num_accepted: of those, each with a row or more.
         shards: the files.
         refusals: of the others, in the sources' order within each part; duplicates come last.

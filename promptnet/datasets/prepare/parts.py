@@ -51,7 +51,7 @@ class PartRecord:
     """What is known of a part that is done.
 
     Attributes:
-        num_pictures: that were looked at.
+        num_images: that were looked at.
         num_rows: that came out.
         num_bytes: of the rows' file, 0 if there is none.
         refusals: of the others.

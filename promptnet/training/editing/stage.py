@@ -82,7 +82,7 @@ class DisentangleStage(L.LightningModule):
         images: files of images to learn on, in place of seeds; the data module's `num_seeds` must be their number.
         subjects: files of subjects whose images to learn on, in place of seeds; their number likewise.
         correct_until: the share of the steps, from the noisiest on, that hold on to those images.
-        picture_every: steps between images in TensorBoard; 0 for none.
+        image_every: steps between images in TensorBoard; 0 for none.
         seed: of the starting noise.
     """
 
@@ -133,7 +133,7 @@ class DisentangleStage(L.LightningModule):
         given = self.images or self.subjects
         num_seeds = getattr(getattr(self.trainer, "datamodule", None), "num_seeds", len(given))
         if given and num_seeds != len(given):
-            what = "pictures" if self.images else "subjects"
+            what = "images" if self.images else "subjects"
             raise ValueError(f"num_seeds={num_seeds} must be the number of {what}, {len(given)}.")
         self.prepare(getattr(getattr(self.trainer, "datamodule", None), "batch_size", 1))
 

@@ -20,7 +20,7 @@ KEY = "promptnet_run"
 # By the last part of the option's name.
 _FIXED = (
     "class_path",
-    "num_pictures",
+    "num_images",
     "num_seeds",
     "optimizer",
     "seed",

@@ -51,7 +51,7 @@ def test_asking_again_renders_nothing(data: Dataset, cache: Path, monkeypatch: p
 
 
 def test_a_set_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_pictures=0"):
+    with pytest.raises(ValueError, match="num_images=0"):
         avatar_dataset("train", 0)
 
 

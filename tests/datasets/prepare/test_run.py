@@ -211,11 +211,11 @@ def uninterrupted(work: Path, num_calls: dict[str, int]) -> dict[str, str]:
 COMMAND = """
 import sys
 from pathlib import Path
-from promptnet.datasets.prepare.run import prepare_pictures
+from promptnet.datasets.prepare.run import prepare_images
 from promptnet.datasets.prepare.options import PrepareOptions
 if __name__ == "__main__":
     options = PrepareOptions(detector="none", size_px=32, part_size=16)
-    prepare_pictures([sys.argv[1]], sys.argv[2], options, workers=int(sys.argv[3]))
+    prepare_images([sys.argv[1]], sys.argv[2], options, workers=int(sys.argv[3]))
 """
 
 

@@ -116,7 +116,7 @@ def test_the_judge_reads_what_was_asked(shipped_judge: AvatarJudge):
     assert fields_read_right(shipped_judge, truths, [eval_prompt.asked for eval_prompt in eval_prompts]) > 0.9
     copies = [person.reference for person in people for _ in person.eval_prompts]
     assert fields_read_right(shipped_judge, copies, [eval_prompt.asked for eval_prompt in eval_prompts]) < 0.2
-    with pytest.raises(ValueError, match="no prompt asks"):
+    with pytest.raises(ValueError, match="no prompt requests"):
         fields_read_right(shipped_judge, copies, [{} for _ in eval_prompts])
 
 

@@ -148,7 +148,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_stage(base: Path, out: Path, **more: Any) -> DisentangleStage:
     torch.manual_seed(0)
     prompts = ("a portrait of a person", "a happy portrait of a person")
-    config: dict[str, Any] = {"num_steps": 3, "guidance_scale": 2.0, "picture_every": 0, **more}
+    config: dict[str, Any] = {"num_steps": 3, "guidance_scale": 2.0, "image_every": 0, **more}
     return DisentangleStage(*prompts, str(out), str(base), **config)
 
 

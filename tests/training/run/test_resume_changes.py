@@ -1,6 +1,5 @@
 """Options and data that change between a run and its repetition: what the command says holds, or is refused."""
 
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def at_four(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"weight_decay": 0.7},
         {"betas": (0.8, 0.95)},
         {"warmup_steps": 7},
-        {"schedule": "trapezoid", "decay_share": 0.9},
+        {"schedule": "trapezoid", "decay_fraction": 0.9},
         {"schedule": "constant"},
         {},
     ],
@@ -90,7 +89,7 @@ def run(options: dict[str, Any], facts: dict[str, str]) -> RunRecord:
     record = RunRecord(
         {"seed_everything": 0, "model.seed": 0, "data.batch_size": 4, "model.learning_rate": 0.1} | options
     )
-    record.facts = {"weights of unet": "a", "pictures": "b", "weight averaging": "EMAWeightAveraging"} | facts
+    record.facts = {"weights of unet": "a", "images": "b", "weight averaging": "EMAWeightAveraging"} | facts
     return record
 
 
@@ -104,7 +103,7 @@ def go_on(record: RunRecord, begun: RunRecord | None = None) -> None:
     ("options", "facts", "said"),
     [
         ({}, {"weights of unet": "c"}, "weights of unet: c, before a"),
-        ({}, {"pictures": "c"}, "images: c, before b"),
+        ({}, {"images": "c"}, "images: c, before b"),
         ({}, {"weight averaging": ""}, "weight averaging: none, before EMA"),
         ({"seed_everything": 1}, {}, "seed_everything=1, before 0"),
         ({"model.seed": 1}, {}, r"model\.seed=1, before 0"),
@@ -115,24 +114,30 @@ def test_a_run_does_not_go_on_with_something_else(options: dict[str, Any], facts
         go_on(run(options, facts))
 
 
-def test_buckets_are_cut_by_the_batch_size(caplog: pytest.LogCaptureFixture):
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the run says of changed options."""
+    lines: list[str] = []
+    monkeypatch.setattr("promptnet.training.run.record.rank_zero_info", lines.append)
+    return lines
+
+
+def test_buckets_are_cut_by_the_batch_size(said: list[str]):
     sizes = {"data.sizes_px": [[32, 32]]}
     with pytest.raises(RunChanged, match=r"data\.batch_size=8"):
         go_on(run({"data.batch_size": 8} | sizes, {}), run(sizes, {}))
-    with caplog.at_level(logging.INFO):
-        go_on(run({"data.batch_size": 8}, {}))
-    assert "data.batch_size=8, before 4" in caplog.text
+    go_on(run({"data.batch_size": 8}, {}))
+    assert "data.batch_size=8, before 4" in said[-1]
 
 
-def test_what_takes_effect_from_here_on_is_said(caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.INFO):
-        go_on(run({"model.learning_rate": 0.2, "data.cache_dir": "b"}, {}), run({"data.cache_dir": "a"}, {}))
-        assert "from step 7 on with other options: model.learning_rate=0.2, before 0.1" in caplog.text
-        assert "cache_dir" not in caplog.text
-        caplog.clear()
-        go_on(run({}, {}))
-        go_on(run({"new": 1}, {}), run({}, {"weight averaging": ""}))
-    assert caplog.text == ""
+def test_what_takes_effect_from_here_on_is_said(said: list[str]):
+    go_on(run({"model.learning_rate": 0.2, "data.cache_dir": "b"}, {}), run({"data.cache_dir": "a"}, {}))
+    assert "from step 7 on with other options: model.learning_rate=0.2, before 0.1" in said[-1]
+    assert "cache_dir" not in said[-1]
+    said.clear()
+    go_on(run({}, {}))
+    go_on(run({"new": 1}, {}), run({}, {"weight averaging": ""}))
+    assert said == []
 
 
 def test_a_checkpoint_that_does_not_say_is_warned_of():
@@ -158,7 +163,7 @@ def test_other_base_models_data_and_seeds_are_refused_by_the_command(
         write_shard(other_faces / f"{shard}.parquet", range(8 * shard, 8 * shard + 8), [(40, 40), (30, 48)], people=3)
     for option, said in {
         f"--model.init_args.base_dir={other_base}": "weights of unet",
-        f"--data.init_args.data_dir={other_faces}": "pictures: ",
+        f"--data.init_args.data_dir={other_faces}": "images: ",
         "--data.init_args.num_validation=8": "images trained on",
         "--model.init_args.seed=5": "model.seed=5, before 0",
         "--data.init_args.seed=5": "data.seed=5, before 0",

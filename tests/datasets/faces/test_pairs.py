@@ -119,11 +119,11 @@ def test_what_is_trained_on_is_counted(prepared: Make, tmp_path: Path):
 def test_facts_tell_data_apart(prepared: Make):
     folder = prepared(6, 6)
     facts = [build(folder, **options).facts() for options in ({}, {"num_validation": 3}, {"sizes_px": [(32, 32)]})]
-    assert facts[0]["pictures"] == facts[1]["pictures"] == facts[2]["pictures"]
+    assert facts[0]["images"] == facts[1]["images"] == facts[2]["images"]
     assert facts[0]["images trained on"] != facts[1]["images trained on"]
     stream = build(folder, window_shards=1).facts()
     write_shard(folder / "data-00001.parquet", range(6, 12), people=2)
-    assert build(folder).facts()["pictures"] != facts[0]["pictures"]
+    assert build(folder).facts()["images"] != facts[0]["images"]
     assert build(folder, window_shards=1).facts() == stream
     write_shard(folder / "data-00001.parquet", range(6, 13))
     assert build(folder, window_shards=1).facts() != stream

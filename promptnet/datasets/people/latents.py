@@ -1,0 +1,54 @@
+"""Latents of rendered people, encoded a shard at a time when they are first asked for, and kept beside the images."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from promptnet.datasets.avatars.latents import weights_hash
+from promptnet.datasets.people.rendered import RenderedPeople
+
+
+class PeopleLatents:
+    """Scaled latents by place in the stream: the modes of the encoder's posterior times its scaling factor.
+
+    Args:
+        people: the images.
+        vae: the autoencoder; latents of another one are never taken for its own.
+        batch_size: images encoded together.
+    """
+
+    def __init__(self, people: RenderedPeople, vae: Any, batch_size: int = 32) -> None:
+        self.people, self.vae, self.batch_size = people, vae, batch_size
+        self.name = f"latents-{weights_hash(vae)[:12]}"
+        self._shards: dict[int, torch.Tensor] = {}
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return latents (B, 4, h, w), float32, of the images at these places (B,)."""
+        places = [divmod(int(index), self.people.shard_size) for index in indices]
+        return torch.stack([self.shard(shard)[place] for shard, place in places]).float()
+
+    def shard(self, shard: int) -> torch.Tensor:
+        """Return the latents (N, 4, h, w), float16, of one shard."""
+        if shard not in self._shards:
+            path = self.people.folder / f"{self.name}-{shard:05d}.safetensors"
+            if not path.exists():
+                draft = path.with_suffix(f".{os.getpid()}.draft")
+                save_file({"latents": self._encode(shard)}, draft)
+                draft.replace(path)
+            self._shards[shard] = load_file(path)["latents"]
+        return self._shards[shard]
+
+    @torch.no_grad()
+    def _encode(self, shard: int) -> torch.Tensor:
+        images = torch.from_numpy(np.array(self.people.shard(shard)))
+        return torch.cat([self._encode_batch(batch) for batch in images.split(self.batch_size)])
+
+    def _encode_batch(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.permute(0, 3, 1, 2).to(self.vae.device, self.vae.dtype) / 127.5 - 1
+        latents = self.vae.encode(pixels).latent_dist.mode() * self.vae.config["scaling_factor"]
+        return latents.to("cpu", torch.float16).contiguous()

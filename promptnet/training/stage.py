@@ -11,6 +11,8 @@ import lightning as L
 import torch
 from torch import nn
 
+from promptnet.training.muon import Muon
+
 _FSDP_PART = "_fsdp_wrapped_module."  # stands in names behind every module that FSDP has wrapped
 
 
@@ -32,7 +34,8 @@ class Stage(L.LightningModule):
         betas: of Adam.
         schedule: "trapezoid", "constant" or "cosine", all after the warm-up.
         decay_all: decay everything that trains, as published trainings do.
-        optimizer: "adamw", or "adamw8bit" of bitsandbytes, which keeps its moments in a quarter of the memory.
+        optimizer: "adamw", "adamw8bit" of bitsandbytes, which keeps its moments in a quarter of the memory, or "muon",
+            which treats what decays, and gives the rest to Adam.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class Stage(L.LightningModule):
         )
 
 
-Optimizer = Literal["adamw", "adamw8bit"]
+Optimizer = Literal["adamw", "adamw8bit", "muon"]
 
 
 Schedule = Literal["trapezoid", "constant", "cosine"]
@@ -107,6 +110,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over groups of parameters; "adamw8bit" keeps its two moments in 8 bits (arXiv 2110.02861).
 
+    "muon" treats the matrices of the first group with `promptnet.training.muon`, and the rest with Adam.
+
     Raises:
         ValueError: the name is not known, or bitsandbytes is not installed.
     """
@@ -114,7 +119,11 @@ def build_optimizer(
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas)
     if name == "adamw8bit":
         return _bitsandbytes().optim.AdamW8bit(groups, lr=learning_rate, betas=betas)
-    raise ValueError(f"optimizer={name!r} is not known: it is 'adamw' or 'adamw8bit'")
+    if name == "muon":
+        return Muon(
+            [{**group, "orthogonalize": place == 0} for place, group in enumerate(groups)], learning_rate, betas
+        )
+    raise ValueError(f"optimizer={name!r} is not known: it is 'adamw', 'adamw8bit' or 'muon'")
 
 
 def _bitsandbytes() -> Any:

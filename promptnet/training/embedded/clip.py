@@ -58,9 +58,17 @@ class ClipStage(Stage):
         super().__init__(**stage)
         self.save_hyperparameters()
         self.heads_weight, self.export_dir = heads_weight, export_dir
-        self.tokenizer = train_tokenizer(_captions(seed, tokenizer_captions))
+        self.tokenizer = train_tokenizer(self.captions(seed, tokenizer_captions))
         self.clip = build_clip(self.tokenizer)
-        self.vision_heads, self.text_heads = FieldHeads(VISION_WIDTH, FIELDS), FieldHeads(TEXT_WIDTH, FIELDS)
+        self.vision_heads, self.text_heads = FieldHeads(VISION_WIDTH, self.fields), FieldHeads(TEXT_WIDTH, self.fields)
+
+    fields = FIELDS
+    """What the heads read, with all values."""
+
+    @staticmethod
+    def captions(seed: int, number: int) -> list[str]:
+        """Return what the tokenizer is trained on."""
+        return _captions(seed, number)
 
     def _features(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Contrastive embeddings of both encoders, and what the heads read: mean patch state, end-of-text state."""

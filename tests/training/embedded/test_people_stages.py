@@ -1,0 +1,155 @@
+"""The stages on people without end: soft words, what each kind of prompt is, and whole short runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import CLIPTextModel
+
+from promptnet.datasets.people.module import PeopleDataModule
+from promptnet.datasets.people.vectors import num_record_numbers
+from promptnet.models.tiny import build_clip, build_vae, train_tokenizer
+from promptnet.training.embedded.people_clip import PeopleClipStage
+from promptnet.training.embedded.people_unet import PeopleBaseStage
+from promptnet.training.embedded.soft_words import RecordEncoder, SoftWords, mixed, perturbed
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def people_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VAE, tokenizer and text encoder with random weights, for captions of people."""
+    folder = tmp_path_factory.mktemp("people-base")
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(PeopleClipStage.captions(0, 2000))
+    config: Any = build_clip(tokenizer).config
+    tokenizer.save_pretrained(folder / "tokenizer")
+    CLIPTextModel(config.text_config).save_pretrained(folder / "text_encoder")
+    build_vae().save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    module = PeopleDataModule(8, 4, 8, cache_dir=str(tmp_path_factory.mktemp("people")), shard_size=8)
+    module.setup()
+    return next(iter(module.train_dataloader()))
+
+
+@pytest.fixture(scope="module")
+def stage(people_base: Path) -> PeopleBaseStage:
+    return PeopleBaseStage(base_dir=str(people_base), judge_dir="none", channels=(32, 32, 64))
+
+
+def test_an_exact_centre_is_its_own_word_and_a_colour_between_lies_between(stage: PeopleBaseStage):
+    from promptnet.datasets.people.vectors import COLOR_WORDS
+
+    table = stage.frozen["text_encoder"].get_input_embeddings().weight
+    weights = torch.tensor([float(word == ("skin", "tan")) for word in COLOR_WORDS]).view(1, -1)
+    prompts, words = stage.soft_words.of(["a person with tan skin, on a pink background"], weights + 0, table, [True])
+    assert prompts == ["a person with S1* skin, on a S3* background"]
+    tan = stage.tokenizer("tan", add_special_tokens=False).input_ids[0]
+    assert torch.allclose(words[0]["S1*"][0], table[tan], atol=1e-6)
+    prompts, words = stage.soft_words.of(["tan skin"], weights, table, [False])
+    assert (prompts, words) == (["tan skin"], [{}])
+
+
+def test_mixtures_are_as_long_as_their_words():
+    words = torch.eye(4)
+    found = mixed(torch.tensor([[0.5, 0.5, 0.0, 0.0]]), words)
+    assert found.norm() == pytest.approx(1.0)
+    assert found[0, 0] == found[0, 1]
+
+
+def test_perturbation_is_a_function_of_the_sample_and_of_the_asked_length():
+    words = [{"S*": torch.zeros(4, 192)}, {"S*": torch.zeros(4, 192)}]
+    found = perturbed(words, torch.tensor([3, 4]), 0.2)
+    assert found[0]["S*"].norm(dim=1).mean() == pytest.approx(0.2, rel=0.1)
+    assert torch.equal(found[1]["S*"], perturbed(words[1:], torch.tensor([4]), 0.2)[0]["S*"])
+    assert not torch.equal(found[0]["S*"], found[1]["S*"])
+
+
+def test_record_words_have_the_words_norm_and_tell_records_apart():
+    encoder = RecordEncoder(width=16, word_norm=0.3)
+    words = encoder(torch.randn(5, num_record_numbers()))
+    assert words.shape == (5, 4, 16)
+    assert torch.allclose(words.norm(dim=-1), torch.tensor(0.3))
+    assert len(words.flatten(1).unique(dim=0)) == 5
+
+
+def test_split_colour_words_are_refused():
+    with pytest.raises(ValueError, match="splits fair"):
+        SoftWords(train_tokenizer(["a portrait"]))
+
+
+def test_each_kind_of_prompt_reaches_the_text_tower(stage: PeopleBaseStage, batch: dict[str, Any]):
+    with torch.no_grad():
+        states = {
+            kind: stage.states(batch, [kind] * 8, noise=0.0) for kind in ("empty", "plain", "soft", "record", "mixture")
+        }
+    assert all(value.shape == (8, 48, 192) for value in states.values())
+    assert torch.allclose(states["empty"], states["empty"][:1].expand(8, -1, -1), atol=1e-5)
+    for kind in ("plain", "soft", "record", "mixture"):
+        assert not torch.allclose(states[kind][0], states[kind][1], atol=1e-3)
+    others = dict(batch, record=batch["record"].roll(1, 0))
+    assert not torch.allclose(stage.states(others, ["record"] * 8, noise=0.0), states["record"], atol=1e-3)
+
+
+def test_the_record_encoder_learns_through_text_tower_and_unet(stage: PeopleBaseStage, batch: dict[str, Any]):
+    stage.latents = {"train": torch.randn(8, 4, 16, 16)}
+    stage._denoise(batch, "train", ["record"] * 8).backward()
+    gradient = stage.record_encoder.embedding_out.weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+    assert all(value.grad is None for value in stage.frozen["text_encoder"].parameters())
+
+
+def test_shares_have_to_sum_to_one(people_base: Path):
+    with pytest.raises(ValueError, match="sum to one"):
+        PeopleBaseStage(shares=(0.5, 0.5, 0.5, 0.0, 0.0), base_dir=str(people_base), judge_dir="none")
+
+
+def test_clip_reads_soft_words_and_learns(batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    stage = PeopleClipStage(soft=1.0, tokenizer_captions=2000)
+    monkeypatch.setattr(stage, "log_dict", lambda *_, **__: None)
+    optimizer = torch.optim.AdamW(stage.parameters(), 2e-3)
+    losses = []
+    for _ in range(12):
+        loss = stage.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def _fit(config: str, folder: Path, *options: str) -> None:
+    arguments = ["--run_dir", str(folder / "run"), "--data.init_args.cache_dir", str(folder / "people")]
+    small = ["--data.init_args.shard_size=8", "--data.init_args.num_validation=8", "--data.init_args.batch_size=4"]
+    limits = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
+    command = [
+        sys.executable,
+        "train.py",
+        "fit",
+        "--config",
+        f"configs/people/{config}.yaml",
+        *arguments,
+        *small,
+        *limits,
+    ]
+    subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True, timeout=300)
+
+
+def test_the_shipped_recipe_of_the_unet_runs_and_writes_unet_and_record_encoder(people_base: Path, tmp_path: Path):
+    _fit("unet", tmp_path, f"--model.init_args.base_dir={people_base}", "--model.init_args.channels=[32,32,64]")
+    for part in ("unet", "scheduler", "record_encoder"):
+        assert list((people_base / part).iterdir())
+    build_unet((32, 32, 64)).load_state_dict(
+        PeopleBaseStage(
+            base_dir=str(people_base), judge_dir="none", start_from=str(people_base / "unet")
+        ).unet.state_dict()
+    )

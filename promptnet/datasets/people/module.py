@@ -172,6 +172,45 @@ class PeopleDataModule(CountedSamples):
         return RenderedPeople(self.cache_dir, split, number, role=role, **how)
 
 
+class PeopleTwins(PeopleStream):
+    """`PeopleStream` whose items also hold the `twin_pixels`, `twin_codes` and `twin_exact` of `rendered.twin_of`.
+
+    Args:
+        data: rendered people.
+        twins: their twins.
+        seed: of captions.
+        training: False gives full captions.
+    """
+
+    def __init__(self, data: RenderedPeople, twins: RenderedPeople, *, seed: int, training: bool = True) -> None:
+        super().__init__(data, seed=seed, training=training)
+        self.twins = twins
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        index = sample % len(self)
+        twin = self.twins.avatar(index)
+        return {
+            **super().__getitem__(sample),
+            "twin_pixels": pixels_of(self.twins.pixels(index)),
+            "twin_codes": codes_of(twin.record()),
+            "twin_exact": exact_of(twin),
+        }
+
+
+class JudgePeopleModule(PeopleDataModule):
+    """People of every world, and their twins, for training judges; validated on unseen people of the known world."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both sets."""
+        self.train = PeopleTwins(self._judged("judge"), self._judged("judge", "twin"), seed=self.seed)
+        validation = self.rendered("validation"), self.rendered("validation", "twin")
+        self.validation = PeopleTwins(*validation, seed=self.seed, training=False)
+
+    def _judged(self, split: Split, role: Role = "target") -> RenderedPeople:
+        how: dict[str, Any] = {"seed": self.seed, "size_px": self.size_px, "shard_size": self.shard_size}
+        return RenderedPeople(self.cache_dir, split, self.num_images, role=role, world="all", **how)
+
+
 class PeoplePairsModule(PeopleDataModule):
     """`PeopleDataModule` whose items are `PeoplePairs`.
 

@@ -15,12 +15,12 @@ from typing import Literal
 from promptnet.datasets.people.colours import NAMES, draw_color, draw_held_out, nearest_name
 from promptnet.datasets.people.styles import STYLES, StyleSpec
 
-Split = Literal["train", "validation", "test"]
-World = Literal["known", "style", "hair", "color"]
-"""What people are drawn from: what trainings have, or the held-out style, hair drawings or colours."""
+Split = Literal["train", "validation", "test", "judge"]
+World = Literal["known", "style", "hair", "color", "all"]
+"""What people are drawn from: what trainings have, the held-out style, hair drawings or colours, or a mixture."""
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-WORLDS: tuple[World, ...] = ("known", "style", "hair", "color")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test", "judge")
+WORLDS: tuple[World, ...] = ("known", "style", "hair", "color", "all")
 
 HAIR = ("long", "bob", "short", "curly", "quiff", "mohawk", "spiky", "pigtails", "bun", "ponytail")
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -157,8 +157,9 @@ def sample_identity(seed: int, index: int, split: Split = "train", world: World 
     Args:
         seed: of the stream.
         index: 0 and up.
-        split: one of `SPLITS`.
-        world: "known" draws what trainings have; "style", "hair" and "color" what none of them has.
+        split: one of `SPLITS`; on "judge" nothing is trained but judges, which are instruments and have to read all.
+        world: "known" draws what trainings have; "style", "hair" and "color" what none of them has; "all" half from
+            what trainings have, half from the others.
 
     Raises:
         ValueError: `split` or `world` is not known, or something held out is asked for to train on.
@@ -170,6 +171,8 @@ def sample_identity(seed: int, index: int, split: Split = "train", world: World 
     if split == "train" and world != "known":
         raise ValueError(f"world={world!r} is held out of training: use split='validation' or 'test'")
     rng = random.Random(f"promptnet people {seed} {split} {world} {index}")
+    if world == "all":
+        world = rng.choices(WORLDS[:4], (3, 1, 1, 1))[0]
     style = rng.choice([name for name, spec in STYLES.items() if spec.is_held_out == (world == "style")])
     if world == "hair":
         style = rng.choice([name for name, spec in STYLES.items() if spec.held_out_hair])

@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +19,12 @@ import numpy as np
 from PIL import Image
 
 from promptnet.datasets.people.captions import sample_fields
+from promptnet.datasets.people.colours import draw_color
 from promptnet.datasets.people.frames import sample_frame
 from promptnet.datasets.people.person import Avatar, Split, World, changed, sample_attributes, sample_avatar
 from promptnet.datasets.people.render import render, render_avatar, to_svg
 
-Role = Literal["target", "reference"]
+Role = Literal["target", "reference", "twin"]
 SHARD = 2048
 """Images in one file, unless said otherwise."""
 
@@ -64,9 +66,23 @@ def render_reference(seed: int, index: int, split: Split, world: World, size_px:
     return framed.resize((size_px, size_px), Image.Resampling.LANCZOS)
 
 
+def twin_of(seed: int, index: int, split: Split, world: World = "known") -> Avatar:
+    """Return the person of avatar `index` in other colours, with other attributes: the same shapes, nothing else."""
+    who = avatar_of(seed, index, split, world).identity
+    rng = random.Random(f"promptnet twin {seed} {split} {world} {index}")
+    recoloured = replace(who, skin=draw_color("skin", rng), hair_color=draw_color("hair_color", rng))
+    return Avatar(recoloured, sample_attributes(who.style, rng))
+
+
+def render_twin(seed: int, index: int, split: Split, world: World, size_px: int) -> Image.Image:
+    """Render the `index`-th avatar's twin in its plain frame."""
+    return render_avatar(twin_of(seed, index, split, world), size_px)
+
+
 _RENDER: dict[Role, Callable[[int, int, Split, World, int], Image.Image]] = {
     "target": render_target,
     "reference": render_reference,
+    "twin": render_twin,
 }
 
 
@@ -79,7 +95,7 @@ class RenderedPeople:
         num_images: how many.
         seed: of the stream.
         size_px: side of the images.
-        role: "target" in the plain frame, or the framed "reference" of the same person.
+        role: "target" in the plain frame, the framed "reference" of the same person, or its "twin" in other colours.
         world: what people are drawn from.
         shard_size: images rendered together.
     """
@@ -119,6 +135,8 @@ class RenderedPeople:
         """Return the record of image `index`."""
         if self.role == "reference":
             return pair_of(self.seed, index, self.split, self.world)[0]
+        if self.role == "twin":
+            return twin_of(self.seed, index, self.split, self.world)
         return avatar_of(self.seed, index, self.split, self.world)
 
     def image(self, index: int) -> Image.Image:
@@ -158,12 +176,19 @@ class RenderedPeople:
         draft.replace(self._path(shard))
 
 
+_DRAWN: dict[Role, Callable[[int, int, Split], Avatar]] = {
+    "target": avatar_of,
+    "reference": lambda seed, index, split: pair_of(seed, index, split)[0],
+    "twin": twin_of,
+}
+
+
 @functools.cache
 def drawing_hash(role: Role) -> str:
     """Hash what some avatars look like: shards drawn by other code than today's must not be found again."""
     digest = hashlib.blake2b(digest_size=6)
     for index in range(40):
-        avatar = sample_avatar(0, index) if role == "target" else pair_of(0, index, "train")[0]
+        avatar = _DRAWN[role](0, index, "train")
         digest.update(to_svg(avatar.identity, avatar.attributes).encode())
         if role == "reference":
             digest.update(repr(sample_frame(random.Random(index))).encode())

@@ -14,6 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from promptnet.datasets.people import captions as people_captions
+from promptnet.datasets.people import person as people_fields
+from promptnet.datasets.people.module import PeopleDataModule
+from promptnet.datasets.people.person import Avatar, changed, sample_attributes, sample_avatar
+from promptnet.datasets.people.render import render_avatar
 from promptnet.datasets.stream import sample_rng, sample_seed
 from promptnet.models.prompt_tokens import find_placeholders
 
@@ -80,6 +85,8 @@ def held_out_people(
             raise ValueError(f"the validation prompt {prompt!r} mentions somebody else than S*: write S* alone")
     if hasattr(datamodule, "held_out_people"):
         return datamodule.held_out_people(num_people, num_prompts)
+    if isinstance(datamodule, PeopleDataModule) and not prompts:
+        return people_without_end(datamodule, num_people, num_prompts, seed)
     sentences = list(prompts or DEFAULT_PROMPTS)[:num_prompts]
     if hasattr(datamodule, "rendered"):
         data = datamodule.rendered("validation")
@@ -102,6 +109,31 @@ def avatar_people(num_people: int, num_prompts: int, seed: int = 0, size_px: int
     everyone = list(identities("validation"))
     random.Random(f"held out {seed}").shuffle(everyone)
     return [_avatar_person(who, place, num_prompts, seed, size_px) for place, who in enumerate(everyone[:num_people])]
+
+
+def people_without_end(
+    module: PeopleDataModule, num_people: int, num_prompts: int, seed: int = 0
+) -> list[HeldOutPerson]:
+    """Return unseen people of the endless stream; what a prompt leaves out, the true answer has from the reference."""
+    return [_endless_person(module, place, num_prompts, seed) for place in range(num_people)]
+
+
+def _endless_person(module: PeopleDataModule, place: int, num_prompts: int, seed: int) -> HeldOutPerson:
+    avatar = sample_avatar(module.seed, place, "validation")
+    rng = sample_rng(seed, place, "held-out person")
+    eval_prompts = tuple(_endless_ask(rng, avatar, module.size_px) for _ in range(num_prompts))
+    return HeldOutPerson(render_avatar(avatar, module.size_px), eval_prompts)
+
+
+def _endless_ask(rng: random.Random, avatar: Avatar, size_px: int) -> EvalPrompt:
+    """Two or three fields with words that the reference does not have."""
+    fields, others = rng.sample(people_fields.ATTRIBUTE_FIELDS, rng.randint(2, 3)), avatar.attributes
+    while any(others.record()[field] == avatar.record()[field] for field in fields):
+        others = sample_attributes(avatar.identity.style, rng)
+    truth = Avatar(avatar.identity, changed(avatar.attributes, others, set(fields)))
+    asked = {field: truth.record()[field] for field in fields}
+    prompt = people_captions.caption(truth.record(), subject="S*", fields=fields)
+    return EvalPrompt(prompt, rng.getrandbits(63), render_avatar(truth, size_px), asked)
 
 
 def people_of(data: Any, num_people: int, prompts: Sequence[str], seed: int = 0) -> list[HeldOutPerson]:

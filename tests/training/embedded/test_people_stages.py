@@ -1,18 +1,37 @@
 """The stages on people without end: soft words, what each kind of prompt is, and whole short runs."""
 
+import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPTextModel
+from safetensors.torch import save_file
+from transformers import CLIPTextModel, CLIPVisionModel
 
+from promptnet.datasets.people.captions import mentioned
 from promptnet.datasets.people.module import PeopleDataModule
-from promptnet.datasets.people.vectors import num_record_numbers
-from promptnet.models.tiny import build_clip, build_vae, train_tokenizer
+from promptnet.datasets.people.person import FIELDS, sample_avatar
+from promptnet.datasets.people.render import render_avatar
+from promptnet.datasets.people.rendered import avatar_of, twin_of
+from promptnet.datasets.people.vectors import COLOR_WORDS, NUM_EXACT, num_record_numbers
+from promptnet.inference.pipeline import PromptNetPipeline
+from promptnet.models.people_judge import PeopleJudge
+from promptnet.models.tiny import (
+    build_clip,
+    build_image_processor,
+    build_scheduler,
+    build_unet,
+    build_vae,
+    train_tokenizer,
+)
+from promptnet.training.callbacks.held_out_people import held_out_people
 from promptnet.training.embedded.people_clip import PeopleClipStage
+from promptnet.training.embedded.people_encoder import PeoplePretrainStage
 from promptnet.training.embedded.people_unet import PeopleBaseStage
 from promptnet.training.embedded.soft_words import RecordEncoder, SoftWords, mixed, perturbed
 
@@ -28,7 +47,13 @@ def people_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config: Any = build_clip(tokenizer).config
     tokenizer.save_pretrained(folder / "tokenizer")
     CLIPTextModel(config.text_config).save_pretrained(folder / "text_encoder")
+    CLIPVisionModel(config.vision_config).save_pretrained(folder / "image_encoder")
+    build_image_processor().save_pretrained(folder / "feature_extractor")
     build_vae().save_pretrained(folder / "vae")
+    build_unet((32, 32, 64)).save_pretrained(folder / "unet")
+    build_scheduler().save_pretrained(folder / "scheduler")
+    (folder / "record_encoder").mkdir()
+    save_file(RecordEncoder(192, 0.3).state_dict(), folder / "record_encoder" / "model.safetensors")
     return folder
 
 
@@ -45,8 +70,6 @@ def stage(people_base: Path) -> PeopleBaseStage:
 
 
 def test_an_exact_centre_is_its_own_word_and_a_colour_between_lies_between(stage: PeopleBaseStage):
-    from promptnet.datasets.people.vectors import COLOR_WORDS
-
     table = stage.frozen["text_encoder"].get_input_embeddings().weight
     weights = torch.tensor([float(word == ("skin", "tan")) for word in COLOR_WORDS]).view(1, -1)
     prompts, words = stage.soft_words.of(["a person with tan skin, on a pink background"], weights + 0, table, [True])
@@ -149,4 +172,54 @@ def test_the_shipped_recipe_of_the_unet_runs_and_writes_unet_and_record_encoder(
     for part in ("unet", "scheduler", "record_encoder"):
         assert list((people_base / part).iterdir())
     again = PeopleBaseStage(base_dir=str(people_base), judge_dir="none", start_from=str(people_base / "unet"))
-    assert again.unet.config.block_out_channels == (32, 32, 64)
+    assert list(again.unet.config.block_out_channels) == [32, 32, 64]
+
+
+def test_the_shipped_recipe_of_the_encoder_runs_and_makes_a_pipeline(people_base: Path, tmp_path: Path):
+    export = people_base / "promptnet"
+    folders = [f"--model.init_args.base_dir={people_base}", f"--model.init_args.export_dir={export}"]
+    _fit("encoder", tmp_path, *folders, "--model.init_args.words_only_steps=1", "--trainer.callbacks=null")
+    pipe: Any = PromptNetPipeline.from_pretrained(people_base)
+    subject = pipe.encode(render_avatar(sample_avatar(0, 0, "test"), 64))
+    images = pipe("a portrait of S*", subject=subject, num_inference_steps=2, output_type="np").images
+    assert images.shape == (1, 64, 64, 3)
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("val/words" in line for line in logged)
+
+
+def test_an_encoder_without_a_teacher_says_how_to_get_one(people_base: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="words_only_steps=3"):
+        PeoplePretrainStage(words_only_steps=3, base_dir=str(people_base))
+    shutil.copytree(people_base, tmp_path / "base")
+    shutil.rmtree(tmp_path / "base" / "record_encoder")
+    with pytest.raises(ValueError, match=r"unet\.yaml"):
+        PeoplePretrainStage(words_weight=1.0, base_dir=str(tmp_path / "base"))
+
+
+def test_the_shipped_recipe_of_the_judges_runs_and_a_judge_reads_words_colours_and_shapes(tmp_path: Path):
+    _fit("judge-validation", tmp_path, f"--model.init_args.export_dir={tmp_path / 'judge'}")
+    judge: Any = PeopleJudge.from_pretrained(tmp_path / "judge")
+    with torch.no_grad():
+        reading = judge.float().look(torch.zeros(2, 3, 64, 64))
+    assert set(reading.words) == set(FIELDS)
+    assert reading.exact.shape == (2, NUM_EXACT)
+    assert torch.allclose(reading.shape.norm(dim=1), torch.ones(2))
+
+
+def test_held_out_people_keep_what_the_prompt_leaves_out(tmp_path: Path):
+    module = PeopleDataModule(8, 8, 4, cache_dir=str(tmp_path), shard_size=8)
+    people = held_out_people(module, 3, 2, seed=0)
+    for place, person in enumerate(people):
+        before = sample_avatar(0, place, "validation").record()
+        for ask in person.asks:
+            assert ask.asked == mentioned(ask.prompt)
+            assert all(before[field] != word for field, word in ask.asked.items())
+            assert ask.truth is not None
+            assert ask.truth.tobytes() != person.reference.tobytes()
+
+
+def test_a_twin_has_the_same_shapes_in_other_colours():
+    for index in range(20):
+        mine, twin = avatar_of(0, index, "judge", "all").identity, twin_of(0, index, "judge", "all").identity
+        assert replace(twin, skin=mine.skin, hair_color=mine.hair_color) == mine
+        assert mine.skin != twin.skin

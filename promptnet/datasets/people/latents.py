@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import Any
 
@@ -13,18 +14,24 @@ from promptnet.datasets.avatars.latents import weights_hash
 from promptnet.datasets.people.rendered import RenderedPeople
 
 
+def encoder_hash(vae: Any) -> str:
+    """Hash all that latents depend on: the encoder's weights and the scaling factor."""
+    parts = torch.nn.ModuleList([vae.encoder, vae.quant_conv])
+    return hashlib.blake2b(f"{weights_hash(parts)} {vae.config['scaling_factor']}".encode(), digest_size=8).hexdigest()
+
+
 class PeopleLatents:
     """Scaled latents by place in the stream: the modes of the encoder's posterior times its scaling factor.
 
     Args:
         people: the images.
-        vae: the autoencoder; latents of another one are never taken for its own.
+        vae: the autoencoder; latents of another encoder are never taken for its own. The decoder may change.
         batch_size: images encoded together.
     """
 
     def __init__(self, people: RenderedPeople, vae: Any, batch_size: int = 32) -> None:
         self.people, self.vae, self.batch_size = people, vae, batch_size
-        self.name = f"latents-{weights_hash(vae)[:12]}"
+        self.name = f"latents-{encoder_hash(vae)[:12]}"
         self._shards: dict[int, torch.Tensor] = {}
 
     def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:

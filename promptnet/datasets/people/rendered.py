@@ -21,7 +21,7 @@ from PIL import Image
 from promptnet.datasets.people.captions import sample_fields
 from promptnet.datasets.people.colours import draw_color
 from promptnet.datasets.people.frames import sample_frame
-from promptnet.datasets.people.person import Avatar, Split, World, changed, sample_attributes, sample_avatar
+from promptnet.datasets.people.person import FIELDS, Avatar, Split, World, changed, sample_attributes, sample_avatar
 from promptnet.datasets.people.render import render, render_avatar, to_svg
 
 Role = Literal["target", "reference", "twin"]
@@ -121,6 +121,7 @@ class RenderedPeople:
         name = f"{role}-{split}-{world}-{seed}-{size_px}px-{shard_size}-{drawing_hash(role)}"
         self.folder = Path(cache_dir) / name
         self._fingerprint = f"{name}-{num_images}"
+        self.column_names = ["image", *FIELDS]
         self._shards: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:

@@ -89,7 +89,7 @@ def held_out_people(
         return people_without_end(datamodule, num_people, num_prompts, seed)
     sentences = list(prompts or DEFAULT_PROMPTS)[:num_prompts]
     if hasattr(datamodule, "rendered"):
-        data = datamodule.rendered("validation")
+        data: Any = datamodule.rendered("validation")
         if not prompts and set(_avatar_fields()) <= set(data.column_names):
             return avatar_people(num_people, num_prompts, seed, size_px=datamodule.size_px)
         return people_of(data, num_people, sentences, seed)

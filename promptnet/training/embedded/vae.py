@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from promptnet.datasets.stream import sample_noise
@@ -25,16 +26,28 @@ class AutoencoderStage(Stage):
     Args:
         kl_weight: of the mean KL divergence a latent element.
         seed: of the latents' sampling noise.
+        decoder_from: folder of a trained VAE whose decoder goes on training. Its encoder stays as it is, bit for bit,
+            so what was trained on its latents stays valid. None trains both parts anew.
         export_dir: folder of the diffusers model; its VAE is written there when training ends.
     """
 
     def __init__(
-        self, kl_weight: float = 1e-4, seed: int = 0, export_dir: str = "checkpoints/tiny", **stage: Any
+        self,
+        kl_weight: float = 1e-4,
+        seed: int = 0,
+        decoder_from: str | None = None,
+        export_dir: str = "checkpoints/tiny",
+        **stage: Any,
     ) -> None:
         super().__init__(**stage)
         self.save_hyperparameters()
         self.kl_weight, self.seed, self.export_dir = kl_weight, seed, export_dir
-        self.vae: Any = channels_last(build_vae())
+        self.decoder_only = decoder_from is not None
+        trained: Any = AutoencoderKL.from_pretrained(decoder_from).float() if decoder_from else build_vae()
+        self.vae: Any = channels_last(trained)
+        if self.decoder_only:
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One batch's loss."""
@@ -57,7 +70,8 @@ class AutoencoderStage(Stage):
     def on_train_end(self) -> None:
         """Write the VAE, its scaling factor set so that latents have unit variance."""
         if self.trainer.is_global_zero:
-            self.vae.register_to_config(scaling_factor=round(1.0 / self._latent_std(), 5))
+            if not self.decoder_only:
+                self.vae.register_to_config(scaling_factor=round(1.0 / self._latent_std(), 5))
             save_half(self.vae, Path(self.export_dir) / "vae")
 
     @torch.no_grad()

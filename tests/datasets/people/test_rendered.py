@@ -1,6 +1,7 @@
 """Rendered sets, their latents, and the data modules."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_a_reference_shows_the_same_person_otherwise(folder: Path):
 
 def test_latents_are_those_of_the_images_and_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
-    vae = build_vae()
+    vae: Any = build_vae()
     people = RenderedPeople(folder, "train", 8, shard_size=4)
     pixels = torch.from_numpy(people.pixels(6)).permute(2, 0, 1)[None] / 127.5 - 1
     found = PeopleLatents(people, vae)[torch.tensor([6, 1])]

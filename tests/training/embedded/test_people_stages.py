@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPVisionModel
 
+from promptnet.datasets.avatars.latents import weights_hash
 from promptnet.datasets.people.captions import mentioned
+from promptnet.datasets.people.latents import encoder_hash
 from promptnet.datasets.people.module import PeopleDataModule
 from promptnet.datasets.people.person import FIELDS, sample_avatar
 from promptnet.datasets.people.render import render_avatar
@@ -223,3 +226,13 @@ def test_a_twin_has_the_same_shapes_in_other_colours():
         mine, twin = avatar_of(0, index, "judge", "all").identity, twin_of(0, index, "judge", "all").identity
         assert replace(twin, skin=mine.skin, hair_color=mine.hair_color) == mine
         assert mine.skin != twin.skin
+
+
+def test_a_decoder_goes_on_alone_and_leaves_latents_as_they_are(people_base: Path, tmp_path: Path):
+    before: Any = AutoencoderKL.from_pretrained(people_base / "vae", torch_dtype=torch.float16)
+    before.save_pretrained(tmp_path / "old")
+    options = {"decoder_from": tmp_path / "old", "export_dir": tmp_path}
+    _fit("vae", tmp_path, *(f"--model.init_args.{name}={folder}" for name, folder in options.items()))
+    after: Any = AutoencoderKL.from_pretrained(tmp_path / "vae")
+    assert encoder_hash(after.float()) == encoder_hash(before.float())
+    assert weights_hash(after.decoder) != weights_hash(before.decoder)

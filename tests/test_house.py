@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.people_base import write_people_base
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "promptnet"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -324,6 +326,7 @@ def name_in_configs(path: Path) -> str:
 
 RECIPES = [path for path in CONFIGS if OVERLAYS not in path.parents]
 PRETRAINING = [path for path in RECIPES if path.parent.name == "pretrain"]
+OF_PEOPLE = {"people/unet", "people/encoder", "people/encoder-published"}  # start from what earlier stages wrote
 OF_NETWORKS_TO_FETCH = {"disentangle/as-published"}  # its parts have no shapes without their files: it parses
 
 
@@ -343,6 +346,8 @@ def test_every_config_builds_trainer_data_and_stage(config: Path, tmp_path: Path
         given.append(f"--model.init_args.out={tmp_path / 'card.safetensors'}")
     if config.stem == "tiny-prepared":
         given.append("--model.init_args.base_dir=checkpoints/tiny")  # of which it takes a copy
+    if name_in_configs(config) in OF_PEOPLE:
+        given.append(f"--model.init_args.base_dir={write_people_base(tmp_path / 'base')}")
     if name_in_configs(config) in OF_NETWORKS_TO_FETCH:
         parse_training(["fit", *given])
         return

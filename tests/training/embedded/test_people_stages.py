@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
-from transformers import CLIPTextModel, CLIPVisionModel
 
 from promptnet.datasets.avatars.latents import weights_hash
 from promptnet.datasets.people.captions import mentioned
@@ -24,40 +22,20 @@ from promptnet.datasets.people.rendered import avatar_of, twin_of
 from promptnet.datasets.people.vectors import COLOR_WORDS, NUM_EXACT, num_record_numbers
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.models.people_judge import PeopleJudge
-from promptnet.models.tiny import (
-    build_clip,
-    build_image_processor,
-    build_scheduler,
-    build_unet,
-    build_vae,
-    train_tokenizer,
-)
+from promptnet.models.tiny import train_tokenizer
 from promptnet.training.callbacks.held_out_people import held_out_people
 from promptnet.training.embedded.people_clip import PeopleClipStage
 from promptnet.training.embedded.people_encoder import PeoplePretrainStage
 from promptnet.training.embedded.people_unet import PeopleBaseStage
 from promptnet.training.embedded.soft_words import RecordEncoder, SoftWords, mixed, perturbed
+from tests.people_base import write_people_base
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def people_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """VAE, tokenizer and text encoder with random weights, for captions of people."""
-    folder = tmp_path_factory.mktemp("people-base")
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(PeopleClipStage.captions(0, 2000))
-    config: Any = build_clip(tokenizer).config
-    tokenizer.save_pretrained(folder / "tokenizer")
-    CLIPTextModel(config.text_config).save_pretrained(folder / "text_encoder")
-    CLIPVisionModel(config.vision_config).save_pretrained(folder / "image_encoder")
-    build_image_processor().save_pretrained(folder / "feature_extractor")
-    build_vae().save_pretrained(folder / "vae")
-    build_unet((32, 32, 64)).save_pretrained(folder / "unet")
-    build_scheduler().save_pretrained(folder / "scheduler")
-    (folder / "record_encoder").mkdir()
-    save_file(RecordEncoder(192, 0.3).state_dict(), folder / "record_encoder" / "model.safetensors")
-    return folder
+    return write_people_base(tmp_path_factory.mktemp("people-base"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from promptnet.commands.convert import convert
 from promptnet.commands.customize import customize
 from promptnet.commands.demo import demo
 from promptnet.commands.edit import edit
-from promptnet.commands.evaluate import avatars, base_model, edits, resolution, tune
+from promptnet.commands.evaluate import avatars, base_model, edits, people, resolution, tune
 from promptnet.commands.generate import generate
 from promptnet.commands.optimize_edit import optimize_edit
 from promptnet.commands.prepare import prepare
@@ -32,7 +32,14 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "generate": generate,
     "edit": edit,
     "optimize-edit": optimize_edit,
-    "evaluate": {"avatars": avatars, "base": base_model, "edits": edits, "resolution": resolution, "tune": tune},
+    "evaluate": {
+        "avatars": avatars,
+        "base": base_model,
+        "edits": edits,
+        "people": people,
+        "resolution": resolution,
+        "tune": tune,
+    },
     "prepare": prepare,
     "convert": convert,
 }

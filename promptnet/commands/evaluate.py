@@ -107,6 +107,63 @@ def base_model(
     )
 
 
+def people(
+    people: int = 128,
+    prompts: int = 3,
+    steps: int = 20,
+    split: Literal["validation", "test"] = "test",
+    world: Literal["known", "style", "hair", "color"] = "known",
+    frame: str = "plain",
+    methods: list[str] | None = None,
+    tune_steps: int = 50,
+    out: Path | None = None,
+    judge: Path | None = None,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Compare ways of generating people of the endless world that no training saw: words, exact colours, shapes.
+
+    Args:
+        people: how many people
+        prompts: how many prompts each, the first of which names nothing
+        steps: denoising steps an image
+        split: test for figures to report; validation for choices
+        world: known, or people of a style, with hair drawings or with colours that no training had
+        frame: how reference images were made: plain, zoom-0.7, zoom-1.4, shift, mirrored, jpeg-60, ...
+        methods: which ways to compare: prompt, described, encode, tuned, truth (null: all)
+        tune_steps: of per-user tuning
+        out: an existing folder for people.json and sheet.png
+        judge: folder of the judge (null: the one beside the base model)
+        seed: makes the outcome reproducible
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    if out is not None:
+        check_folder(out)
+    found, place = find_base(base), pick_device(device)
+    quiet()
+    from promptnet.evaluation.people.compare import METHODS, evaluate_people
+    from promptnet.evaluation.people.report import print_people
+
+    results = evaluate_people(
+        found,
+        people=people,
+        prompts=prompts,
+        steps=steps,
+        split=split,
+        world=world,
+        frame=frame,
+        methods=methods or METHODS,
+        tune_steps=tune_steps,
+        out=out,
+        judge=judge,
+        seed=seed,
+        device=place,
+    )
+    print_people(results)
+
+
 def tune(
     people: int = 32,
     prompts: int = 2,

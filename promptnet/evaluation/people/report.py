@@ -1,0 +1,44 @@
+"""The comparison on people without end, as tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from promptnet.evaluation.people.score import ERRORS, FRACTIONS
+
+
+def print_people(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print one line a method: shares, errors with their share of the way to the truth; then skin by group.
+
+    Args:
+        results: of `people.evaluate_people`.
+        console: where to; None is standard output.
+    """
+    console = console or Console()
+    console.print(_measures(results))
+    console.print(_skins(results))
+
+
+def _measures(results: Mapping[str, Any]) -> Table:
+    told = ", ".join(f"{name} {results['settings'][name]}" for name in ("people", "split", "world", "frame"))
+    table = Table("method", *FRACTIONS, *ERRORS, title=told)
+    for method, figures in results["methods"].items():
+        shares = [_with_interval(figures[name]) for name in FRACTIONS]
+        errors = [f"{figures[name]['mean']:.2f} ({figures['way'][name]['mean']:.2f})" for name in ERRORS]
+        table.add_row(method, *shares, *errors)
+    return table
+
+
+def _skins(results: Mapping[str, Any]) -> Table:
+    table = Table("method", "skin", "people", "CIEDE2000", "lightness", title="Skin by group")
+    for method, figures in results["methods"].items():
+        for group, of_group in figures["skin"].items():
+            numbers = _with_interval(of_group["error"]), _with_interval(of_group["lightness"])
+            table.add_row(method, group, str(of_group["people"]), *numbers)
+    return table
+
+
+def _with_interval(figure: Mapping[str, float]) -> str:
+    return f"{figure['mean']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"

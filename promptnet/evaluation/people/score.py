@@ -1,0 +1,98 @@
+"""Scores on people without end: words of the record, and what no word says."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from promptnet.datasets.people.colours import lab
+from promptnet.datasets.people.module import pixels_of
+from promptnet.datasets.people.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS, IDENTITY_FIELDS
+from promptnet.datasets.people.render import render_avatar
+from promptnet.evaluation.people.colors import Array, ciede2000
+from promptnet.evaluation.people.tasks import PeopleAsk
+from promptnet.metrics.bootstrap import interval
+from promptnet.models.judge import JUDGE_SIZE_PX
+
+FRACTIONS = ("identity", "attributes", "preservation")
+"""Higher is better: shares of fields that the judge reads as the true answer has them."""
+ERRORS = ("error_skin", "error_hair_color", "error_clothes_color", "shape", "geometry")
+"""Lower is better: CIEDE2000, and distances of shape and geometry."""
+
+
+def score(images: Sequence[Image.Image], eval_prompts: Sequence[PeopleAsk], judge: Any) -> dict[str, Array]:
+    """Score images against the true answers: each measure one number an image, NaN where it does not apply.
+
+    - `identity`: share of the identity's fields read right; `attributes`: of the fields that the prompt names;
+      `preservation`: of the attributes that it leaves out, which stay as in the reference.
+    - `error_<field>`: CIEDE2000 of the colour read to the exact one; `lightness_skin`: its signed error in L*.
+    - `shape`: 1 - cosine to the true rendering in the judge's space of shapes; `geometry`: mean error of geometry.
+
+    Args:
+        images: of any size.
+        eval_prompts: one for each.
+        judge: a `PeopleJudge`.
+    """
+    prediction = judge.look(_pixels(images))
+    truths = judge.look(_pixels([render_avatar(eval_prompt.truth, JUDGE_SIZE_PX) for eval_prompt in eval_prompts]))
+    codes = {field: prediction.words[field].argmax(1).tolist() for field in FIELDS}
+    right = [
+        {field: FIELDS[field][codes[field][method]] == word for field, word in eval_prompt.truth.record().items()}
+        for method, eval_prompt in enumerate(eval_prompts)
+    ]
+    exact = prediction.exact.double().cpu().numpy()
+    figures = {
+        "identity": [_share(hits, IDENTITY_FIELDS) for hits in right],
+        "attributes": [_share(hits, eval_prompt.fields) for hits, eval_prompt in zip(right, eval_prompts, strict=True)],
+        "preservation": [
+            _share(hits, set(ATTRIBUTE_FIELDS) - eval_prompt.fields)
+            for hits, eval_prompt in zip(right, eval_prompts, strict=True)
+        ],
+        "shape": (1 - (prediction.shape * truths.shape).sum(1)).tolist(),
+        "geometry": [
+            _geometry_error(method, eval_prompt) for method, eval_prompt in zip(exact, eval_prompts, strict=True)
+        ],
+    }
+    for place, field in enumerate(COLOR_FIELDS):
+        read = (exact[:, 3 * place : 3 * place + 3] + [1.0, 0.0, 0.0]) * 50
+        true = np.array([lab(eval_prompt.truth.colors()[field]) for eval_prompt in eval_prompts])
+        figures[f"error_{field}"] = ciede2000(read, true).tolist()
+        if field == "skin":
+            figures["lightness_skin"] = (read[:, 0] - true[:, 0]).tolist()
+    return {name: np.array(values, np.float64) for name, values in figures.items()}
+
+
+def edit_method(values: Array, nothing: Array, truth: Array) -> dict[str, float]:
+    """Return how much of the way from the prompt alone to the truth a method's error goes, with its interval.
+
+    Args:
+        values: errors, one a person (P,).
+        nothing: of the prompt alone, for the same people.
+        truth: of the true rendering.
+    """
+    whole = float(nothing.mean() - truth.mean())
+    return interval((nothing - values) / whole).record() if whole > 0 else {"mean": float("nan")}
+
+
+def a_person(values: Array, num_prompts: int) -> Array:
+    """Return the mean over each person's images, (P,), leaving out those to which the measure does not apply."""
+    return np.nanmean(values.reshape(-1, num_prompts), axis=1)
+
+
+def _pixels(images: Sequence[Image.Image]) -> torch.Tensor:
+    sized = [image.convert("RGB").resize((JUDGE_SIZE_PX, JUDGE_SIZE_PX), Image.Resampling.LANCZOS) for image in images]
+    return torch.stack([pixels_of(np.asarray(image)) for image in sized])
+
+
+def _share(hits: dict[str, bool], fields: Any) -> float:
+    return float(np.mean([hits[field] for field in fields])) if fields else float("nan")
+
+
+def _unnamed(eval_prompt: PeopleAsk) -> set[str]:
+    return set(ATTRIBUTE_FIELDS) - eval_prompt.fields
+
+
+def _geometry_error(read: Array, eval_prompt: PeopleAsk) -> float:
+    return float(np.abs(read[3 * len(COLOR_FIELDS) :] - eval_prompt.truth.identity.geometry).mean())

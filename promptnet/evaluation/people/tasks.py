@@ -1,0 +1,119 @@
+"""What is asked on people without end: unseen people, references in a named frame, prompts, and the true answers."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from promptnet.datasets.people.captions import NEUTRAL_PROMPT, caption
+from promptnet.datasets.people.frames import Frame
+from promptnet.datasets.people.person import (
+    ATTRIBUTE_FIELDS,
+    Avatar,
+    Split,
+    World,
+    changed,
+    sample_attributes,
+    sample_avatar,
+)
+from promptnet.datasets.people.render import render_avatar
+from promptnet.datasets.stream import sample_rng
+
+FRAMES: dict[str, Frame] = {
+    "plain": Frame(),
+    "zoom-0.7": Frame(zoom=0.7),
+    "zoom-0.85": Frame(zoom=0.85),
+    "zoom-1.2": Frame(zoom=1.2),
+    "zoom-1.4": Frame(zoom=1.4),
+    "shift": Frame(shift_x=0.2),
+    "mirrored": Frame(mirrored=True),
+    "jpeg-60": Frame(jpeg_quality=60),
+    "border": Frame(border=0.1, border_color="#000000"),
+    "small": Frame(small_px=40),
+}
+"""Frames that robustness is measured in."""
+
+
+@dataclass(frozen=True)
+class PeopleAsk:
+    """One prompt about a person: what it names, and the record of the true answer."""
+
+    prompt: str
+    fields: frozenset[str]
+    truth: Avatar
+    seed: int
+
+
+@dataclass(frozen=True)
+class PersonAsked:
+    """A person by one reference.
+
+    Attributes:
+        reference: its record.
+        frame: how the image was made.
+        eval_prompts: what is generated.
+    """
+
+    reference: Avatar
+    frame: Frame
+    eval_prompts: tuple[PeopleAsk, ...]
+
+    def image(self, size_px: int) -> Image.Image:
+        """Return the reference image."""
+        large = render_avatar(self.reference, 2 * size_px)
+        framed = self.frame(large, self.reference.attributes.background)
+        return framed.resize((size_px, size_px), Image.Resampling.LANCZOS)
+
+    def description(self, eval_prompt: PeopleAsk) -> str:
+        """Return the prompt with the person in words, and all that is to stay as it was."""
+        return caption(eval_prompt.truth.record())
+
+    def anyone(self, eval_prompt: PeopleAsk) -> str:
+        """Return the prompt with nobody in particular."""
+        return caption(eval_prompt.truth.record(), fields=eval_prompt.fields)
+
+
+def ask_people(
+    num_people: int,
+    num_prompts: int,
+    *,
+    split: Split = "validation",
+    world: World = "known",
+    frame: str = "plain",
+    seed: int = 0,
+) -> list[PersonAsked]:
+    """Return people no training saw, the first prompt of each naming nothing, the others two or three attributes.
+
+    Args:
+        num_people: how many.
+        num_prompts: of each.
+        split: "validation" for choices, "test" for figures to report.
+        world: what people are drawn from.
+        frame: one of `FRAMES`.
+        seed: decides people, prompts and noise.
+
+    Raises:
+        ValueError: the frame or the split is not known.
+    """
+    if frame not in FRAMES:
+        raise ValueError(f"frame={frame!r} is not one of {', '.join(FRAMES)}")
+    if split not in ("validation", "test"):
+        raise ValueError(f"split={split!r} must be 'validation' or 'test': on others something was trained")
+    return [_person(place, num_prompts, split, world, FRAMES[frame], seed) for place in range(num_people)]
+
+
+def _person(place: int, num_prompts: int, split: Split, world: World, frame: Frame, seed: int) -> PersonAsked:
+    reference = sample_avatar(10_000 + seed, place, split, world)  # other people than runs validate on
+    eval_prompts = tuple(_eval_prompt(reference, place, number, seed) for number in range(num_prompts))
+    return PersonAsked(reference, frame, eval_prompts)
+
+
+def _eval_prompt(reference: Avatar, place: int, number: int, seed: int) -> PeopleAsk:
+    rng = sample_rng(seed, 1000 * place + number, "ask people")
+    if number == 0:
+        return PeopleAsk(NEUTRAL_PROMPT, frozenset(), reference, rng.getrandbits(62))
+    fields, others = rng.sample(ATTRIBUTE_FIELDS, rng.randint(2, 3)), reference.attributes
+    while any(others.record()[field] == reference.record()[field] for field in fields):
+        others = sample_attributes(reference.identity.style, rng)
+    truth = Avatar(reference.identity, changed(reference.attributes, others, set(fields)))
+    prompt = caption(truth.record(), subject="S*", fields=fields)
+    return PeopleAsk(prompt, frozenset(fields), truth, rng.getrandbits(62))

@@ -1,0 +1,136 @@
+"""Measures on people without end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from rich.console import Console
+
+from promptnet.datasets.people.captions import mentioned
+from promptnet.datasets.people.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS
+from promptnet.datasets.people.render import render_avatar
+from promptnet.datasets.people.vectors import NUM_EXACT, codes_of, exact_of
+from promptnet.evaluation.people.colors import ciede2000
+from promptnet.evaluation.people.compare import evaluate_people, summarise
+from promptnet.evaluation.people.report import print_people
+from promptnet.evaluation.people.score import FRACTIONS, edit_method, score
+from promptnet.evaluation.people.tasks import FRAMES, ask_people
+from promptnet.models.people_judge import PeopleJudge, PeopleReading
+from promptnet.models.promptnet import PromptNetModel
+from promptnet.training.pretrain.stage import write_index
+from tests.people_base import write_people_base
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [  # Sharma, Wu, Dalal 2005, table 1: pairs 1, 4, 7, 15, 17, 20, 25, 34
+        ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
+        ((50.0, -1.3802, -84.2814), (50.0, 0.0, -82.7485), 1.0000),
+        ((50.0, 0.0, 0.0), (50.0, -1.0, 2.0), 2.3669),
+        ((50.0, -0.0010, 2.4900), (50.0, 0.0011, -2.4900), 4.7461),
+        ((50.0, 2.5, 0.0), (73.0, 25.0, -18.0), 27.1492),
+        ((50.0, 2.5, 0.0), (58.0, 24.0, 15.0), 19.4535),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+        ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+    ],
+)
+def test_ciede2000_is_the_published_one(first: Any, second: Any, expected: float):
+    assert ciede2000(first, second) == pytest.approx(expected, abs=1e-4)
+    assert ciede2000(second, first) == pytest.approx(expected, abs=1e-4)
+
+
+def test_asks_name_what_changes_and_the_truth_keeps_the_rest():
+    for person in ask_people(20, 3, seed=1):
+        assert person.eval_prompts[0].truth == person.reference
+        for eval_prompt in person.eval_prompts[1:]:
+            assert set(mentioned(eval_prompt.prompt)) == set(eval_prompt.fields)
+            kept = set(ATTRIBUTE_FIELDS) - eval_prompt.fields
+            assert all(
+                getattr(eval_prompt.truth.attributes, f) == getattr(person.reference.attributes, f) for f in kept
+            )
+            assert mentioned(person.description(eval_prompt)) == eval_prompt.truth.record()
+            assert set(mentioned(person.anyone(eval_prompt))) == set(eval_prompt.fields)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_every_frame_gives_a_reference(frame: str):
+    (person,) = ask_people(1, 1, frame=frame)
+    (plain,) = ask_people(1, 1)
+    assert (person.image(64).tobytes() == plain.image(64).tobytes()) == (frame == "plain")
+
+
+def test_unknown_frames_and_trained_splits_are_refused():
+    with pytest.raises(ValueError, match="frame='fisheye'"):
+        ask_people(1, 1, frame="fisheye")
+    with pytest.raises(ValueError, match="split='train'"):
+        ask_people(1, 1, split="train")
+
+
+class _PerfectJudge:
+    """Reads from an image what its record says, by looking the image up."""
+
+    def __init__(self, avatars: list[Any]) -> None:
+        self.known = {np.asarray(render_avatar(avatar, 64)).tobytes(): avatar for avatar in avatars}
+
+    def look(self, pixels: torch.Tensor) -> PeopleReading:
+        arrays = ((pixels + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        found = [self.known[np.ascontiguousarray(array).tobytes()] for array in arrays]
+        codes = torch.stack([codes_of(avatar.record()) for avatar in found])
+        words = {f: torch.eye(len(FIELDS[f]))[codes[:, place]] for place, f in enumerate(FIELDS)}
+        shapes = torch.tensor([[hash(avatar.identity.geometry) % 97, 50.0] for avatar in found])
+        exact = torch.stack([exact_of(avatar) for avatar in found])
+        return PeopleReading(words, exact, torch.nn.functional.normalize(shapes, dim=1))
+
+
+def test_a_perfect_image_has_full_shares_and_no_error_and_another_person_has_not():
+    people = ask_people(8, 2, seed=3)
+    eval_prompts = [eval_prompt for person in people for eval_prompt in person.eval_prompts]
+    judge = _PerfectJudge([eval_prompt.truth for eval_prompt in eval_prompts])
+    images = [render_avatar(eval_prompt.truth, 64) for eval_prompt in eval_prompts]
+    perfect = score(images, eval_prompts, judge)
+    assert all(np.nanmin(perfect[name]) == 1.0 for name in FRACTIONS)
+    assert max(perfect[f"error_{field}"].max() for field in COLOR_FIELDS) < 1e-3
+    assert perfect["shape"].max() < 1e-5
+    others = score(images[2:] + images[:2], eval_prompts, judge)
+    assert np.nanmean(others["identity"]) < 0.7
+    assert others["error_skin"].mean() > 3
+    results = summarise({"prompt": others, "truth": perfect}, 2, [person.reference.identity.skin for person in people])
+    assert results["methods"]["truth"]["way"]["error_skin"]["mean"] == pytest.approx(1.0)
+    assert results["methods"]["prompt"]["way"]["error_skin"]["mean"] == pytest.approx(0.0)
+    assert sum(group["people"] for group in results["methods"]["truth"]["skin"].values()) == 8
+
+
+def test_half_of_the_error_is_half_of_the_way():
+    nothing, truth = np.array([4.0, 6.0]), np.array([0.0, 0.0])
+    assert edit_method(np.array([2.0, 3.0]), nothing, truth)["mean"] == pytest.approx(0.5)
+
+
+def test_the_comparison_runs_on_a_whole_pipeline(tmp_path: Path):
+    base = write_people_base(tmp_path / "base")
+    unet: Any = UNet2DConditionModel.from_pretrained(base / "unet")
+    shape: dict[str, Any] = {
+        "vision_dim": 128,
+        "prompt_channel": 192,
+        "region_proj_channel": 16,
+        "region_kernel_size": 1,
+    }
+    PromptNetModel.from_unet(unet, **shape).save_pretrained(base / "promptnet")
+    write_index(base, None, None)
+    PeopleJudge(
+        {field: list(values) for field, values in FIELDS.items()}, width=8, num_exact=NUM_EXACT
+    ).save_pretrained(tmp_path / "judges" / "validation")
+    (tmp_path / "out").mkdir()
+    results = evaluate_people(base, people=2, prompts=2, steps=2, tune_steps=1, frame="zoom-0.85", out=tmp_path / "out")
+    assert set(results["methods"]) == {"prompt", "described", "encode", "tuned", "truth"}
+    assert json.loads((tmp_path / "out" / "people.json").read_text())["settings"]["frame"] == "zoom-0.85"
+    assert (tmp_path / "out" / "sheet.png").is_file()
+    console = Console(width=250, record=True)
+    print_people(results, console)
+    printed = console.export_text()
+    assert all(method in printed for method in results["methods"])
+    with pytest.raises(ValueError, match="dreambooth"):
+        evaluate_people(base, methods=["dreambooth"])

@@ -15,7 +15,8 @@ _ADAM_RMS = 0.2
 def orthogonalized(matrix: torch.Tensor, num_iterations: int = 5) -> torch.Tensor:
     """Return the nearest semi-orthogonal matrix, roughly: all singular values go to about one.
 
-    Newton-Schulz iteration with the quintic X <- a X + b (X X^T) X + c (X X^T)^2 X.
+    Newton-Schulz iteration with the quintic X <- Q X, Q = a + b G + c G^2, G = X X^T. All Q are polynomials of the first
+    G and commute with it, so the iteration runs on the small G alone (G <- Q G Q) and X is multiplied once, at the end.
 
     Args:
         matrix: (M, N).
@@ -25,9 +26,12 @@ def orthogonalized(matrix: torch.Tensor, num_iterations: int = 5) -> torch.Tenso
     x = matrix.T if is_tall else matrix
     x = x / (x.norm() + 1e-7)
     a, b, c = _COEFFICIENTS
+    gram, one = x @ x.T, torch.eye(len(x), device=x.device, dtype=x.dtype)
+    product = one
     for _ in range(num_iterations):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = a * one + b * gram + c * gram @ gram
+        gram, product = factor @ gram @ factor, factor @ product
+    x = product @ x
     return x.T if is_tall else x
 
 

@@ -16,6 +16,16 @@ def test_orthogonalized_matrices_have_singular_values_of_about_one(shape: tuple[
     assert values.max() < 1.3
 
 
+def test_iterating_on_the_gram_matrix_is_iterating_on_the_matrix():
+    torch.manual_seed(0)
+    matrix = torch.randn(20, 50)
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    assert torch.allclose(orthogonalized(matrix), x, atol=1e-4)
+
+
 def test_small_matrices_and_vectors_are_left_to_adam():
     assert is_orthogonalizable(torch.zeros(16, 4, 3, 3))
     assert not is_orthogonalizable(torch.zeros(8, 64))

@@ -15,8 +15,8 @@ _ADAM_RMS = 0.2
 def orthogonalized(matrix: torch.Tensor, num_iterations: int = 5) -> torch.Tensor:
     """Return the nearest semi-orthogonal matrix, roughly: all singular values go to about one.
 
-    Newton-Schulz iteration with the quintic X <- Q X, Q = a + b G + c G^2, G = X X^T. All Q are polynomials of the first
-    G and commute with it, so the iteration runs on the small G alone (G <- Q G Q) and X is multiplied once, at the end.
+    Newton-Schulz iteration with the quintic X <- Q X, Q = a + b G + c G^2, G = X X^T. All Q are polynomials of the
+    first G and commute with it, so the iteration runs on the small G alone (G <- Q G Q), and X is multiplied once.
 
     Args:
         matrix: (M, N).

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,7 +69,8 @@ def evaluate_people(
         raise ValueError(f"methods {sorted(unknown)} are not among {', '.join(METHODS)}")
     folder = None if out is None else check_folder(out)
     asked = ask_people(people, prompts, split=split, world=world, frame=frame, seed=seed)
-    reader = _load_judge(judge_folder(base, split, judge), device)
+    named: Literal["test", "validation"] = "test" if split == "test" else "validation"
+    reader = _load_judge(judge_folder(base, named, judge), device)
     renderer = _Studio(base, steps, tune_steps, device)
     chosen = [method for method in METHODS if method in {*methods, "prompt", "truth"}]
     images = {method: [image for person in asked for image in renderer(person, method)] for method in chosen}

@@ -91,7 +91,7 @@ def _share(hits: dict[str, bool], fields: Any) -> float:
 
 
 def _unnamed(eval_prompt: PeopleAsk) -> set[str]:
-    return set(ATTRIBUTE_FIELDS) - eval_prompt.fields
+    return {field for field in ATTRIBUTE_FIELDS if field not in eval_prompt.fields}
 
 
 def _geometry_error(read: Array, eval_prompt: PeopleAsk) -> float:

@@ -1,4 +1,4 @@
-"""How an image was made: cropped, scaled, shifted, mirrored, recompressed, recoloured, bordered, of few pixels.
+"""How an image was made: cropped, scaled, shifted, mirrored, recompressed, recoloured, bordered, noisy, of few pixels.
 
 References that the encoder trains on, and those that robustness is measured with, go through here.
 """
@@ -9,6 +9,7 @@ import io
 import random
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 ZOOM = (0.7, 1.4)
@@ -33,6 +34,8 @@ class Frame:
         brightness: factor.
         contrast: factor.
         saturation: factor.
+        noise: standard deviation of normal noise, in steps of 255.
+        noise_seed: of that noise.
     """
 
     zoom: float = 1.0
@@ -46,6 +49,8 @@ class Frame:
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
+    noise: float = 0.0
+    noise_seed: int = 0
 
     def __call__(self, image: Image.Image, fill: str) -> Image.Image:
         """Return a square image as this frame shows it.
@@ -70,6 +75,7 @@ class Frame:
         if self.small_px:
             image = image.resize((self.small_px, self.small_px), Image.Resampling.LANCZOS)
             image = image.resize((side, side), Image.Resampling.BICUBIC)
+        image = self._noisy(image) if self.noise else image
         return self._compressed(image) if self.jpeg_quality else image
 
     def _moved(self, image: Image.Image, fill: str) -> Image.Image:
@@ -82,6 +88,11 @@ class Frame:
         canvas = Image.new("RGB", image.size, fill)
         canvas.paste(scaled, (left, top))
         return canvas
+
+    def _noisy(self, image: Image.Image) -> Image.Image:
+        values = np.asarray(image, np.float32)
+        values = values + self.noise * np.random.default_rng(self.noise_seed).standard_normal(values.shape, np.float32)
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
     def _compressed(self, image: Image.Image) -> Image.Image:
         file = io.BytesIO()
@@ -114,4 +125,6 @@ def sample_frame(rng: random.Random, *, plain: float = 0.2) -> Frame:
         brightness=jitter(0.05),
         contrast=jitter(0.08),
         saturation=jitter(0.1),
+        noise=rng.uniform(1, 8) if rng.random() < 0.2 else 0.0,
+        noise_seed=rng.getrandbits(32),
     )

@@ -28,6 +28,7 @@ FRAMES: dict[str, Frame] = {
     "mirrored": Frame(mirrored=True),
     "jpeg-60": Frame(jpeg_quality=60),
     "border": Frame(border=0.1, border_color="#000000"),
+    "noise": Frame(noise=8.0),
     "small": Frame(small_px=40),
 }
 """Frames that robustness is measured in."""

@@ -153,6 +153,9 @@ def test_frames_move_mirror_and_compress_and_the_plain_frame_changes_nothing():
     assert (small[32, 32] != (0, 255, 0)).any()
     shifted = np.asarray(Frame(shift_x=0.25)(image, "#00ff00"))
     assert np.array_equal(shifted[:, 16:], np.asarray(image)[:, :48])
+    noisy = np.asarray(Frame(noise=5.0)(image, "#ffffff"), int) - np.asarray(image, int)
+    assert 1 < noisy.std() < 6
+    assert Frame(noise=5.0)(image, "#ffffff").tobytes() == Frame(noise=5.0)(image, "#ffffff").tobytes()
     assert Frame(jpeg_quality=40)(image, "#ffffff").tobytes() != image.tobytes()
 
 

@@ -6,6 +6,7 @@ from promptnet.io.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from promptnet.inference.pipeline import PromptNetPipeline
+    from promptnet.inference.registration import register
     from promptnet.inference.sampling.conditions import Networks, PlainPrompts, SubjectPrompts
     from promptnet.inference.sampling.config import PUBLISHED, SamplingConfig
     from promptnet.inference.sampling.fusion import FusionSampling, fuse
@@ -54,6 +55,7 @@ __all__ = [
     "make_requests",
     "plan",
     "predict_output",
+    "register",
     "sample",
 ]
 
@@ -86,6 +88,7 @@ _HOMES = {
     "fuse": "promptnet.inference.sampling.fusion",
     "make_requests": "promptnet.inference.sampling.requests",
     "plan": "promptnet.inference.sampling.schedule",
+    "register": "registration",
     "predict_output": "promptnet.inference.sampling.loop",
     "sample": "promptnet.inference.sampling.loop",
 }

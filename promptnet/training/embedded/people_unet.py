@@ -93,7 +93,7 @@ class PeopleBaseStage(BaseModelStage):
         return self.denoising_loss(lambda x, t: self.unet(x, t, states).sample, latents, batch["sample"])
 
     def states(self, batch: dict[str, Any], kinds: list[str], noise: float) -> torch.Tensor:
-        """Return the text encoder's states (B, T, D) of each sample's prompt of this kind; differentiable in records."""
+        """Return text states (B, T, D) of each sample's prompt of this kind; differentiable in records."""
         text_encoder = self.frozen["text_encoder"]
         table = text_encoder.get_input_embeddings().weight
         soft = [kind in ("soft", "record") for kind in kinds]

@@ -15,7 +15,7 @@ from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.people.colors import Array
 from promptnet.evaluation.people.score import ERRORS, FRACTIONS, a_person, edit_method, score
 from promptnet.evaluation.people.tasks import PersonAsked, ask_people
-from promptnet.io.files import check_folder, write_text
+from promptnet.io.atomic import check_folder, write_whole
 from promptnet.metrics.bootstrap import difference, interval
 
 METHODS = ("prompt", "described", "encode", "tuned", "truth")
@@ -83,7 +83,7 @@ def evaluate_people(
         "tune_steps": tune_steps, "seed": seed,
     }  # fmt: skip
     if folder is not None:
-        write_text(folder / "people.json", json.dumps(results, indent=1))
+        write_whole(folder / "people.json", json.dumps(results, indent=1), public=True)
         _sheet(asked, images, prompts).save(folder / "sheet.png")
     return results
 

@@ -192,7 +192,7 @@ def test_held_out_people_keep_what_the_prompt_leaves_out(tmp_path: Path):
     people = held_out_people(module, 3, 2, seed=0)
     for place, person in enumerate(people):
         before = sample_avatar(0, place, "validation").record()
-        for ask in person.asks:
+        for ask in person.eval_prompts:
             assert ask.asked == mentioned(ask.prompt)
             assert all(before[field] != word for field, word in ask.asked.items())
             assert ask.truth is not None

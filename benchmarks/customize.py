@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         watch, total_s = timed_run(pipe, image, options, folder)
         report(watch, total_s)
         path = folder / "subject.safetensors"
-        print(f"subject file: {path.stat().st_size / 2**20:.2f} MiB, {len(Subject.load(path).deltas)} deltas")
+        print(f"subject file: {path.stat().st_size / 2**20:.2f} MiB, {len(Subject.load(path).loras)} loras")
 
 
 if __name__ == "__main__":

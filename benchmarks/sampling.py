@@ -22,7 +22,7 @@ from torch import Tensor
 from promptnet import PromptNetPipeline, Subject
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.requests import make_requests
-from promptnet.inference.subject.lora import applied
+from promptnet.inference.subject.lora import apply_loras
 from promptnet.models.text import encode_prompts
 
 PROMPTS = [
@@ -91,12 +91,12 @@ class PublishedLoop:
         assert pipe.promptnet is not None
         reference = self.subject.reference_latents.expand(count, -1, -1, -1)
         vision_states = self.subject.vision_states.expand(count, -1, -1)
-        with applied(pipe.promptnet, [self.subject.promptnet_deltas] * count):
+        with apply_loras(pipe.promptnet, [self.subject.promptnet_loras] * count):
             words = pipe.promptnet(reference, t, vision_states, noisy_latents=x).pseudo_words
         states = [self._encode([""] * count), self._encode(self.class_prompts)]
         states.append(self._encode(self.prompts, [{"S*": word} for word in words], gamma))
-        deltas = [None] * (2 * count) + [self.subject.unet_deltas] * count
-        with applied(pipe.unet, deltas):
+        loras = [None] * (2 * count) + [self.subject.unet_loras] * count
+        with apply_loras(pipe.unet, loras):
             return pipe.unet(torch.cat([x] * 3), t, torch.cat(states), return_dict=False)[0].chunk(3)
 
     def _encode(self, prompts: list[str], words: list[dict[str, Tensor]] | None = None, gamma: float = 1.0) -> Tensor:

@@ -124,7 +124,7 @@ def tune(pipe: Any, image: Image.Image, **options: Any) -> tuple[Subject, Tensor
 
 def lora_of(subject: Subject) -> Weights:
     """Return all weights of a tuned subject."""
-    return [matrix for delta in subject.deltas.values() for matrix in (delta.down, delta.up)]
+    return [matrix for lora in subject.loras.values() for matrix in (lora.A, lora.B)]
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------

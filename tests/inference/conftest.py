@@ -105,21 +105,21 @@ def new_pipe() -> Any:
 
 
 def build_subject(pipe: Any, seed: int = 0, *, num_references: int = 1, tuned: bool = False, **more: Any) -> Any:
-    """Somebody made of noise; tuned ones have deltas large enough to see."""
+    """Somebody made of noise; tuned ones have LoRA layers large enough to see."""
     from promptnet import Subject
     from promptnet.inference.subject.fingerprint import fingerprint
-    from promptnet.inference.subject.lora import LowRankDelta, initial_deltas, key_value_layers, word_layers
+    from promptnet.inference.subject.lora import LoRALayer, initial_loras, key_value_layers, word_layers
 
     generator = torch.Generator().manual_seed(seed)
     layers = {f"unet.{name}": layer for name, layer in key_value_layers(pipe.unet).items()}
     layers |= {f"promptnet.{name}": layer for name, layer in word_layers(pipe.promptnet).items()}
-    deltas = initial_deltas(layers, 2, generator) if tuned else {}
+    loras = initial_loras(layers, 2, generator) if tuned else {}
     return Subject(
         torch.randn(num_references, 4, 8, 8, generator=generator),
         torch.randn(num_references, 17, 24, generator=generator),
         torch.ones(num_references),
         fingerprint=fingerprint(pipe),
-        deltas={n: LowRankDelta(d.down, torch.randn(d.up.shape, generator=generator)) for n, d in deltas.items()},
+        loras={n: LoRALayer(d.A, torch.randn(d.B.shape, generator=generator)) for n, d in loras.items()},
         **{"class_word": "person", **more},
     )
 

@@ -236,7 +236,7 @@ def test_subjects_with_two_and_three_images_in_one_prompt_are_refused(pipe: Any,
 def test_encode_is_customizing_without_tuning(pipe: Any):
     pixels = np.random.default_rng(0).integers(0, 255, (48, 40, 3), dtype=np.uint8)
     subject = pipe.encode([Image.fromarray(pixels)] * 2, class_word="dog", weights=[1, 3])
-    assert (subject.class_word, subject.num_references, dict(subject.deltas)) == ("dog", 2, {})
+    assert (subject.class_word, subject.num_references, dict(subject.loras)) == ("dog", 2, {})
     assert subject.weights.tolist() == [0.25, 0.75]
     subject.check(pipe)
     assert draw(pipe, subject=subject).isfinite().all()

@@ -247,9 +247,9 @@ def test_a_person_is_tuned_saved_and_drawn(pipe: Any, tmp_path: Path):
         subject = tuned(pipe)
     assert all(call["time_ids"].tolist() == [SIZES] * len(call["x"]) for call in calls)
     assert calls[-1]["text_embeds"].shape[1] == 12
-    assert any(name.startswith("unet.") for name in subject.deltas)
-    heads = [delta for name, delta in subject.deltas.items() if "region_prompt_output" in name]
-    assert [delta.up.shape[0] for delta in heads] == [24 + 32]
+    assert any(name.startswith("unet.") for name in subject.loras)
+    heads = [lora for name, lora in subject.loras.items() if "region_prompt_output" in name]
+    assert [lora.B.shape[0] for lora in heads] == [24 + 32]
     assert set(subject.fingerprint) >= {"text_encoder", "text_encoder_2", "unet", "promptnet"}
     subject.save(tmp_path / "me.safetensors")
     loaded = Subject.load(tmp_path / "me.safetensors")

@@ -71,7 +71,7 @@ def kinds(pipe: Any, make_subject: Any) -> dict[str, Call]:
     def customized() -> Tensor:
         options: Any = {"steps": 2, "batch_size": 2, "num_views": 2, "learning_rate": 3e-2, "validate_every": 1}
         subject = pipe.customize(photo(3), generator=seeded(5), progress_bar=False, **options)
-        assert subject.deltas
+        assert subject.loras
         return torch.cat([part.flatten() for part in subject.tensors().values()])
 
     return {
@@ -152,7 +152,7 @@ def test_a_stop_from_outside_stops_all(pipes: list[Any]) -> None:
 
 
 def test_stock_pipelines_beside_subjects_and_other_sizes(pipes: list[Any], make_subject: Any) -> None:
-    """diffusers' own pipeline, of the same networks, adapts nothing and has nobody's deltas."""
+    """diffusers' own pipeline, of the same networks, adapts nothing and has nobody's loras."""
     pipe, calls = pipes[0], kinds(pipes[0], make_subject)
     parts = {name: pipe.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet")}
     stock: Any = StableDiffusionPipeline(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from promptnet.inference.subject.lora import applied, initial_deltas
+from promptnet.inference.subject.lora import apply_loras, initial_loras
 from promptnet.models.twins import frozen, twin
 
 
@@ -70,10 +70,10 @@ def test_hooks_of_others_are_called_and_what_is_asked_of_the_twin_is_not_asked_o
 
     network[0].register_forward_hook(Watcher().note)
     own, x = twin(network), torch.ones(3, 2)
-    deltas = initial_deltas({"3": network[3]}, 1)
-    deltas["3"].up.fill_(1)
+    loras = initial_loras({"3": network[3]}, 1)
+    loras["3"].B.fill_(1)
     plain = twin(network)(x)
-    with applied(own, [deltas] * 3):
+    with apply_loras(own, [loras] * 3):
         changed = own(x)
         assert torch.equal(twin(network)(x), plain)
     assert not torch.equal(changed, plain)

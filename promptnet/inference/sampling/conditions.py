@@ -15,7 +15,7 @@ from promptnet.inference.sampling.guidance import Condition, References
 from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
-from promptnet.inference.subject.lora import Deltas, RowDeltas, applied, summed
+from promptnet.inference.subject.lora import LoRALayers, RowLoRAs, apply_loras, merge_loras
 from promptnet.inference.subject.subject import Subject
 from promptnet.models.micro_conditioning import generated_size_ids, micro_conditions
 from promptnet.models.text import PromptStates
@@ -45,20 +45,20 @@ class Networks:
     latent_px: int = 8
     zeros_without_prompt: bool = False
 
-    def inputs(self, states: Tensor, pooled: Tensor | None, x: Tensor, deltas: RowDeltas | None = None) -> UNetInputs:
+    def inputs(self, states: Tensor, pooled: Tensor | None, x: Tensor, loras: RowLoRAs | None = None) -> UNetInputs:
         """What the U-Net gets for rows with these states (B, T, D) and SDXL's pooled states (B, P).
 
         Args:
             states: of the prompts.
             pooled: None for base models with one text encoder.
             x: latents (N, C, h, w) of the batch, whose size SDXL's U-Net is told of.
-            deltas: for each row.
+            loras: for each row.
         """
         if pooled is None:
-            return UNetInputs(states.to(self.dtype), deltas=deltas)
+            return UNetInputs(states.to(self.dtype), loras=loras)
         height_px, width_px = (self.latent_px * side for side in x.shape[2:])
         sizes = generated_size_ids(height_px, width_px, len(states), states.device)
-        return UNetInputs(states.to(self.dtype), micro_conditions(pooled, sizes, self.dtype), deltas)
+        return UNetInputs(states.to(self.dtype), micro_conditions(pooled, sizes, self.dtype), loras)
 
 
 def networks_of(pipe: Any) -> Networks:
@@ -120,7 +120,7 @@ class _EncodedWords:
     row: int
     words: Mapping[str, int]
     weight: float
-    deltas: Deltas | None
+    loras: LoRALayers | None
 
 
 class SubjectPrompts:
@@ -158,7 +158,7 @@ class SubjectPrompts:
         self._word_rows = torch.tensor([word.row for word in self._words], device=networks.device)
         self._latents = self._gather(lambda subject: subject.reference_latents)  # (N, C, h, w)
         self._vision_states = self._gather(lambda subject: subject.vision_states)  # (N, T, V)
-        self._word_deltas = RowDeltas(tuple(word.subject.promptnet_deltas for word in self._words))
+        self._word_loras = RowLoRAs(tuple(word.subject.promptnet_loras for word in self._words))
         self._noise = None if level_noise is None else level_noise(self._latents[:1].expand(len(rows), -1, -1, -1))
         num_words: int = networks.promptnet.num_pseudo_words(*self._latents.shape[2:])
         self._tokens = networks.text_encoders.tokenize(
@@ -185,8 +185,8 @@ class SubjectPrompts:
 
     def _condition(self, part: slice, pseudo_word_scale: float) -> Condition:
         readings = self._readings[part]
-        deltas = RowDeltas(tuple(reading.deltas for reading in readings))
-        given = deltas if any(deltas.rows) else None
+        loras = RowLoRAs(tuple(reading.loras for reading in readings))
+        given = loras if any(loras.rows) else None
         rows = self.indices[[reading.row for reading in readings]]
 
         def inputs(x: Tensor, step: Step) -> UNetInputs:
@@ -205,7 +205,7 @@ class SubjectPrompts:
     def pseudo_words(self, x: Tensor, step: Step) -> Tensor:
         """S* for x at this step, (N, L, D): one for each row, subject and reference image."""
         promptnet = self.networks.promptnet
-        with applied(promptnet, self._word_deltas):
+        with apply_loras(promptnet, self._word_loras):
             return promptnet(
                 self._latents, step.timestep, self._vision_states, noisy_latents=self._noisy_latents(x, step)
             ).pseudo_words
@@ -238,14 +238,14 @@ def _read_rows(rows: Sequence[Request]) -> tuple[list[_Word], list[list[_Encoded
             for image in range(subject.num_references):
                 places[id(subject), image] = len(words)
                 words.append(_Word(index, subject, image))
-        deltas = _joined_deltas(subjects)
+        loras = _joined_loras(subjects)
         for image, weight in enumerate(_image_weights(subjects)):
             found = {
                 name: places[id(subject), min(image, subject.num_references - 1)]
                 for name, subject in row.subjects.items()
             }
             groups += [[] for _ in range(image + 1 - len(groups))]
-            groups[image].append(_EncodedWords(index, found, weight, deltas))
+            groups[image].append(_EncodedWords(index, found, weight, loras))
     return words, groups
 
 
@@ -262,12 +262,12 @@ def _image_weights(subjects: Sequence[Subject]) -> list[float]:
     return [sum(column) / len(weights) for column in zip(*weights, strict=True)]
 
 
-def _joined_deltas(subjects: Sequence[Subject]) -> Deltas | None:
+def _joined_loras(subjects: Sequence[Subject]) -> LoRALayers | None:
     """What acts in the U-Net where these subjects appear."""
-    parts = [subject.unet_deltas for subject in subjects if subject.unet_deltas]
+    parts = [subject.unet_loras for subject in subjects if subject.unet_loras]
     if len(parts) < 2:
         return parts[0] if parts else None
-    return summed(parts)
+    return merge_loras(parts)
 
 
 def strided(x: Tensor, height: int, width: int) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from promptnet.inference.sampling.checkpointing import checkpointed
 from promptnet.inference.sampling.schedule import Step, plan
-from promptnet.inference.subject.lora import Deltas, RowDeltas, applied, joined_rows
+from promptnet.inference.subject.lora import LoRALayers, RowLoRAs, apply_loras, joined_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +34,12 @@ class UNetInputs:
         encoder_hidden_states: (B, T, D), the prompt's states.
         extra: further keyword arguments of the U-Net (SDXL's added conditions, ControlNet's residuals): tensors
             with B rows, or dicts, lists and tuples of such.
-        deltas: for each row the low-rank deltas that act in it, or None; None instead of all if none acts in any.
+        loras: for each row the LoRA layers that act in it, or None; None instead of all if none acts in any.
     """
 
     encoder_hidden_states: Tensor
     extra: Mapping[str, Any] = field(default_factory=dict)
-    deltas: Sequence[Deltas | None] | RowDeltas | None = None
+    loras: Sequence[LoRALayers | None] | RowLoRAs | None = None
 
 
 class Mode(Protocol):
@@ -227,11 +227,11 @@ def _by_role(terms: Sequence[Term], outputs: Sequence[Tensor], x: Tensor) -> dic
 
 
 def _call_unet(unet: nn.Module, x: Tensor, step: Step, inputs: UNetInputs, mode: Mode | None) -> Tensor:
-    """One U-Net call; mode and deltas are entered inside, so that a recomputed call sees them too."""
+    """One U-Net call; mode and LoRA layers are entered inside, so that a recomputed call sees them too."""
     with ExitStack() as stack:
         if mode is not None:
             stack.enter_context(mode.applied(unet, step))
-        stack.enter_context(applied(unet, inputs.deltas or ()))
+        stack.enter_context(apply_loras(unet, inputs.loras or ()))
         states = inputs.encoder_hidden_states
         return unet(x, step.timestep, encoder_hidden_states=states, **inputs.extra, return_dict=False)[0]
 
@@ -264,12 +264,12 @@ def join_inputs(parts: Sequence[UNetInputs]) -> UNetInputs:
     """The rows of several terms, one after another."""
     states = torch.cat([part.encoder_hidden_states for part in parts])
     extra = {key: _join([part.extra[key] for part in parts]) for key in parts[0].extra}
-    deltas = [_as_rows(part.deltas) for part in parts]
-    return UNetInputs(states, extra, joined_rows(deltas, [len(part.encoder_hidden_states) for part in parts]))
+    loras = [_as_rows(part.loras) for part in parts]
+    return UNetInputs(states, extra, joined_rows(loras, [len(part.encoder_hidden_states) for part in parts]))
 
 
-def _as_rows(deltas: Sequence[Deltas | None] | RowDeltas | None) -> RowDeltas | None:
-    return deltas if deltas is None or isinstance(deltas, RowDeltas) else RowDeltas(tuple(deltas))
+def _as_rows(loras: Sequence[LoRALayers | None] | RowLoRAs | None) -> RowLoRAs | None:
+    return loras if loras is None or isinstance(loras, RowLoRAs) else RowLoRAs(tuple(loras))
 
 
 def _join(values: list[Any]) -> Any:

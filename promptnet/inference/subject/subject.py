@@ -1,11 +1,12 @@
 """The per-user artefact: what is kept of one person, as data.
 
-A subject is reference images, as latents and as the image encoder saw them, and the low-rank deltas that tuning found.
+A subject is reference images, as latents and as the image encoder saw them, and the LoRA layers that tuning found.
 It holds the face as plainly as the photographs do: treat the file like one. It works with the base model that it was
 made with, which it knows by its weights.
 """
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from promptnet.inference.subject.fingerprint import differing
 from promptnet.inference.subject.fingerprint import fingerprint as fingerprint_of
-from promptnet.inference.subject.lora import LowRankDelta, summed
+from promptnet.inference.subject.lora import LoRALayer, merge_loras
 from promptnet.io.artifacts import FileKind, Tensors, Texts, hash_content
 from promptnet.models.prompt_tokens import find_placeholders
 
@@ -41,7 +42,7 @@ class Subject:
         weights: (K,), how much each image counts, above 0; they are scaled to sum to 1.
         class_word: what the person is in a sentence, such as "person", "woman", "boy".
         fingerprint: component -> hash of the weights that the subject was made with.
-        deltas: low-rank deltas by component and layer, "unet.<layer>" or "promptnet.<layer>". Empty: not tuned.
+        loras: LoRA layers by component and layer, "unet.<layer>" or "promptnet.<layer>". Empty: not tuned.
         base: what the base model was called, for messages only.
 
     Raises:
@@ -53,7 +54,7 @@ class Subject:
     weights: Tensor
     class_word: str
     fingerprint: Mapping[str, str]
-    deltas: Mapping[str, LowRankDelta] = field(default_factory=dict)
+    loras: Mapping[str, LoRALayer] = field(default_factory=dict)
     base: str = ""
 
     def __post_init__(self) -> None:
@@ -67,23 +68,31 @@ class Subject:
         return len(self.reference_latents)
 
     @property
-    def unet_deltas(self) -> dict[str, LowRankDelta]:
-        """What to give to `applied(unet, ...)` in rows that hold this subject; empty if the U-Net was not tuned."""
-        return self._deltas_of("unet")
+    def unet_loras(self) -> dict[str, LoRALayer]:
+        """What to give to `apply_loras(unet, ...)` in rows that hold this subject; empty if the U-Net was not tuned."""
+        return self._loras_of("unet")
 
     @property
-    def promptnet_deltas(self) -> dict[str, LowRankDelta]:
-        """What to give to `applied(promptnet, ...)`."""
-        return self._deltas_of("promptnet")
+    def promptnet_loras(self) -> dict[str, LoRALayer]:
+        """What to give to `apply_loras(promptnet, ...)`."""
+        return self._loras_of("promptnet")
 
-    def _deltas_of(self, component: str) -> dict[str, LowRankDelta]:
+    @property
+    def deltas(self) -> Mapping[str, LoRALayer]:
+        """The name of `loras` before; it works for one release."""
+        warnings.warn("Subject.deltas is now Subject.loras.", DeprecationWarning, stacklevel=2)
+        return self.loras
+
+    def _loras_of(self, component: str) -> dict[str, LoRALayer]:
         prefix = f"{component}."
-        return {name.removeprefix(prefix): delta for name, delta in self.deltas.items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): lora for name, lora in self.loras.items() if name.startswith(prefix)}
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by its name in the file."""
         factors = {
-            f"deltas.{name}.{part}": getattr(d, part) for name, d in self.deltas.items() for part in ("down", "up")
+            f"deltas.{name}.{key}": matrix
+            for name, lora in self.loras.items()
+            for key, matrix in (("down", lora.A), ("up", lora.B))
         }
         own = {name: getattr(self, name) for name in ("reference_latents", "vision_states", "weights")}
         return {**own, **factors}
@@ -104,7 +113,7 @@ class Subject:
             reference_latents=self.reference_latents.to(device=device, dtype=dtype),
             vision_states=self.vision_states.to(device=device, dtype=dtype),
             weights=self.weights.to(device=device),
-            deltas={name: delta.to(device, dtype) for name, delta in self.deltas.items()},
+            loras={name: lora.to(device, dtype) for name, lora in self.loras.items()},
         )
 
     def check(self, pipe: Any) -> None:
@@ -127,7 +136,7 @@ class Subject:
 
     @classmethod
     def combine(cls, subjects: Sequence["Subject"], weights: Sequence[float] | None = None) -> "Subject":
-        """Several subjects of the same person as one: their images side by side, their deltas averaged.
+        """Several subjects of the same person as one: their images side by side, their LoRA layers averaged.
 
         Args:
             subjects: made with the same base model, with the same class word.
@@ -151,7 +160,7 @@ class Subject:
             reference_latents=torch.cat([subject.reference_latents for subject in subjects]),
             vision_states=torch.cat([subject.vision_states for subject in subjects]),
             weights=torch.cat([share * subject.weights for share, subject in zip(fractions, subjects, strict=True)]),
-            deltas=summed([subject.deltas for subject in subjects], fractions),
+            loras=merge_loras([subject.loras for subject in subjects], fractions),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -177,7 +186,7 @@ class Subject:
         """What kind of subject it is, and nothing that is in it."""
         return (
             f"Subject({self.class_word!r}, references={self.num_references}, "
-            f"deltas={len(self.deltas)}, base={self.base!r}, device='{self.reference_latents.device}')"
+            f"loras={len(self.loras)}, base={self.base!r}, device='{self.reference_latents.device}')"
         )
 
 
@@ -197,9 +206,11 @@ def _check_tensors(subject: Subject) -> None:
             raise SubjectError(f"{name} has values that are not finite: customise again with a lower learning rate.")
     if not (subject.weights > 0).all():
         raise SubjectError(f"The images' weights must be above 0, not {subject.weights.tolist()}.")
-    for name in subject.deltas:
+    for name in subject.loras:
         if not name.startswith(("unet.", "promptnet.")):
-            raise SubjectError(f"A delta belongs to a layer of the unet or the promptnet, but one is for {name!r}.")
+            raise SubjectError(
+                f"A LoRA layer belongs to the unet or the promptnet, but one is for {name!r}."
+            )
 
 
 def image_weights(weights: Any, count: int) -> Tensor:
@@ -301,15 +312,15 @@ def load_subject(path: Path) -> Subject:
 
 def _assembled(texts: Texts, tensors: Tensors) -> Subject:
     own = {name: tensors.pop(name) for name in ("reference_latents", "vision_states", "weights")}
-    return Subject(**own, **texts, deltas=_paired(tensors))
+    return Subject(**own, **texts, loras=_paired(tensors))
 
 
-def _paired(tensors: dict[str, Tensor]) -> dict[str, LowRankDelta]:
-    """deltas.<name>.down and deltas.<name>.up, each with its other half and nothing else."""
-    deltas = {}
+def _paired(tensors: dict[str, Tensor]) -> dict[str, LoRALayer]:
+    """The LoRA layers of deltas.<name>.down and deltas.<name>.up, each with its other half and nothing else."""
+    loras = {}
     for key in [key for key in tensors if key.startswith("deltas.") and key.endswith(".down")]:
         name = key.removeprefix("deltas.").removesuffix(".down")
-        deltas[name] = LowRankDelta(down=tensors.pop(key), up=tensors.pop(f"deltas.{name}.up"))
+        loras[name] = LoRALayer(A=tensors.pop(key), B=tensors.pop(f"deltas.{name}.up"))
     if tensors:
         raise SubjectError(f"it has tensors that do not belong to a subject: {', '.join(sorted(tensors))}.")
-    return deltas
+    return loras

@@ -22,8 +22,8 @@ class TuningConfig:
     Args:
         steps: optimiser steps at most; 0 keeps PromptNet's words as they are.
         learning_rate: Adam's, as a share of the layers' own outputs; it falls linearly to 0 over the steps.
-        rank: of the deltas, at most what a layer can have.
-        train: which of `TRAINABLE` get deltas.
+        rank: of the LoRA layers, at most what a layer can have.
+        train: which of `TRAINABLE` get loras.
         batch_size: noisy views in one step.
         num_views: augmented views that are encoded for each image, once.
         scales: smallest and largest size of a view's image, in canvas sides.

@@ -1,8 +1,8 @@
 """Per-user tuning: seconds on one image, after which the person looks like themselves (arXiv 2305.13579, 3.3).
 
-Low-rank deltas are trained by the base model's own denoising loss on moved and scaled views of the image; the
+LoRA layers are trained by the base model's own denoising loss on moved and scaled views of the image; the
 networks themselves are never changed, nor their modes and flags: others may draw and tune with them meanwhile. What is
-kept are the deltas that did best at noise levels no step trained on.
+kept are the LoRA layers that did best at noise levels no step trained on.
 
 The loop is plain torch, with autocast and loss scaling where the device calls for it: accelerate's `Accelerator` keeps
 one precision and one device for the whole process, and a service holds pipelines of several kinds.
@@ -22,7 +22,7 @@ from promptnet.inference.sampling.conditions import networks_of
 from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.subject.fingerprint import fingerprint
-from promptnet.inference.subject.lora import LowRankDelta, applied, initial_deltas, key_value_layers, word_layers
+from promptnet.inference.subject.lora import LoRALayer, apply_loras, initial_loras, key_value_layers, word_layers
 from promptnet.inference.subject.subject import Subject, base_name, check_class_word
 from promptnet.inference.tuning.config import TuningConfig, TuningError, TuningProgress
 from promptnet.inference.tuning.loss import denoising_target, held_out_timesteps, masked_error, noised
@@ -71,7 +71,7 @@ def customize_subject(
     The parameters from `steps` to `patience` are those of `TuningConfig`; None takes the pipeline's own.
 
     Returns:
-        The subject, on the CPU. If tuning only made things worse it has no deltas.
+        The subject, on the CPU. If tuning only made things worse it has no loras.
 
     Raises:
         ImageError: an image cannot be used.
@@ -93,14 +93,14 @@ def customize_subject(
     with torch.inference_mode(False):
         own = _with_frozen_networks(pipe)
         tuning_views = prepare_views(own, images, config, draws)
-        deltas = _tune(own, tuning_views, config, draws, progress_bar, callback) if config.steps else {}
+        loras = _tune(own, tuning_views, config, draws, progress_bar, callback) if config.steps else {}
     return Subject(
         reference_latents=tuning_views.references.latents.cpu(),
         vision_states=tuning_views.references.vision_states.cpu(),
         weights=torch.ones(len(images)),
         class_word=class_word,
         fingerprint=fingerprint(pipe),
-        deltas={name: delta.to("cpu", pipe.unet.dtype) for name, delta in deltas.items()},
+        loras={name: lora.to("cpu", pipe.unet.dtype) for name, lora in loras.items()},
         base=base_name(pipe),
     )
 
@@ -147,41 +147,41 @@ def _own_generator(generator: torch.Generator | None) -> torch.Generator:
 
 
 class Trainable:
-    """The deltas under training: float32 leaves, by component and layer."""
+    """The LoRA layers under training: float32 leaves, by component and layer."""
 
     def __init__(self, pipe: Any, config: TuningConfig, draws: torch.Generator) -> None:
-        self.of: dict[str, dict[str, LowRankDelta]] = {"promptnet": {}, "unet": {}}
+        self.of: dict[str, dict[str, LoRALayer]] = {"promptnet": {}, "unet": {}}
         if "words" in config.train:
-            self.of["promptnet"] = initial_deltas(word_layers(pipe.promptnet), config.rank, draws)
+            self.of["promptnet"] = initial_loras(word_layers(pipe.promptnet), config.rank, draws)
         if "kv" in config.train:
-            self.of["unet"] = initial_deltas(key_value_layers(pipe.unet), config.rank, draws)
-        for delta in self._all():
-            delta.down.requires_grad_()
-            delta.up.requires_grad_()
+            self.of["unet"] = initial_loras(key_value_layers(pipe.unet), config.rank, draws)
+        for lora in self._all():
+            lora.A.requires_grad_()
+            lora.B.requires_grad_()
 
-    def _all(self) -> list[LowRankDelta]:
-        return [delta for deltas in self.of.values() for delta in deltas.values()]
+    def _all(self) -> list[LoRALayer]:
+        return [lora for loras in self.of.values() for lora in loras.values()]
 
     def groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """For Adam: `down` has the layer's own scale and moves by a share of it, `up` has scale 1."""
-        scales = [(delta.down, float(delta.down.detach().square().mean().sqrt())) for delta in self._all()]
-        downs = [{"params": [down], "lr": learning_rate * scale} for down, scale in scales]
-        return [*downs, {"params": [delta.up for delta in self._all()], "lr": learning_rate}]
+        """For Adam: A has the layer's own scale and moves by a fraction of it, B has scale 1."""
+        scales = [(lora.A, float(lora.A.detach().square().mean().sqrt())) for lora in self._all()]
+        all_A = [{"params": [A], "lr": learning_rate * scale} for A, scale in scales]
+        return [*all_A, {"params": [lora.B for lora in self._all()], "lr": learning_rate}]
 
-    def snapshot(self) -> dict[str, LowRankDelta]:
+    def snapshot(self) -> dict[str, LoRALayer]:
         """Copies by the names that a subject keeps."""
         return {
-            f"{component}.{name}": LowRankDelta(delta.down.detach().clone(), delta.up.detach().clone())
-            for component, deltas in self.of.items()
-            for name, delta in deltas.items()
+            f"{component}.{name}": LoRALayer(lora.A.detach().clone(), lora.B.detach().clone())
+            for component, loras in self.of.items()
+            for name, lora in loras.items()
         }
 
     @contextmanager
     def acting(self, pipe: Any, num_rows: int) -> Iterator[None]:
         """For the length of the block, in all rows of PromptNet's and the U-Net's batches."""
         with ExitStack() as stack:
-            stack.enter_context(applied(pipe.promptnet, [self.of["promptnet"]] * num_rows))
-            stack.enter_context(applied(pipe.unet, [self.of["unet"]] * num_rows))
+            stack.enter_context(apply_loras(pipe.promptnet, [self.of["promptnet"]] * num_rows))
+            stack.enter_context(apply_loras(pipe.unet, [self.of["unet"]] * num_rows))
             yield
 
 
@@ -282,15 +282,15 @@ class Steps:
 
 
 class Best:
-    """The deltas of the lowest validation loss, and for how many looks there has been none lower."""
+    """The LoRA layers of the lowest validation loss, and for how many looks there has been none lower."""
 
     def __init__(self, loss: float) -> None:
-        self.loss, self.deltas, self.looks_since = loss, {}, 0
+        self.loss, self.loras, self.looks_since = loss, {}, 0
 
     def look(self, loss: float, trainable: Trainable) -> None:
         self.looks_since += 1
         if loss < self.loss:
-            self.loss, self.deltas, self.looks_since = loss, trainable.snapshot(), 0
+            self.loss, self.loras, self.looks_since = loss, trainable.snapshot(), 0
 
 
 def _tune(
@@ -300,8 +300,8 @@ def _tune(
     draws: torch.Generator,
     progress_bar: bool,
     callback: Callback | None,
-) -> dict[str, LowRankDelta]:
-    """The best deltas found; none if the first look was the best."""
+) -> dict[str, LoRALayer]:
+    """The best LoRA layers found; none if the first look was the best."""
     num_timesteps = len(pipe.scheduler.alphas_cumprod)
     held_out = held_out_timesteps(num_timesteps)
     held_out_set = held_out_batches(tuning_views, config, held_out, draws)
@@ -322,7 +322,7 @@ def _tune(
                 callback(TuningProgress(step, config.steps, loss, validation, best.loss))
             if best.looks_since >= config.patience:
                 break
-    return best.deltas
+    return best.loras
 
 
 def _finite(loss: float, step: int, config: TuningConfig) -> float:

@@ -95,7 +95,7 @@ def test_own_settings_may_say_where_it_is_drawn(unet: Any) -> None:
 
 
 def test_subjects_and_plain_prompts_in_one_batch(pipe: Any, make_subject: Any) -> None:
-    """A tuned subject with its deltas, fusion and damping at four times the size; the plain row is what it is alone."""
+    """A tuned subject, fusion and damping at four times the size; the plain row is what it is alone."""
     subject = make_subject(pipe, tuned=True)
     options: Any = {"num_inference_steps": 2, "output_type": "np", "height": 64, "width": 64}
     noise = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(4))

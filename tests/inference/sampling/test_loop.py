@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from promptnet.inference.sampling import schedule
 from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.sampling.loop import Rule, Step, Term, UNetInputs, predict_output, sample
-from promptnet.inference.subject.lora import applied, initial_deltas, key_value_layers
+from promptnet.inference.subject.lora import apply_loras, initial_loras, key_value_layers
 
 BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 DDIM: dict[str, Any] = {**BETAS, "clip_sample": False}
@@ -111,16 +111,16 @@ def test_terms_for_some_rows_and_weights_for_each_row():
 def test_deltas_act_in_their_rows_only(unet: UNet2DConditionModel):
     generator = torch.Generator().manual_seed(2)
     x, states_a, states_b = (torch.randn(s, generator=generator) for s in [(2, 4, 8, 8), (2, 5, 32), (2, 5, 32)])
-    deltas = initial_deltas(key_value_layers(unet), 2, generator)
-    tuned = {name: replace(delta, up=torch.ones_like(delta.up)) for name, delta in deltas.items()}
+    loras = initial_loras(key_value_layers(unet), 2, generator)
+    tuned = {name: replace(lora, B=torch.ones_like(lora.B)) for name, lora in loras.items()}
     rule = Given(
         Term("uncond", 0.5, lambda x, step: UNetInputs(states_a)),
-        Term("subject.0", 0.5, lambda x, step: UNetInputs(states_b, deltas=(None, tuned))),
+        Term("subject.0", 0.5, lambda x, step: UNetInputs(states_b, loras=(None, tuned))),
     )
     output = predict_output(unet, x, STEP, [rule])
     plain = (unet(x, 500, states_a).sample + unet(x, 500, states_b).sample) / 2
     torch.testing.assert_close(output[0], plain[0])
-    with applied(unet, [tuned, tuned]):
+    with apply_loras(unet, [tuned, tuned]):
         changed = unet(x, 500, states_b).sample
     torch.testing.assert_close(output[1], (unet(x, 500, states_a).sample[1] + changed[1]) / 2)
     assert (output[1] - plain[1]).abs().max() > 1e-3

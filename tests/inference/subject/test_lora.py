@@ -1,4 +1,4 @@
-"""Low-rank deltas: what they add, to whom, and that nothing else changes."""
+"""LoRA layers: what they add, to whom, and that nothing else changes."""
 
 import copy
 import pickle
@@ -12,15 +12,15 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from promptnet.inference.subject.lora import (
-    LowRankDelta,
-    RowDeltas,
-    applied,
+    LoRALayer,
+    RowLoRAs,
     applied_stacks,
-    initial_deltas,
+    apply_loras,
+    initial_loras,
     joined_rows,
     key_value_layers,
+    merge_loras,
     stacked,
-    summed,
     word_layers,
 )
 from promptnet.models.promptnet import PromptNetModel
@@ -55,12 +55,10 @@ def promptnet(unet) -> PromptNetModel:
     ).eval()
 
 
-def random_deltas(layers, rank: int = 2, seed: int = 0) -> dict[str, LowRankDelta]:
+def random_loras(layers, rank: int = 2, seed: int = 0) -> dict[str, LoRALayer]:
     generator = torch.Generator().manual_seed(seed)
-    deltas = initial_deltas(layers, rank, generator)
-    return {
-        name: LowRankDelta(d.down, torch.randn(d.up.shape, generator=generator) * 0.5) for name, d in deltas.items()
-    }
+    loras = initial_loras(layers, rank, generator)
+    return {name: LoRALayer(d.A, torch.randn(d.B.shape, generator=generator) * 0.5) for name, d in loras.items()}
 
 
 def inputs(batch: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -76,12 +74,12 @@ def run(unet, given=None) -> torch.Tensor:
     return unet(**(given or inputs()), return_dict=False)[0]
 
 
-def merged(network, deltas):
-    """The same network with the deltas added to its weights, as a reference."""
+def merged(network, loras):
+    """The same network with the LoRA layers added to its weights, as a reference."""
     network = copy.deepcopy(network)
-    for name, delta in deltas.items():
+    for name, lora in loras.items():
         weight = network.get_submodule(name).weight
-        weight.data += delta.matrix().reshape(weight.shape)
+        weight.data += lora.matrix().reshape(weight.shape)
     return network
 
 
@@ -112,18 +110,18 @@ def test_layers_of_other_unets_are_those_that_read_the_prompt(changes):
 
 
 def test_a_unet_with_deltas_equals_one_with_merged_weights(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    with torch.no_grad(), applied(unet, [deltas] * 3):
+    loras = random_loras(key_value_layers(unet))
+    with torch.no_grad(), apply_loras(unet, [loras] * 3):
         tuned = run(unet)
-    torch.testing.assert_close(tuned, run(merged(unet, deltas)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tuned, run(merged(unet, loras)), atol=1e-5, rtol=1e-4)
     assert (tuned - run(unet)).abs().max() > 1e-3
 
 
 def test_rows_have_their_own_deltas_and_the_others_are_bit_identical(unet):
-    users = [random_deltas(key_value_layers(unet), rank, seed) for seed, rank in enumerate((1, 3))]
+    users = [random_loras(key_value_layers(unet), rank, seed) for seed, rank in enumerate((1, 3))]
     given = inputs(5)
     plain = run(unet, given)
-    with torch.no_grad(), applied(unet, [None, users[0], None, users[1], {}]):
+    with torch.no_grad(), apply_loras(unet, [None, users[0], None, users[1], {}]):
         mixed = run(unet, given)
     for row in (0, 2, 4):
         assert torch.equal(mixed[row], plain[row])
@@ -132,10 +130,10 @@ def test_rows_have_their_own_deltas_and_the_others_are_bit_identical(unet):
 
 
 def test_users_with_deltas_in_different_layers(unet):
-    everything = random_deltas(key_value_layers(unet))
-    keys = {name: delta for name, delta in everything.items() if name.endswith("to_k")}
-    values = {name: delta for name, delta in everything.items() if name.endswith("to_v")}
-    with torch.no_grad(), applied(unet, [keys, values, None]):
+    everything = random_loras(key_value_layers(unet))
+    keys = {name: lora for name, lora in everything.items() if name.endswith("to_k")}
+    values = {name: lora for name, lora in everything.items() if name.endswith("to_v")}
+    with torch.no_grad(), apply_loras(unet, [keys, values, None]):
         mixed = run(unet)
     torch.testing.assert_close(mixed[0], run(merged(unet, keys))[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(mixed[1], run(merged(unet, values))[1], atol=1e-5, rtol=1e-4)
@@ -153,22 +151,22 @@ def test_promptnets_word_layer(unet, region_size):
     promptnet = PromptNetModel.from_unet(
         unet, vision_dim=10, prompt_channel=12, region_proj_channel=4, region_kernel_size=region_size
     ).requires_grad_(False)
-    deltas = random_deltas(word_layers(promptnet), rank=3)
+    loras = random_loras(word_layers(promptnet), rank=3)
     plain = words(promptnet)
-    with torch.no_grad(), applied(promptnet, [deltas, None, deltas]):
+    with torch.no_grad(), apply_loras(promptnet, [loras, None, loras]):
         tuned = words(promptnet)
     assert torch.equal(tuned[1], plain[1])
-    torch.testing.assert_close(tuned[[0, 2]], words(merged(promptnet, deltas))[[0, 2]], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tuned[[0, 2]], words(merged(promptnet, loras))[[0, 2]], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(tuned[0], plain[0])
 
 
 def test_initial_deltas_change_nothing_and_repeat_from_the_generator(unet):
-    first, again = (initial_deltas(key_value_layers(unet), 2, torch.Generator().manual_seed(3)) for _ in range(2))
-    for name, delta in first.items():
-        assert torch.equal(delta.down, again[name].down)
+    first, again = (initial_loras(key_value_layers(unet), 2, torch.Generator().manual_seed(3)) for _ in range(2))
+    for name, lora in first.items():
+        assert torch.equal(lora.A, again[name].A)
         weight = unet.get_submodule(name).weight
-        assert 0.5 < (delta.down.std() / weight.std()).item() < 2
-    with torch.no_grad(), applied(unet, [first] * 3):
+        assert 0.5 < (lora.A.std() / weight.std()).item() < 2
+    with torch.no_grad(), apply_loras(unet, [first] * 3):
         assert torch.equal(run(unet), run(unet))
         tuned = run(unet)
     assert torch.equal(tuned, run(unet))
@@ -180,29 +178,29 @@ def slots_of(network: nn.Module) -> int:
 
 def test_layers_are_plain_outside_of_the_block_also_after_an_error():
     unet = tiny_unet()
-    deltas = random_deltas(key_value_layers(unet))
+    loras = random_loras(key_value_layers(unet))
     before = run(unet)
-    with applied(unet, [deltas] * 3):
+    with apply_loras(unet, [loras] * 3):
         run(unet)
     assert torch.equal(run(unet), before)
-    with pytest.raises(KeyError, match="boom"), applied(unet, [deltas] * 3):
+    with pytest.raises(KeyError, match="boom"), apply_loras(unet, [loras] * 3):
         raise KeyError("boom")
     assert torch.equal(run(unet), before)
-    broken = {**deltas, "nowhere.to_k": deltas[next(iter(deltas))]}
-    with pytest.raises(ValueError, match=r"no layer nowhere\.to_k"), applied(unet, [broken] * 3):
+    broken = {**loras, "nowhere.to_k": loras[next(iter(loras))]}
+    with pytest.raises(ValueError, match=r"no layer nowhere\.to_k"), apply_loras(unet, [broken] * 3):
         pass
     assert torch.equal(run(unet), before)
-    assert slots_of(unet) == len(deltas), "one slot for each layer, however often"
+    assert slots_of(unet) == len(loras), "one slot for each layer, however often"
 
 
 def test_copies_of_a_network_are_not_asked_what_it_is_asked(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    with applied(unet, [deltas] * 3):
+    loras = random_loras(key_value_layers(unet))
+    with apply_loras(unet, [loras] * 3):
         run(unet)
         copied, plain = copy.deepcopy(unet), run(tiny_unet())
         assert torch.equal(run(copied), plain)
         assert torch.equal(run(pickle.loads(pickle.dumps(unet))), plain)
-    with applied(copied, [deltas] * 3):
+    with apply_loras(copied, [loras] * 3):
         assert torch.equal(run(unet), plain)
         assert not torch.equal(run(copied), plain)
 
@@ -210,10 +208,10 @@ def test_copies_of_a_network_are_not_asked_what_it_is_asked(unet):
 def test_threads_that_share_a_network_have_their_own():
     """Bit for bit what each is alone, also plain calls beside them."""
     unet = tiny_unet()
-    users = [None, *(random_deltas(key_value_layers(unet), rank, rank) for rank in (1, 2, 3))]
+    users = [None, *(random_loras(key_value_layers(unet), rank, rank) for rank in (1, 2, 3))]
 
     def call(user) -> torch.Tensor:
-        with torch.no_grad(), applied(unet, [None, user, user]):
+        with torch.no_grad(), apply_loras(unet, [None, user, user]):
             return run(unet)
 
     alone = [call(user) for user in users]
@@ -228,11 +226,11 @@ def test_threads_that_share_a_network_have_their_own():
 
 
 def test_stacks_have_one_shape_whoever_is_in_the_batch(unet):
-    users = [random_deltas(key_value_layers(unet), rank) for rank in (1, 3)]
+    users = [random_loras(key_value_layers(unet), rank) for rank in (1, 3)]
     for rows in ([None, users[0], None], [users[1], users[0], None], [users[1]] * 3):
         shapes = {tuple(part.shape for part in pair) for pair in stacked(rows, rank=4).values()}
         assert {(down[:2], up[0], up[2]) for down, up in shapes} == {((3, 4), 3, 4)}
-        with torch.no_grad(), applied(unet, rows):
+        with torch.no_grad(), apply_loras(unet, rows):
             expected = run(unet)
         with torch.no_grad(), applied_stacks(unet, stacked(rows, rank=4), 3):
             torch.testing.assert_close(run(unet), expected, atol=1e-6, rtol=0)
@@ -241,24 +239,24 @@ def test_stacks_have_one_shape_whoever_is_in_the_batch(unet):
 
 
 def test_rows_are_stacked_once_unless_they_are_learned(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    part = RowDeltas((deltas,))
+    loras = random_loras(key_value_layers(unet))
+    part = RowLoRAs((loras,))
     joined = joined_rows([None, part, part], [2, 1, 1])
     assert joined is joined_rows([None, part, part], [2, 1, 1])
     assert joined is not None
-    assert [row is deltas for row in joined.rows] == [False, False, True, True]
+    assert [row is loras for row in joined.rows] == [False, False, True, True]
     assert joined.stacks is joined.stacks
-    as_parameters(deltas)
-    learned = RowDeltas((deltas, None))
+    as_parameters(loras)
+    learned = RowLoRAs((loras, None))
     assert learned.stacks is not learned.stacks
     assert joined_rows([None, None], [1, 2]) is None
 
 
 def test_nested_blocks_add_up(unet):
-    one, two = (random_deltas(key_value_layers(unet), seed=s) for s in (1, 2))
-    with torch.no_grad(), applied(unet, [one, None, one]), applied(unet, [two, two, None]):
+    one, two = (random_loras(key_value_layers(unet), seed=s) for s in (1, 2))
+    with torch.no_grad(), apply_loras(unet, [one, None, one]), apply_loras(unet, [two, two, None]):
         nested = run(unet)
-    with torch.no_grad(), applied(unet, [summed([one, two]), two, one]):
+    with torch.no_grad(), apply_loras(unet, [merge_loras([one, two]), two, one]):
         together = run(unet)
     torch.testing.assert_close(nested, together, atol=1e-5, rtol=1e-4)
 
@@ -266,11 +264,11 @@ def test_nested_blocks_add_up(unet):
 def test_a_sum_is_the_sum_of_the_matrices():
     torch.manual_seed(0)
     one = {
-        "a": LowRankDelta(torch.randn(2, 5), torch.randn(3, 2)),
-        "b": LowRankDelta(torch.ones(1, 2), torch.ones(2, 1)),
+        "a": LoRALayer(torch.randn(2, 5), torch.randn(3, 2)),
+        "b": LoRALayer(torch.ones(1, 2), torch.ones(2, 1)),
     }
-    two = {"a": LowRankDelta(torch.randn(1, 5), torch.randn(3, 1))}
-    total = summed([one, two], [0.25, -2.0])
+    two = {"a": LoRALayer(torch.randn(1, 5), torch.randn(3, 1))}
+    total = merge_loras([one, two], [0.25, -2.0])
     torch.testing.assert_close(total["a"].matrix(), 0.25 * one["a"].matrix() - 2 * two["a"].matrix())
     torch.testing.assert_close(total["b"].matrix(), 0.25 * one["b"].matrix())
     assert total["a"].rank == 3
@@ -279,20 +277,20 @@ def test_a_sum_is_the_sum_of_the_matrices():
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-def as_parameters(deltas: dict[str, LowRankDelta]) -> list[torch.Tensor]:
-    return [tensor.requires_grad_() for delta in deltas.values() for tensor in (delta.down, delta.up)]
+def as_parameters(loras: dict[str, LoRALayer]) -> list[torch.Tensor]:
+    return [tensor.requires_grad_() for lora in loras.values() for tensor in (lora.A, lora.B)]
 
 
 @pytest.mark.parametrize("rows", [(0, 1, 2), (1,)])
 def test_gradients_are_those_of_merged_weights(unet, rows):
     unet = copy.deepcopy(unet).double()
     given = {k: v.double() if v.is_floating_point() else v for k, v in inputs().items()}
-    deltas = {n: d.to(dtype=torch.float64) for n, d in random_deltas(key_value_layers(unet)).items()}
-    parameters = as_parameters(deltas)
-    with applied(unet, [deltas if row in rows else None for row in range(3)]):
+    loras = {n: d.to(dtype=torch.float64) for n, d in random_loras(key_value_layers(unet)).items()}
+    parameters = as_parameters(loras)
+    with apply_loras(unet, [loras if row in rows else None for row in range(3)]):
         found = torch.autograd.grad(run(unet, given)[list(rows)].square().sum(), parameters)
 
-    weights = {f"{n}.weight": unet.get_submodule(n).weight + d.matrix() for n, d in deltas.items()}
+    weights = {f"{n}.weight": unet.get_submodule(n).weight + d.matrix() for n, d in loras.items()}
     output = torch.func.functional_call(unet, weights, kwargs={**given, "return_dict": False})[0]
     expected = torch.autograd.grad(output[list(rows)].square().sum(), parameters)
     for one, other in zip(found, expected, strict=True):
@@ -300,14 +298,14 @@ def test_gradients_are_those_of_merged_weights(unet, rows):
 
 
 def test_gradient_checkpointing_inside_the_unet_sees_them_in_the_backward_pass(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    parameters = as_parameters(deltas)
-    row_deltas = [deltas, None, deltas]
-    with applied(unet, row_deltas):
+    loras = random_loras(key_value_layers(unet))
+    parameters = as_parameters(loras)
+    row_loras = [loras, None, loras]
+    with apply_loras(unet, row_loras):
         expected = torch.autograd.grad(run(unet).square().sum(), parameters)
     checkpointed = copy.deepcopy(unet).train()
     checkpointed.enable_gradient_checkpointing()
-    with applied(checkpointed, row_deltas):
+    with apply_loras(checkpointed, row_loras):
         run(checkpointed).square().sum().backward()
     for parameter, gradient in zip(parameters, expected, strict=True):
         assert parameter.grad is not None
@@ -315,11 +313,11 @@ def test_gradient_checkpointing_inside_the_unet_sees_them_in_the_backward_pass(u
 
 
 def test_a_checkpointed_call_with_its_own_block_can_be_recomputed_later(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    parameters = as_parameters(deltas)
+    loras = random_loras(key_value_layers(unet))
+    parameters = as_parameters(loras)
 
     def call(sample):
-        with applied(unet, [deltas, None, deltas]):
+        with apply_loras(unet, [loras, None, loras]):
             return run(unet, {**inputs(), "sample": sample})
 
     expected = torch.autograd.grad(call(inputs()["sample"]).square().sum(), parameters)
@@ -330,11 +328,11 @@ def test_a_checkpointed_call_with_its_own_block_can_be_recomputed_later(unet):
 
 
 def test_gradients_after_a_call_in_inference_mode(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    with torch.inference_mode(), applied(unet, [None, None, None, deltas]):
+    loras = random_loras(key_value_layers(unet))
+    with torch.inference_mode(), apply_loras(unet, [None, None, None, loras]):
         run(unet, inputs(4))
-    parameters = as_parameters(deltas)
-    with applied(unet, [None, None, None, deltas]):
+    parameters = as_parameters(loras)
+    with apply_loras(unet, [None, None, None, loras]):
         output = run(unet, inputs(4))
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(output.sum(), parameters))
 
@@ -346,38 +344,38 @@ def test_a_lora_adapter_on_the_unet_stays_in_place(unet):
     with_lora = copy.deepcopy(unet)
     with_lora.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
     assert set(key_value_layers(with_lora)) == set(key_value_layers(unet))
-    deltas = random_deltas(key_value_layers(with_lora))
+    loras = random_loras(key_value_layers(with_lora))
     with_lora.requires_grad_(False)
     style = run(with_lora)
-    with torch.no_grad(), applied(with_lora, [deltas, None, None]):
+    with torch.no_grad(), apply_loras(with_lora, [loras, None, None]):
         both = run(with_lora)
     assert torch.equal(both[1:], style[1:])
     expected = copy.deepcopy(with_lora)
-    for name, delta in deltas.items():
-        expected.get_submodule(name).get_base_layer().weight.data += delta.matrix()  # type: ignore[operator]
+    for name, lora in loras.items():
+        expected.get_submodule(name).get_base_layer().weight.data += lora.matrix()  # type: ignore[operator]
     torch.testing.assert_close(both[0], run(expected)[0], atol=1e-5, rtol=1e-4)
 
 
 def test_attention_slicing_keeps_them(unet):
     sliced = copy.deepcopy(unet)
     sliced.set_attention_slice(1)
-    deltas = random_deltas(key_value_layers(unet))
-    with torch.no_grad(), applied(sliced, [deltas, None, deltas]):
+    loras = random_loras(key_value_layers(unet))
+    with torch.no_grad(), apply_loras(sliced, [loras, None, loras]):
         found = run(sliced)
-    with torch.no_grad(), applied(unet, [deltas, None, deltas]):
+    with torch.no_grad(), apply_loras(unet, [loras, None, loras]):
         torch.testing.assert_close(found, run(unet), atol=1e-5, rtol=1e-4)
 
 
 def test_half_precision_and_autocast(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    with torch.no_grad(), applied(unet, [deltas, None, deltas]):
+    loras = random_loras(key_value_layers(unet))
+    with torch.no_grad(), apply_loras(unet, [loras, None, loras]):
         expected = run(unet)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cast = run(unet)
     assert (cast.float() - expected).abs().max() < 0.1 * expected.abs().max()
     half = copy.deepcopy(unet).bfloat16()
     given = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs().items()}
-    with torch.no_grad(), applied(half, [deltas, None, deltas]):
+    with torch.no_grad(), apply_loras(half, [loras, None, loras]):
         found = run(half, given)
     assert found.dtype == torch.bfloat16
     assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
@@ -385,18 +383,18 @@ def test_half_precision_and_autocast(unet):
 
 def test_fused_projections_are_refused_and_unfused_ones_work(unet):
     fused = copy.deepcopy(unet)
-    deltas = random_deltas(key_value_layers(unet))
+    loras = random_loras(key_value_layers(unet))
     fused.fuse_qkv_projections()
-    with pytest.raises(ValueError, match=r"unfuse_qkv_projections\(\)"), applied(fused, [deltas] * 3):
+    with pytest.raises(ValueError, match=r"unfuse_qkv_projections\(\)"), apply_loras(fused, [loras] * 3):
         run(fused)
     fused.unfuse_qkv_projections()
-    with torch.no_grad(), applied(fused, [deltas] * 3):
+    with torch.no_grad(), apply_loras(fused, [loras] * 3):
         run(fused)
 
 
 @pytest.mark.parametrize("way", ["wrapper", "in place"])
 def test_a_compiled_unet_sees_each_calls_deltas_as_inputs_of_one_graph(way):
-    """Compiled before anybody had any; made once for plain calls without slots and with them, once for all deltas."""
+    """Compiled before anybody had any; made once for plain calls without slots and with them, once for all loras."""
     torch._dynamo.reset()  # what other tests compiled counts towards the same limit
     made: list[int] = []
 
@@ -407,10 +405,10 @@ def test_a_compiled_unet_sees_each_calls_deltas_as_inputs_of_one_graph(way):
     one: dict = {"block_out_channels": (16,), "down_block_types": ("CrossAttnDownBlock2D",)}
     one |= {"up_block_types": ("CrossAttnUpBlock2D",)}
     unet = tiny_unet(**one)
-    users = [random_deltas(key_value_layers(unet), 2, seed) for seed in range(3)]
+    users = [random_loras(key_value_layers(unet), 2, seed) for seed in range(3)]
     plain, expected = run(unet), []
     for user in users:
-        with torch.no_grad(), applied(unet, [None, user, None]):
+        with torch.no_grad(), apply_loras(unet, [None, user, None]):
             expected.append(run(unet))
     compiled = unet = tiny_unet(**one)
     if way == "wrapper":
@@ -420,27 +418,27 @@ def test_a_compiled_unet_sees_each_calls_deltas_as_inputs_of_one_graph(way):
     with torch.no_grad():
         assert torch.equal(run(compiled), plain)
         for user, right in zip(users, expected, strict=True):
-            with applied(compiled, [None, user, None]):  # type: ignore[arg-type]
+            with apply_loras(compiled, [None, user, None]):  # type: ignore[arg-type]
                 assert torch.equal(run(compiled), right)
         assert torch.equal(run(compiled), plain)
     assert len(made) <= 3
 
 
 def test_blocks_that_are_compiled_see_them_too(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    with torch.no_grad(), applied(unet, [deltas] * 3):
+    loras = random_loras(key_value_layers(unet))
+    with torch.no_grad(), apply_loras(unet, [loras] * 3):
         expected = run(unet)
     partly = tiny_unet()
     partly.mid_block.compile(backend="eager")  # type: ignore[union-attr]
     with torch.no_grad():
         run(partly)
-        with applied(partly, [deltas] * 3):
+        with apply_loras(partly, [loras] * 3):
             assert torch.equal(run(partly), expected)
 
 
 def test_a_network_that_goes_around_the_layers_is_noticed(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    with pytest.raises(RuntimeError, match="never called"), applied(unet, [deltas] * 3):
+    loras = random_loras(key_value_layers(unet))
+    with pytest.raises(RuntimeError, match="never called"), apply_loras(unet, [loras] * 3):
         pass
 
 
@@ -448,37 +446,37 @@ def test_a_network_that_goes_around_the_layers_is_noticed(unet):
 
 
 def test_another_number_of_rows_is_refused(unet):
-    deltas = random_deltas(key_value_layers(unet))
-    with pytest.raises(ValueError, match=r"for 2 rows.*called with 3"), applied(unet, [deltas, None]):
+    loras = random_loras(key_value_layers(unet))
+    with pytest.raises(ValueError, match=r"for 2 rows.*called with 3"), apply_loras(unet, [loras, None]):
         run(unet)
 
 
 def test_another_models_deltas_are_refused(unet):
-    other = random_deltas(key_value_layers(tiny_unet(cross_attention_dim=20)))
+    other = random_loras(key_value_layers(tiny_unet(cross_attention_dim=20)))
     message = "is 16x20, but this UNet2DConditionModel's layer is 16x12"
-    with pytest.raises(ValueError, match=message), applied(unet, [other] * 3):
+    with pytest.raises(ValueError, match=message), apply_loras(unet, [other] * 3):
         pass
 
 
 @pytest.mark.parametrize(("down", "up"), [((2, 5), (3, 1)), ((5,), (3, 1)), ((0, 5), (3, 0))])
 def test_a_delta_whose_factors_do_not_fit_is_refused(down, up):
-    with pytest.raises(ValueError, match="low-rank delta is down"):
-        LowRankDelta(torch.zeros(down), torch.zeros(up))
+    with pytest.raises(ValueError, match="LoRA layer is A"):
+        LoRALayer(torch.zeros(down), torch.zeros(up))
 
 
 @pytest.mark.parametrize("rank", [0, 13, -1])
 def test_an_impossible_rank_is_refused(unet, rank):
     with pytest.raises(ValueError, match=f"rank={rank} must be between 1 and 12"):
-        initial_deltas(key_value_layers(unet), rank)
+        initial_loras(key_value_layers(unet), rank)
 
 
 def test_layers_that_cannot_have_one_are_named(unet):
     with pytest.raises(ValueError, match="norm is a GroupNorm"):
-        initial_deltas({"norm": unet.get_submodule("conv_norm_out")}, 1)
+        initial_loras({"norm": unet.get_submodule("conv_norm_out")}, 1)
 
 
 def test_no_deltas_cost_nothing():
     unet = tiny_unet()
-    for row_deltas in ([], [None, None, None], [{}, None, {}]):
-        with applied(unet, row_deltas):
+    for row_loras in ([], [None, None, None], [{}, None, {}]):
+        with apply_loras(unet, row_loras):
             assert slots_of(unet) == 0

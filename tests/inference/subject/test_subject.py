@@ -17,7 +17,7 @@ from torch import nn
 
 from promptnet.inference.subject import subject as subject_file
 from promptnet.inference.subject.fingerprint import fingerprint
-from promptnet.inference.subject.lora import LowRankDelta
+from promptnet.inference.subject.lora import LoRALayer
 from promptnet.inference.subject.subject import Subject, SubjectError, hash_content
 from promptnet.io import atomic as private_file
 
@@ -36,9 +36,9 @@ def make_subject(num_references: int = 2, seed: int = 0, **changes) -> Subject:
         "weights": torch.ones(num_references),
         "class_word": "woman",
         "fingerprint": {"unet": "0123456789abcdef", "vae": "fedcba9876543210"},
-        "deltas": {
-            KEY_LAYER: LowRankDelta(randn(2, 6), randn(4, 2)),
-            "promptnet.region_prompt_output": LowRankDelta(randn(3, 16), randn(6, 3)),
+        "loras": {
+            KEY_LAYER: LoRALayer(randn(2, 6), randn(4, 2)),
+            "promptnet.region_prompt_output": LoRALayer(randn(3, 16), randn(6, 3)),
         },
         "base": "checkpoints/tiny",
     }
@@ -65,9 +65,9 @@ def saved(tmp_path) -> Path:
 
 def test_deltas_are_found_by_component():
     subject = make_subject()
-    assert set(subject.unet_deltas) == {KEY_LAYER.removeprefix("unet.")}
-    assert set(subject.promptnet_deltas) == {"region_prompt_output"}
-    assert subject.unet_deltas[KEY_LAYER.removeprefix("unet.")] is subject.deltas[KEY_LAYER]
+    assert set(subject.unet_loras) == {KEY_LAYER.removeprefix("unet.")}
+    assert set(subject.promptnet_loras) == {"region_prompt_output"}
+    assert subject.unet_loras[KEY_LAYER.removeprefix("unet.")] is subject.loras[KEY_LAYER]
 
 
 def test_weights_are_scaled_to_sum_to_one():
@@ -77,7 +77,7 @@ def test_weights_are_scaled_to_sum_to_one():
 
 def test_repr_shows_no_data():
     shown = repr(make_subject())
-    assert shown == "Subject('woman', references=2, deltas=2, base='checkpoints/tiny', device='cpu')"
+    assert shown == "Subject('woman', references=2, loras=2, base='checkpoints/tiny', device='cpu')"
     assert "tensor" not in shown
 
 
@@ -97,7 +97,7 @@ def test_the_content_hash_sees_every_part():
         replace(subject, base="other"),
         replace(subject, fingerprint={**subject.fingerprint, "vae": "0" * 16}),
         replace(subject, weights=torch.tensor([1.0, 2.0])),
-        replace(subject, deltas={}),
+        replace(subject, loras={}),
     ]
     for name in ("reference_latents", "vision_states"):
         tensor = getattr(subject, name).clone()
@@ -121,8 +121,8 @@ def test_the_content_hash_sees_every_part():
         ({"weights": torch.tensor([1.0, -2.0])}, "weights must be above 0"),
         ({"weights": torch.tensor([1, 1])}, r"weights must be float32.*not torch\.int64"),
         ({"vision_states": torch.full((2, 5, 6), float("nan"))}, "vision_states has values that are not finite"),
-        ({"deltas": {"unet.a": LowRankDelta(torch.ones(1, 2), torch.full((2, 1), float("inf")))}}, "not finite"),
-        ({"deltas": {"vae.a": LowRankDelta(torch.ones(1, 2), torch.ones(2, 1))}}, "layer of the unet or the promptnet"),
+        ({"loras": {"unet.a": LoRALayer(torch.ones(1, 2), torch.full((2, 1), float("inf")))}}, "not finite"),
+        ({"loras": {"vae.a": LoRALayer(torch.ones(1, 2), torch.ones(2, 1))}}, "belongs to the unet or the promptnet"),
         ({"class_word": ""}, "class_word='' must be a short word"),
         ({"class_word": "x" * 201}, "must be a short word"),
         ({"class_word": "a\nb"}, "must be a short word"),
@@ -192,15 +192,15 @@ def test_a_bfloat16_copy_is_known_but_not_to_subjects_of_earlier_versions():
 
 def test_combining_keeps_all_images_and_averages_the_deltas():
     one, two = make_subject(2, seed=1), make_subject(1, seed=2)
-    two = replace(two, deltas={KEY_LAYER: two.deltas[KEY_LAYER]})
+    two = replace(two, loras={KEY_LAYER: two.loras[KEY_LAYER]})
     both = Subject.combine([one, two], [3.0, 1.0])
     assert both.num_references == 3
     torch.testing.assert_close(both.weights, torch.tensor([0.375, 0.375, 0.25]))
     assert torch.equal(both.reference_latents[2], two.reference_latents[0])
-    expected = 0.75 * one.deltas[KEY_LAYER].matrix() + 0.25 * two.deltas[KEY_LAYER].matrix()
-    torch.testing.assert_close(both.deltas[KEY_LAYER].matrix(), expected)
+    expected = 0.75 * one.loras[KEY_LAYER].matrix() + 0.25 * two.loras[KEY_LAYER].matrix()
+    torch.testing.assert_close(both.loras[KEY_LAYER].matrix(), expected)
     name = "promptnet.region_prompt_output"
-    torch.testing.assert_close(both.deltas[name].matrix(), 0.75 * one.deltas[name].matrix())
+    torch.testing.assert_close(both.loras[name].matrix(), 0.75 * one.loras[name].matrix())
 
 
 def test_combining_one_changes_nothing():
@@ -366,7 +366,7 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
         (lambda h, t: t.update(extra=torch.ones(1)), "do not belong to a subject: extra"),
         (lambda h, t: t.pop(f"deltas.{KEY_LAYER}.up"), "not laid out as a subject"),
         (lambda h, t: t.pop(f"deltas.{KEY_LAYER}.down"), "do not belong to a subject"),
-        (lambda h, t: t.update({f"deltas.{KEY_LAYER}.up": torch.ones(4, 3)}), "not laid out.*low-rank delta"),
+        (lambda h, t: t.update({f"deltas.{KEY_LAYER}.up": torch.ones(4, 3)}), "not laid out.*LoRA layer"),
         (lambda h, t: t.update(reference_latents=torch.ones(2, 4, 8, 8, dtype=torch.int8)), r"not torch\.int8"),
         (lambda h, t: t.update(vision_states=t["vision_states"] / 0), "not finite"),
         (lambda h, t: h.pop("class_word"), "not laid out as a subject"),
@@ -378,3 +378,9 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
 def test_a_file_made_wrong_is_refused_even_with_the_right_hash(saved, change, message):
     rewritten(saved, change)
     refuse(saved, message)
+
+
+def test_the_name_of_loras_before_still_works() -> None:
+    subject = make_subject()
+    with pytest.warns(DeprecationWarning, match=r"Subject\.loras"):
+        assert subject.deltas is subject.loras

@@ -11,7 +11,7 @@ from PIL import Image
 
 from promptnet import PromptNetPipeline, Subject
 from promptnet.inference.references import open_references
-from promptnet.inference.subject.lora import applied
+from promptnet.inference.subject.lora import apply_loras
 from promptnet.inference.tuning import customize
 from promptnet.inference.tuning.config import TuningConfig, TuningError, TuningProgress
 from promptnet.inference.tuning.customize import customize_subject
@@ -58,9 +58,9 @@ def test_the_held_out_loss_falls_whatever_trains(pipe, train, prediction):
     options = {"steps": 12, "validate_every": 4, "learning_rate": 3e-2, "train": train, "batch_size": 4}
     subject, seen = history(pipe, **options)
     assert seen[-1].best_validation_loss < seen[0].validation_loss
-    components = {name.partition(".")[0] for name in subject.deltas}
+    components = {name.partition(".")[0] for name in subject.loras}
     assert components == {{"words": "promptnet", "kv": "unet"}[part] for part in train}
-    assert all(delta.up.abs().max() > 0 for delta in subject.deltas.values())
+    assert all(lora.B.abs().max() > 0 for lora in subject.loras.values())
 
 
 def test_the_deltas_that_are_kept_have_the_loss_that_was_reported(pipe):
@@ -70,14 +70,18 @@ def test_the_deltas_that_are_kept_have_the_loss_that_was_reported(pipe):
     tuning_views = prepare_views(pipe, open_references(image()), config, draws)
     batches = held_out_batches(tuning_views, config, held_out_timesteps(1000), draws)
 
-    def loss(unet_deltas: Any, promptnet_deltas: Any) -> float:
-        with torch.no_grad(), applied(pipe.unet, [unet_deltas] * 4), applied(pipe.promptnet, [promptnet_deltas] * 4):
+    def loss(unet_loras: Any, promptnet_loras: Any) -> float:
+        with (
+            torch.no_grad(),
+            apply_loras(pipe.unet, [unet_loras] * 4),
+            apply_loras(pipe.promptnet, [promptnet_loras] * 4),
+        ):
             return float(customize.denoising_loss(pipe, tuning_views.references, batches[0]).mean())
 
-    assert loss(subject.unet_deltas, subject.promptnet_deltas) == pytest.approx(seen[-1].best_validation_loss, rel=1e-5)
+    assert loss(subject.unet_loras, subject.promptnet_loras) == pytest.approx(seen[-1].best_validation_loss, rel=1e-5)
     assert loss({}, {}) > seen[-1].best_validation_loss
-    assert loss({}, subject.promptnet_deltas) != pytest.approx(seen[-1].best_validation_loss, rel=1e-5)
-    assert loss(subject.unet_deltas, {}) != pytest.approx(seen[-1].best_validation_loss, rel=1e-5)
+    assert loss({}, subject.promptnet_loras) != pytest.approx(seen[-1].best_validation_loss, rel=1e-5)
+    assert loss(subject.unet_loras, {}) != pytest.approx(seen[-1].best_validation_loss, rel=1e-5)
 
 
 def test_a_tuned_subject_draws_saves_and_loads(pipe, tmp_path):
@@ -142,11 +146,11 @@ def test_no_step_trains_on_a_held_out_level(pipe, monkeypatch):
 
 
 def scripted_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[dict[str, torch.Tensor]]:
-    """Make the looks say these losses; returns what the deltas were at each look."""
+    """Make the looks say these losses; returns what the LoRA layers were at each look."""
     looks: list[dict[str, torch.Tensor]] = []
 
     def look(pipe: Any, references: Any, batches: Any, trainable: Any) -> float:
-        looks.append({name: delta.up.clone() for name, delta in trainable.snapshot().items()})
+        looks.append({name: lora.B.clone() for name, lora in trainable.snapshot().items()})
         return losses[len(looks) - 1]
 
     monkeypatch.setattr(customize, "validation_loss", look)
@@ -158,15 +162,15 @@ def test_it_stops_when_patience_ends_and_keeps_the_best(pipe, monkeypatch):
     subject, seen = history(pipe, steps=40, validate_every=2, patience=2)
     assert [progress.step for progress in seen] == list(range(1, 9))  # looks at 2, 4 (best), 6, 8
     assert seen[-1].best_validation_loss == 0.8
-    for name, delta in subject.deltas.items():
-        assert torch.equal(delta.up, looks[2][name])
-        assert not torch.equal(delta.up, looks[4][name])
+    for name, lora in subject.loras.items():
+        assert torch.equal(lora.B, looks[2][name])
+        assert not torch.equal(lora.B, looks[4][name])
 
 
 def test_tuning_that_never_helped_leaves_no_deltas(pipe, monkeypatch):
     scripted_losses(monkeypatch, [1.0, 1.1, 1.0, 1.2])
     subject = run(pipe, steps=3, validate_every=1, patience=3)
-    assert subject.deltas == {}
+    assert subject.loras == {}
     assert subject.content_hash == pipe.encode(image()).content_hash
 
 
@@ -264,8 +268,8 @@ def test_gradient_checkpointing_inside_the_unet_gives_the_same(pipe):
         found = run(pipe)
     finally:
         pipe.unet.disable_gradient_checkpointing()
-    for name, delta in expected.deltas.items():
-        torch.testing.assert_close(found.deltas[name].up, delta.up)
+    for name, lora in expected.loras.items():
+        torch.testing.assert_close(found.loras[name].B, lora.B)
 
 
 def test_mixed_precision_learns_the_same(pipe, monkeypatch):
@@ -275,9 +279,9 @@ def test_mixed_precision_learns_the_same(pipe, monkeypatch):
     found, seen_mixed = history(pipe, **options)
     assert seen_mixed[-1].loss == pytest.approx(seen[-1].loss, rel=0.05)
     assert seen_mixed[-1].loss != seen[-1].loss
-    for name, delta in expected.deltas.items():
-        assert found.deltas[name].up.dtype == torch.float32
-        cosine = torch.cosine_similarity(found.deltas[name].up.flatten(), delta.up.flatten(), dim=0)
+    for name, lora in expected.loras.items():
+        assert found.loras[name].B.dtype == torch.float32
+        cosine = torch.cosine_similarity(found.loras[name].B.flatten(), lora.B.flatten(), dim=0)
         assert cosine > 0.7
 
 
@@ -287,7 +291,7 @@ def test_half_precision_networks_give_a_half_precision_subject(networks):
     }
     pipe = PromptNetPipeline(**half)
     subject = run(pipe, steps=6, validate_every=2, learning_rate=3e-2)
-    assert subject.deltas
+    assert subject.loras
     assert {tensor.dtype for name, tensor in subject.tensors().items() if name != "weights"} == {torch.bfloat16}
     subject.check(pipe)
 
@@ -300,8 +304,8 @@ def test_the_pipelines_own_knobs_are_the_defaults(pipe):
     seen: list[TuningProgress] = []
     subject = customize_subject(pipe, image(), callback=seen.append, progress_bar=False, num_views=2, batch_size=2)
     assert [progress.num_steps for progress in seen] == [2, 2]
-    assert {delta.rank for delta in subject.deltas.values()} <= {1}
-    assert not subject.promptnet_deltas
+    assert {lora.rank for lora in subject.loras.values()} <= {1}
+    assert not subject.promptnet_loras
 
 
 def test_the_pipelines_method_is_this(pipe):

@@ -169,7 +169,7 @@ def compare(pipe: PromptNetPipeline, subject: Subject, prompts: list[str], confi
             fusion_steps=config.fusion_steps,
             fusion_scale=config.fusion_scale,
             fusion_eta=config.fusion_eta,
-            fusion_until=1.0,
+            fusion_end=1.0,
             pseudo_word_scale=config.pseudo_word_scale,
             word_positions=config.word_positions,
             guidance_rescale=0.0,

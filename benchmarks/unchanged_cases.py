@@ -23,7 +23,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline, Subject
 from promptnet.datasets.faces.module import FaceDataModule
-from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.card import EditCard
 from promptnet.inference.editing.edit_image import edit_image as edit_with_cards
 from promptnet.inference.editing.edit_image import image_latents, invert_images, redrawn
 from promptnet.inference.editing.stock_pipeline import stock_arguments
@@ -32,7 +32,7 @@ from promptnet.inference.sampling.requests import make_requests
 from promptnet.inference.tuning.config import TuningProgress
 from promptnet.training.editing.data import SeedDataModule
 from promptnet.training.editing.learn import learn_card
-from promptnet.training.editing.stage import DisentangleStage
+from promptnet.training.editing.stage import EditStage
 from promptnet.training.pretrain.stage import PretrainStage
 from tests.base_models import write_base
 
@@ -104,9 +104,9 @@ def sampled(pipe: Any, prompt: str | list[str], seeds: Sequence[int] = (0,), **o
     return pipe(prompt, generator=seeded(*seeds), **given).images
 
 
-def happy() -> MixingWeights:
+def happy() -> EditCard:
     """Load a shipped edit card, in few steps."""
-    return MixingWeights.load(BASE / "edits/happy.safetensors").at_steps(STEPS)
+    return EditCard.load(BASE / "edits/happy.safetensors").at_steps(STEPS)
 
 
 def tune(pipe: Any, image: Image.Image, **options: Any) -> tuple[Subject, Tensor]:
@@ -165,7 +165,7 @@ def subject_tuned(images: Images) -> Result:
 def fusion(images: Images) -> Result:
     """Sample with Fusion Sampling in half of the steps, without a class term."""
     pipe = tiny()
-    options = {"fusion_steps": 2, "fusion_until": 0.5, "fusion_eta": 0.8, "pseudo_word_scale": 0.7, "class_scale": 0.0}
+    options = {"fusion_steps": 2, "fusion_end": 0.5, "fusion_eta": 0.8, "pseudo_word_scale": 0.7, "class_scale": 0.0}
     return {"latents": sampled(pipe, "a happy portrait of S*", subject=pipe.encode(images[0]), **options)}
 
 
@@ -223,7 +223,7 @@ def edit_image(images: Images) -> Result:
     mask = Image.new("L", images[0].size)
     mask.paste(255, (0, images[0].height // 2, *images[0].size))
     return {
-        "masked": edit_with_cards(pipe, images[0], card, mask=mask, correct_until=0.75, output_type="latent"),
+        "masked": edit_with_cards(pipe, images[0], card, mask=mask, correction_end=0.75, output_type="latent"),
         "subject": edit_with_cards(pipe, pipe.encode(images[2]), card, output_type="latent"),
         "published": edit_with_cards(pipe, images[2], card, as_published=True, output_type="latent"),
     }
@@ -424,13 +424,13 @@ def learn(**options: Any) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "card.safetensors"
         texts = "a portrait of a person", "a happy portrait of a person"
-        stage = DisentangleStage(*texts, str(out), str(BASE), num_steps=STEPS, guidance_scale=3.0, **options)
+        stage = EditStage(*texts, str(out), str(BASE), num_steps=STEPS, guidance_scale=3.0, **options)
 
         def note() -> None:
             losses.append(float(stage.trainer.callback_metrics["train/loss"]))
 
         learn_card(stage, SeedDataModule(2, 2), iterations=2, on_step=note)
-        return {"losses": torch.tensor(losses), "card": MixingWeights.load(out).weights}
+        return {"losses": torch.tensor(losses), "card": EditCard.load(out).weights}
 
 
 @case

@@ -18,7 +18,7 @@ from promptnet.commands.demo import demo
 from promptnet.commands.edit import edit
 from promptnet.commands.evaluate import avatars, base_model, edits, people, resolution, tune
 from promptnet.commands.generate import generate
-from promptnet.commands.optimize_edit import optimize_edit
+from promptnet.commands.learn_edit import learn_edit
 from promptnet.commands.prepare import prepare
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "customize": customize,
     "generate": generate,
     "edit": edit,
-    "optimize-edit": optimize_edit,
+    "learn-edit": learn_edit,
     "evaluate": {
         "avatars": avatars,
         "base": base_model,
@@ -43,6 +43,9 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "prepare": prepare,
     "convert": convert,
 }
+
+# Old words of the command line, for one release.
+RENAMED = {"optimize-edit": "learn-edit", "--fusion-until": "--fusion-end", "--correct-until": "--correction-end"}
 
 GROUP_HELP = {"evaluate": "Measure on avatars whose true answers are known."}
 
@@ -123,9 +126,22 @@ def _chosen(arguments: Namespace) -> tuple[Command, dict[str, Any]]:
     return command, {parameters[name]: value for name, value in vars(options).items()}
 
 
+def _in_new_words(argv: Sequence[str]) -> list[str]:
+    """Replace old names of commands and options, and say so."""
+    words = list(argv)
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in RENAMED and (name.startswith("--") or place == 0):
+            print(
+                f"promptnet: {name} is now {RENAMED[name]}; the old name goes with the next release.", file=sys.stderr
+            )
+            words[place] = RENAMED[name] + equals + value
+    return words
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 2 a user's error (one line on stderr), 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(_in_new_words(sys.argv[1:] if argv is None else argv))
     command, options = _chosen(arguments)
     debug = arguments.debug or os.environ.get("PROMPTNET_DEBUG", "0") not in ("", "0")
     try:

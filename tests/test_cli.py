@@ -211,7 +211,7 @@ def test_only_given_parameters_are_passed_on(pipe: Pipeline) -> None:
 def test_every_parameter_arrives(pipe: Pipeline) -> None:
     Path("me.safetensors").touch()
     config = {"guidance_scale": 2.0, "subject_scale": 3.5, "class_scale": 1.0, "fusion_steps": 2, "fusion_scale": 4.0}
-    config |= {"fusion_eta": 0.5, "fusion_until": 0.25, "pseudo_word_scale": 0.7}
+    config |= {"fusion_eta": 0.5, "fusion_end": 0.25, "pseudo_word_scale": 0.7}
     words = [word for name, value in config.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     rest = (
         "--out a.png --subject me.safetensors --size 96x64 --steps 7 --class-word dog --negative-prompt blur --seed 5"
@@ -342,3 +342,18 @@ def test_an_unavailable_device_raises() -> None:
     for device in ("cuda:7", "bogus"):
         with pytest.raises(ValueError, match="not available"):
             pick_device(device)
+
+
+def test_options_of_before_work_and_say_their_new_name(pipe: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "--prompt", "a person", "--out", "a.png", "--fusion-until=0.5") == 0
+    assert pipe.calls[-1]["fusion_end"] == 0.5
+    assert "--fusion-until is now --fusion-end" in capsys.readouterr().err
+
+
+def test_commands_of_before_work_but_not_as_values(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("optimize-edit", "--help")
+    shown = capsys.readouterr()
+    assert "optimize-edit is now learn-edit" in shown.err
+    assert "usage: promptnet" in shown.out and "learn-edit" in shown.out
+    assert cli._in_new_words(["generate", "--prompt", "optimize-edit"]) == ["generate", "--prompt", "optimize-edit"]

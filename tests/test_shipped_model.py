@@ -9,7 +9,7 @@ from promptnet import PromptNetPipeline
 from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, Split
 from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL
 from promptnet.evaluation.harness.tasks import make_described_people, make_people
-from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.card import EditCard
 from promptnet.metrics.judge import load_judge, read_images
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.tiny import load_clip
@@ -86,7 +86,7 @@ def test_a_subject_is_recognised_without_tuning(pipe: PromptNetPipeline):
 
 def test_edit_cards_fit_the_model_and_do_what_their_names_say(pipe: PromptNetPipeline):
     """On four seeds that no card was learned on; the figures are in docs/editing.md."""
-    cards = {path.stem: MixingWeights.load(path) for path in sorted((CHECKPOINTS / "tiny/edits").glob("*.safetensors"))}
+    cards = {path.stem: EditCard.load(path) for path in sorted((CHECKPOINTS / "tiny/edits").glob("*.safetensors"))}
     assert len(cards) >= 6
     assert set(cards) <= set(EDITS)
     judge, shown = load_judge(CHECKPOINTS / "judges/validation"), {}

@@ -18,7 +18,7 @@ def edit(
     strength: float = 1.0,
     prompt: str | None = None,
     mask: Path | None = None,
-    correct_until: float | None = None,
+    correction_end: float | None = None,
     crop: bool = False,
     as_published: bool = False,
     seed: int = 0,
@@ -28,14 +28,14 @@ def edit(
     """Change one attribute of an image, and nothing else.
 
     Args:
-        card: one edit card of `promptnet optimize-edit`, or several to apply together
+        card: one edit card of `promptnet learn-edit`, or several to apply together
         out: the image to write (.png, .jpg, .webp)
         image: the image to edit
         subject: edit the image in a subject file of `promptnet customize`, instead of an image
         strength: 0 returns the image unchanged, 1 applies the edit as learned, more strengthens it
         prompt: description of the image (null: the card's neutral prompt)
         mask: an image of the same size, white where the edit may act
-        correct_until: fraction of the steps, from the noisy end, that are corrected towards the image (null: all)
+        correction_end: fraction of the steps, from the noisy end, that are corrected towards the image (null: all)
         crop: take the central square of the image and its mask, if their size is not the base model's
         as_published: invert the image as the published code does: guided, and corrected with noise of its own, one
             noise level late, in 33 of 50 steps
@@ -47,11 +47,11 @@ def edit(
         raise ValueError("give either --image or --subject: the image to edit")
     check_output(out, IMAGES)
     from promptnet import Subject
-    from promptnet.inference.editing.card import MixingWeights
+    from promptnet.inference.editing.card import EditCard
     from promptnet.inference.editing.edit_image import edit_image
     from promptnet.inference.editing.inversion import make_scheduler
 
-    cards = [MixingWeights.load(path).scaled(strength) for path in card]
+    cards = [EditCard.load(path).scaled(strength) for path in card]
     source = Subject.load(subject) if subject is not None else image
     assert source is not None
     generator = make_generator(seed)
@@ -64,7 +64,7 @@ def edit(
             source,
             cards,
             prompt=prompt,
-            correct_until=correct_until,
+            correction_end=correction_end,
             as_published=as_published,
             mask=mask,
             crop=crop,

@@ -279,7 +279,7 @@ def edits(
     teacher: Literal["judge", "clip"] = "judge",
     guidance_scale: float = 3.0,
     scheduler: str = "DDIMScheduler",
-    correct_until: float = 1.0,
+    correction_end: float = 1.0,
     split: Literal["validation", "test"] = "test",
     out: Path | None = None,
     cards: Path | None = None,
@@ -305,7 +305,7 @@ def edits(
             as well, which also preserves the other fields
         guidance_scale: of sampling
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
-        correct_until: fraction of the steps, from the noisy end, that are corrected towards a real image
+        correction_end: fraction of the steps, from the noisy end, that are corrected towards a real image
         split: test for figures to report; validation to choose settings
         out: an existing folder for results.json and sheet.png; repeat the command to resume
         cards: an existing folder for the cards learned on several seeds, named after the edits
@@ -337,7 +337,7 @@ def edits(
             scheduler=scheduler,
             teacher=teacher,
         ),
-        correct_until=correct_until,
+        correction_end=correction_end,
         split=split,
         out=out,
         cards=cards,

@@ -29,7 +29,7 @@ def generate(
     fusion_steps: int | None = None,
     fusion_scale: float | None = None,
     fusion_eta: float | None = None,
-    fusion_until: float | None = None,
+    fusion_end: float | None = None,
     pseudo_word_scale: float | None = None,
     as_published: bool = False,
     base: str = EMBEDDED,
@@ -58,7 +58,7 @@ def generate(
         fusion_steps: fusion iterations at every step
         fusion_scale: guidance inside the fusion stage
         fusion_eta: fraction of the noise that the fusion stage renews
-        fusion_until: fraction of the steps, from the noisy end, that are fused
+        fusion_end: fraction of the steps, from the noisy end, that are fused
         pseudo_word_scale: weight of the pseudo-word in the fusion stage
         as_published: use the published value of every parameter that is not given
         base: base model, a folder in diffusers layout or a Hub id
@@ -76,7 +76,7 @@ def generate(
         "fusion_steps": fusion_steps,
         "fusion_scale": fusion_scale,
         "fusion_eta": fusion_eta,
-        "fusion_until": fusion_until,
+        "fusion_end": fusion_end,
         "pseudo_word_scale": pseudo_word_scale,
     }
     options: dict[str, Any] = published_config() if as_published else {}

@@ -7,8 +7,9 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     from promptnet.inference import editing
 
-    found = getattr(editing, name)
+    renamed = {"MixingError": "EditError", "MixingWeights": "EditCard"}.get(name, name)
+    found = getattr(editing, renamed)
     warnings.warn(
-        f"promptnet.inference.mixing.{name} is now promptnet.inference.editing.{name}.", DeprecationWarning, 2
+        f"promptnet.inference.mixing.{name} is now promptnet.inference.editing.{renamed}.", DeprecationWarning, 2
     )
     return found

@@ -25,7 +25,7 @@ from transformers import (
 
 from promptnet.images.crop import fitted
 from promptnet.images.load import Source
-from promptnet.inference.editing.card import MixingWeights, listed_cards
+from promptnet.inference.editing.card import EditCard, listed_cards
 from promptnet.inference.editing.rule import check_request_lengths, learned_config, mixing_rule
 from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
 from promptnet.inference.resolution.plan import Resolution, plan_size
@@ -61,6 +61,7 @@ from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.subject import Subject, base_name, check_class_word, image_weights
 from promptnet.inference.tuning.config import TuningConfig
 from promptnet.inference.values import generators
+from promptnet.io.renamed import renamed_arguments
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text_encoders import text_encoders_of
 from promptnet.models.vocabulary import warn_of_unknown_words
@@ -299,13 +300,14 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         self._require_promptnet()
         return customize_subject(self, images, class_word=class_word, **options)
 
+    @renamed_arguments(fusion_until="fusion_end")
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str] = "",
         *,
         subject: SubjectsOfPrompt | Sequence[SubjectsOfPrompt] = None,
-        edits: MixingWeights | Sequence[MixingWeights] = (),
+        edits: EditCard | Sequence[EditCard] = (),
         negative_prompt: str | list[str] | None = None,
         class_word: str | None = None,
         height: int | None = None,
@@ -319,7 +321,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         fusion_steps: int | None = None,
         fusion_scale: float | None = None,
         fusion_eta: float | None = None,
-        fusion_until: float | None = None,
+        fusion_end: float | None = None,
         pseudo_word_scale: float | None = None,
         word_positions: str | None = None,
         encoder_input: str | None = None,
@@ -364,7 +366,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             fusion_steps: m, fusion iterations before each step.
             fusion_scale: w_f, guidance in the fusion stage.
             fusion_eta: how much noise a fusion iteration exchanges.
-            fusion_until: the share of the steps, from the noisiest on, that are fused.
+            fusion_end: the share of the steps, from the noisiest on, that are fused.
             pseudo_word_scale: gamma, how strongly the subject speaks in the fusion stage.
             word_positions: position embeddings of pseudo-words.
             encoder_input: what PromptNet sees of an image drawn at another size.
@@ -399,7 +401,7 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
                 "fusion_steps": fusion_steps,
                 "fusion_scale": fusion_scale,
                 "fusion_eta": fusion_eta,
-                "fusion_until": fusion_until,
+                "fusion_end": fusion_end,
                 "pseudo_word_scale": pseudo_word_scale,
                 "word_positions": word_positions,
                 "encoder_input": encoder_input,

@@ -7,7 +7,7 @@ from promptnet.io.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from promptnet.training.diffusion_stage import DiffusionStage
     from promptnet.training.editing.learn import learn_card
-    from promptnet.training.editing.stage import DisentangleStage
+    from promptnet.training.editing.stage import EditStage
     from promptnet.training.embedded.clip import ClipStage
     from promptnet.training.embedded.judge import JudgeStage
     from promptnet.training.embedded.unet import BaseModelStage
@@ -20,7 +20,7 @@ __all__ = [
     "BaseModelStage",
     "ClipStage",
     "DiffusionStage",
-    "DisentangleStage",
+    "EditStage",
     "JudgeStage",
     "PretrainStage",
     "Stage",
@@ -32,11 +32,11 @@ _HOMES = {
     "BaseModelStage": "promptnet.training.embedded.unet",
     "ClipStage": "promptnet.training.embedded.clip",
     "DiffusionStage": "diffusion_stage",
-    "DisentangleStage": "promptnet.training.editing.stage",
+    "EditStage": "promptnet.training.editing.stage",
     "JudgeStage": "promptnet.training.embedded.judge",
     "PretrainStage": "promptnet.training.pretrain.stage",
     "Stage": "stage",
     "learn_card": "promptnet.training.editing.learn",
 }
 
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES, {"DisentangleStage": "EditStage"})

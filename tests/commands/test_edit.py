@@ -1,4 +1,4 @@
-"""`promptnet edit` and `promptnet optimize-edit` with stand-ins for the models: passed arguments and errors."""
+"""`promptnet edit` and `promptnet learn-edit` with stand-ins for the models: passed arguments and errors."""
 
 import math
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from PIL import Image
 
 from promptnet import PromptNetPipeline, cli
 from promptnet.commands import edit as edit_module
-from promptnet.commands import optimize_edit as optimize_module
+from promptnet.commands import learn_edit as optimize_module
 from promptnet.evaluation.edits.cards import Learning
 from promptnet.evaluation.edits.compare import Images
 from promptnet.inference.editing import edit_image as mixing_images
-from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
+from promptnet.inference.editing.card import EditCard, edit_fingerprint
 from promptnet.training.editing.losses import DirectionalClip
 from tests.training.editing.edit_base import build_edit_base
 
@@ -36,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(edit_module, "load_pipeline", lambda *_: SimpleNamespace(scheduler=DDIMScheduler()))
     monkeypatch.setattr(mixing_images, "edit_image", edit_image)
     monkeypatch.chdir(tmp_path)
-    MixingWeights(torch.tensor([1.0, 0.0]), "a", "b", "PNDMScheduler", 3.0, {}).save("card.safetensors")
+    EditCard(torch.tensor([1.0, 0.0]), "a", "b", "PNDMScheduler", 3.0, {}).save("card.safetensors")
     return noted
 
 
@@ -71,7 +71,7 @@ def test_edit_reports_errors_in_one_line(
     assert not calls
 
 
-def test_optimize_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_learn_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from promptnet.training.editing import stage as disentangle
 
     noted: dict[str, Any] = {}
@@ -83,26 +83,26 @@ def test_optimize_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_pat
     def fit(stage: Any, data: Any, device: str, iterations: int) -> None:
         noted.update(stage=stage, data=data, iterations=iterations)
 
-    monkeypatch.setattr(disentangle, "DisentangleStage", stage)
+    monkeypatch.setattr(disentangle, "EditStage", stage)
     monkeypatch.setattr(optimize_module, "find_base", lambda base: base)
     monkeypatch.setattr(optimize_module, "fit", fit)
     monkeypatch.chdir(tmp_path)
     words = ["--from", "a person", "--to", "a happy person", "--out", "card.safetensors", "--steps", "7"]
-    assert cli.main(["optimize-edit", *words, "--num-seeds", "3", "--device", "cpu"]) == 0
+    assert cli.main(["learn-edit", *words, "--num-seeds", "3", "--device", "cpu"]) == 0
     assert noted["prompts"] == ("a person", "a happy person", "card.safetensors", "checkpoints/tiny")
     assert (noted["num_steps"], noted["images"], noted["iterations"]) == (7, [], 10)
     assert (noted["data"].num_seeds, noted["data"].batch_size) == (3, 3)
     assert [part.name for part in noted["parts"]] == ["perceptual", "direction"]
     (tmp_path / "checkpoints" / "judges" / "validation").mkdir(parents=True)
     (tmp_path / "checkpoints" / "judges" / "validation" / "config.json").write_text("{}")
-    assert cli.main(["optimize-edit", *words, "--keep-all-but", "expression", "clothes"]) == 0
+    assert cli.main(["learn-edit", *words, "--keep-all-but", "expression", "clothes"]) == 0
     judge = noted["parts"][2]
     assert (judge.name, judge.changed, Path(judge.judge_dir).name) == ("kept", ["expression", "clothes"], "validation")
-    assert cli.main(["optimize-edit", *words, "--show", "expression=happy", "--keep-all-but", "expression"]) == 0
+    assert cli.main(["learn-edit", *words, "--show", "expression=happy", "--keep-all-but", "expression"]) == 0
     shown, kept = noted["parts"][2:]
     assert (shown.name, shown.asked, kept.name) == ("shown", {"expression": "happy"}, "kept")
     assert shown.judge_dir == kept.judge_dir
-    assert cli.main(["optimize-edit", *words, "--iterations", "0"]) == 2
+    assert cli.main(["learn-edit", *words, "--iterations", "0"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -113,18 +113,18 @@ def test_optimize_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_pat
         (["expression=happy", "expression=sad"], "names 'expression' twice, as 'happy' and as 'sad'"),
     ],
 )
-def test_optimize_edit_rejects_invalid_fields(
+def test_learn_edit_rejects_invalid_fields(
     shown: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     words = ["--from", "a", "--to", "b", "--out", str(tmp_path / "card.safetensors"), "--show", *shown]
-    assert cli.main(["optimize-edit", *words]) == 2
+    assert cli.main(["learn-edit", *words]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_defaults_equal_those_of_the_recipe_and_the_evaluation():
     recipe = yaml.safe_load((Path(__file__).parents[2] / "configs/disentangle/smile.yaml").read_text("utf-8"))
     model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
-    ours = {name: parameter.default for name, parameter in signature(optimize_module.optimize_edit).parameters.items()}
+    ours = {name: parameter.default for name, parameter in signature(optimize_module.learn_edit).parameters.items()}
     how, images = Learning(), Images()
     for name, *others in (
         ("num_seeds", data["num_seeds"], images.learned_on),
@@ -153,8 +153,8 @@ def test_a_card_is_learned_and_edits_an_image(base: Path, tmp_path: Path, monkey
     common = ["--base", str(base), "--device", "cpu"]
     learn = ["--from", "a portrait of a person", "--to", "a happy portrait of a person", "--out", "smile.safetensors"]
     few = ["--steps", "3", "--iterations", "2", "--num-seeds", "2"]
-    assert cli.main(["optimize-edit", *learn, *few, *common]) == 0
-    card = MixingWeights.load("smile.safetensors")
+    assert cli.main(["learn-edit", *learn, *few, *common]) == 0
+    card = EditCard.load("smile.safetensors")
     assert (card.weights - torch.tensor([1.0, 0.0, 0.0])).abs().min() > 1e-3
     Image.linear_gradient("L").resize((64, 64)).convert("RGB").save("in.png")
     for strength in ("0", "1"):
@@ -218,7 +218,7 @@ def test_edit_rejects_an_image_and_writes_none(
         (
             {"fingerprint": {"unet": "0" * 16}},
             "the weights of unet, text_encoder differ. Load the base model it was learned in, or learn it again with "
-            "`promptnet optimize-edit`.",
+            "`promptnet learn-edit`.",
         ),
         ({"weights": (1.0, math.nan, 0.0)}, "weights that are not finite: learn the edit again with a lower"),
         ({"weights": (1.0, math.inf, 0.0)}, "weights that are not finite: learn the edit again with a lower"),
@@ -258,9 +258,9 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def few_words(base: Path, *words: str) -> list[str]:
-    """Return the words of `promptnet optimize-edit` with few steps."""
+    """Return the words of `promptnet learn-edit` with few steps."""
     learn = ["--from", "a person", "--to", "a happy person", "--out", "card.safetensors", "--base", str(base)]
-    return ["optimize-edit", *learn, "--device", "cpu", "--steps", "2", *words]
+    return ["learn-edit", *learn, "--device", "cpu", "--steps", "2", *words]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def few_words(base: Path, *words: str) -> list[str]:
         (Path.mkdir, "'in.png' is a folder: name one image in it"),
     ],
 )
-def test_optimize_edit_rejects_an_image_and_writes_no_card(
+def test_learn_edit_rejects_an_image_and_writes_no_card(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -286,7 +286,7 @@ def test_optimize_edit_rejects_an_image_and_writes_no_card(
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
-def test_optimize_edit_writes_no_card_of_weights_that_are_not_numbers(
+def test_learn_edit_writes_no_card_of_weights_that_are_not_numbers(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def nan(self: DirectionalClip, image: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
@@ -308,7 +308,7 @@ def test_optimize_edit_writes_no_card_of_weights_that_are_not_numbers(
         (["--to", "a person"], "are the same to the text encoder"),
     ],
 )
-def test_optimize_edit_reports_errors_in_one_line(
+def test_learn_edit_reports_errors_in_one_line(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -318,7 +318,7 @@ def test_optimize_edit_reports_errors_in_one_line(
 ):
     monkeypatch.chdir(tmp_path)
     given = ["--from", "a person", "--to", "a happy person", "--out", "card.safetensors", "--base", str(base)]
-    assert cli.main(["optimize-edit", *given, *words]) == 2
+    assert cli.main(["learn-edit", *given, *words]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -95,7 +95,7 @@ def test_from_an_image_to_generated_images(name: str, base: Path, here: Path) ->
 def test_parameters_sizes_and_several_images(base: Path, here: Path) -> None:
     outside_image("me.png")
     assert run("customize --image me.png --out me.safetensors --steps 0", base) == 0
-    config = "--class-scale 1.5 --fusion-steps 2 --subject-scale 3 --fusion-until 0.5 --pseudo-word-scale 0.9"
+    config = "--class-scale 1.5 --fusion-steps 2 --subject-scale 3 --fusion-end 0.5 --pseudo-word-scale 0.9"
     rest = f"--subject me.safetensors --out a.png --size 96x64 --num-images 2 --negative-prompt pink {config}"
     assert generate("a portrait of S*", rest, base) == 0
     assert [path.name for path in sorted(here.glob("a*"))] == ["a-1.png", "a-2.png"]
@@ -152,7 +152,7 @@ MISMATCHED = {
     "S* without subject": ("a portrait of S*", "", "subject"),
     "size that does not divide": ("a portrait of S*", "--subject me.safetensors --size 70x64", "70"),
     "two subjects, one placeholder": ("S1*", "--subject me.safetensors me.safetensors", "S2*"),
-    "fusion out of range": ("S*", "--subject me.safetensors --fusion-until 2", "fusion_until"),
+    "fusion out of range": ("S*", "--subject me.safetensors --fusion-end 2", "fusion_end"),
     "truncated subject": ("S*", "--subject short.safetensors", "short.safetensors"),
     "tampered subject": ("S*", "--subject altered.safetensors", "altered.safetensors"),
 }

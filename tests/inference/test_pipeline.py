@@ -470,7 +470,7 @@ def test_a_callback_may_stop_the_drawing(pipe: Any):
         ({"generator": seeded(1, 2)}, "2 generators for 1 images"),
         ({"latents": torch.zeros(2, 4, 8, 8)}, r"\(2, 4, 8, 8\).*\(1, 4, 8, 8\)"),
         ({"num_inference_steps": 0}, "num_inference_steps=0"),
-        ({"fusion_until": 3.0}, "fusion_until=3.0"),
+        ({"fusion_end": 3.0}, "fusion_end=3.0"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_drawn(pipe: Any, arguments: dict[str, Any], message: str):

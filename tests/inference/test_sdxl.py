@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline, Subject
-from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
+from promptnet.inference.editing.card import EditCard, edit_fingerprint
 from promptnet.inference.editing.edit_image import edit_image, image_latents
 from promptnet.inference.editing.stock_pipeline import stock_arguments
 from promptnet.inference.references import EncodedReferences
@@ -287,9 +287,9 @@ def test_the_tuning_loss_reaches_the_words_through_states_and_pooled_state(pipe:
 # -- edits ------------------------------------------------------------------------------------------------------------
 
 
-def card(pipe: Any, weights: Tensor) -> MixingWeights:
+def card(pipe: Any, weights: Tensor) -> EditCard:
     made_in = edit_fingerprint(pipe)
-    return MixingWeights(weights, "a dog", "hat", "DDIMScheduler", guidance_scale=3.0, fingerprint=made_in)
+    return EditCard(weights, "a dog", "hat", "DDIMScheduler", guidance_scale=3.0, fingerprint=made_in)
 
 
 def test_edit_cards_act_as_in_the_stock_pipeline(pipe: Any, stock: Any):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from promptnet import PromptNetPipeline
-from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
+from promptnet.inference.editing.card import EditCard, edit_fingerprint
 from promptnet.inference.editing.edit_image import edit_image
 from promptnet.inference.references import decode_latents, encode_pixels
 
@@ -53,9 +53,9 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def card_of(pipe: Any) -> MixingWeights:
+def card_of(pipe: Any) -> EditCard:
     weights = torch.tensor([0.2, 0.8])
-    return MixingWeights(weights, *TEXTS, "DDIMScheduler", 3.0, edit_fingerprint(pipe), "tiny")
+    return EditCard(weights, *TEXTS, "DDIMScheduler", 3.0, edit_fingerprint(pipe), "tiny")
 
 
 def kinds(pipe: Any, make_subject: Any) -> dict[str, Call]:

@@ -46,14 +46,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "steps": ({"num_inference_steps": True}, "num_inference_steps=True must be a whole number"),
     "scale": ({"guidance_scale": "3"}, "guidance_scale='3' must be a finite number"),
     "eta": ({"eta": "0"}, "eta='0' must be a finite number"),
-    "share": ({"fusion_until": 1.5}, r"fusion_until=1\.5 must be between 0 and 1"),
+    "share": ({"fusion_end": 1.5}, r"fusion_end=1\.5 must be between 0 and 1"),
     "generator": ({"generator": 0}, r"generator=0 must be a torch\.Generator, or a list .*manual_seed\(0\)"),
     "generators": ({"generator": [0]}, r"generator=\[0\] must be a torch\.Generator"),
     "two": ({"generator": [torch.Generator()] * 2}, "There are 2 generators for 1 images"),
     "images": ({"num_images_per_prompt": "2"}, "num_images_per_prompt='2' must be a whole number"),
     "latents": ({"latents": np.zeros((1, 4, 8, 8))}, r"latents must be a torch\.Tensor .* not a ndarray"),
     "negative": ({"negative_prompt": 3}, "negative_prompt must be a text or a list of texts, but is 3"),
-    "edits": ({"edits": "smile.safetensors"}, r"edits must be .* use MixingWeights\.load"),
+    "edits": ({"edits": "smile.safetensors"}, r"edits must be .* use EditCard\.load"),
     "class": ({"class_word": 3}, "class_word=3 must be a short word"),
 }
 

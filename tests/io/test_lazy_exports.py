@@ -45,5 +45,7 @@ def test_names_of_before_work_and_warn() -> None:
 
     with pytest.warns(DeprecationWarning, match="SamplingConfig"):
         assert inference.SamplingDefaults is inference.SamplingConfig  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.warns(DeprecationWarning, match=r"editing\.MixingWeights"):
-        assert mixing.MixingWeights is editing.MixingWeights
+    with pytest.warns(DeprecationWarning, match=r"editing\.EditCard"):
+        assert mixing.MixingWeights is editing.EditCard
+    with pytest.warns(DeprecationWarning, match=r"editing\.EditError"):
+        assert editing.MixingError is editing.EditError

@@ -50,7 +50,7 @@ def make_parts(job: Job, parts: Sequence[Part], workers: int, on_images: Callabl
         job: what they have in common.
         parts: those to make.
         workers: processes.
-        on_pictures: is told now and then how many more images were looked at.
+        on_images: is told now and then how many more images were looked at.
 
     Raises:
         OSError: the disk is full. Parts that were done stay.

@@ -12,7 +12,7 @@ from promptnet.evaluation.edits.tasks import NEUTRAL, Edit
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.renderer import weight_hashes
 from promptnet.evaluation.harness.workers import each_in_processes, with_progress
-from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.card import EditCard
 from promptnet.io.atomic import write_whole
 
 DDIM = "DDIMScheduler"
@@ -80,24 +80,24 @@ def card_path(folder: Path, hashes: Sequence[str], edit: Edit, num_seeds: int, h
     return folder / f"{edit.name}.{num_seeds}-seeds.{name}.safetensors"
 
 
-def learn_cards(tasks: Sequence[CardTask], workers: int) -> list[MixingWeights]:
+def learn_cards(tasks: Sequence[CardTask], workers: int) -> list[EditCard]:
     """Learn the missing cards, with a progress bar, and return all of them."""
     missing = [task for task in tasks if not task.path.is_file()]
     done = each_in_processes(learn, missing, workers)
     already = len(tasks) - len(missing)
     for _ in with_progress(done, total=len(tasks), already=already, about="learning edits", counting="cards"):
         pass
-    return [MixingWeights.load(task.path) for task in tasks]
+    return [EditCard.load(task.path) for task in tasks]
 
 
 def learn(task: CardTask) -> None:
     """Learn one card."""
     from promptnet.training.editing.data import SeedDataModule
     from promptnet.training.editing.learn import learn_card
-    from promptnet.training.editing.stage import DisentangleStage
+    from promptnet.training.editing.stage import EditStage
 
     how = task.how
-    stage = DisentangleStage(
+    stage = EditStage(
         NEUTRAL,
         task.edit.styled,
         str(task.path),

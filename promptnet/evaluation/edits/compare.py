@@ -43,7 +43,7 @@ from promptnet.evaluation.harness.renderer import encoder_folder, image_size, we
 from promptnet.evaluation.harness.workers import WorkerPool, default_workers
 from promptnet.evaluation.subjects.compare import check_run
 from promptnet.evaluation.subjects.results import save_results
-from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.card import EditCard
 from promptnet.inference.editing.inversion import scheduler_class
 from promptnet.io.atomic import check_folder
 from promptnet.metrics.judge import Judge, load_judge
@@ -76,7 +76,7 @@ def evaluate_edits(
     methods: list[str] | None = None,
     images: Images | None = None,
     how: Learning | None = None,
-    correct_until: float = 1.0,
+    correction_end: float = 1.0,
     split: Split = "test",
     out: str | Path | None = None,
     cards: str | Path | None = None,
@@ -96,7 +96,7 @@ def evaluate_edits(
         methods: names of `edits.methods.METHODS`; None is all.
         images: number of images of each source; None takes the defaults of `Images`.
         how: config of learning; None takes the defaults of `Learning`.
-        correct_until: fraction of the steps in which inverted images are corrected.
+        correction_end: fraction of the steps in which inverted images are corrected.
         split: "test" for results, scored by the test judge; "validation" for choices, scored by the validation judge.
         out: an existing folder.
         cards: an existing folder for the cards learned on several seeds, named after the edits.
@@ -129,7 +129,7 @@ def evaluate_edits(
     with cache_folder(folder) as place:
         tasks = card_tasks(spec, chosen, names, images.learned_on, how, place)
         learned = all_cards(tasks, workers)
-        edit_methods = make_edit_methods(names, chosen, learned, correct_until)
+        edit_methods = make_edit_methods(names, chosen, learned, correction_end)
         image_cache = ImageCache(place / "pictures", hashes, how.num_steps, size_px)
         with WorkerPool(spec, workers) as pool:
             table = Table(groups, edit_methods, image_cache, how.guidance_scale, how.scheduler)
@@ -137,7 +137,7 @@ def evaluate_edits(
         scores = table.scores(reader, size_px, device)
         settings: dict[str, Any] = {"split": split, "seed": seed, "pictures": asdict(images), "how": asdict(how)}
         settings["taught_by"] = teaching(how)
-        settings |= {"correct_until": correct_until, "weights": weights_record(learned), "base": hashes}
+        settings |= {"correction_end": correction_end, "weights": weights_record(learned), "base": hashes}
         settings["judge"] = {"name": read_by.resolve().name, "hash": weight_hashes(read_by, [])["base"]}
         settings["learning_s"] = seconds_record(tasks)
         results = summarise_edits(scores, settings)
@@ -185,7 +185,7 @@ def seconds_record(tasks: Mapping[tuple[str, str], CardTask]) -> dict[str, float
     return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
-def weights_record(cards: Mapping[tuple[str, str], MixingWeights]) -> dict[str, list[float]]:
+def weights_record(cards: Mapping[tuple[str, str], EditCard]) -> dict[str, list[float]]:
     """Return the weights as results.json holds them, by method and edit."""
     return {f"{method}/{edit}": [round(w, 4) for w in card.weights.tolist()] for (method, edit), card in cards.items()}
 
@@ -215,7 +215,7 @@ def card_tasks(
     return tasks
 
 
-def all_cards(tasks: Mapping[tuple[str, str], CardTask], workers: int) -> dict[tuple[str, str], MixingWeights]:
+def all_cards(tasks: Mapping[tuple[str, str], CardTask], workers: int) -> dict[tuple[str, str], EditCard]:
     """Return (method, edit) to its card; methods that learn nothing take a learned card with other weights."""
     cards = dict(zip(tasks, learn_cards(list(tasks.values()), workers), strict=True))
     for method in METHODS:

@@ -83,7 +83,7 @@ class EditRenderer:
         pipe = self._pipe()
         if self._inverted is None:
             self._inverted = self._inversion(group)
-        edited = redrawn(pipe, self._inverted, [edit_method.card], correct_until=edit_method.correct_until)
+        edited = redrawn(pipe, self._inverted, [edit_method.card], correction_end=edit_method.correction_end)
         with torch.no_grad():
             images: Any = pipe.image_processor.postprocess(decode_latents(pipe.vae, edited), output_type="pil")
         return images

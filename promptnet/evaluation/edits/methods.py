@@ -8,7 +8,7 @@ import torch
 
 from promptnet.evaluation.edits.cards import DDIM
 from promptnet.evaluation.edits.tasks import Edit
-from promptnet.inference.editing.card import MixingWeights, start_weights
+from promptnet.inference.editing.card import EditCard, start_weights
 
 STYLED, SWITCH, ONE, EIGHT, LEDITS = "styled-prompt", "fixed-switch", "one-seed", "eight-seeds", "ledits++"
 METHODS = (STYLED, SWITCH, ONE, EIGHT, LEDITS)
@@ -30,7 +30,7 @@ class EditMethod:
         kind: unedited, with a card, or by LEDITS++.
         edit: the edit; None for the original.
         card: the weights, where there are any.
-        correct_until: of inverted images.
+        correction_end: of inverted images.
         guidance_scale: of methods without a card.
         source: "subject" if images depend on an encoder as well.
         encoder: its name.
@@ -41,8 +41,8 @@ class EditMethod:
     name: str
     kind: Literal["original", "card", "ledits"]
     edit: Edit | None = None
-    card: MixingWeights | None = None
-    correct_until: float = 1.0
+    card: EditCard | None = None
+    correction_end: float = 1.0
     guidance_scale: float = 0.0
     source: str = "edit"
     encoder: str = ""
@@ -61,7 +61,7 @@ class EditMethod:
         card = self.card
         weights = [round(weight, 7) for weight in card.weights.tolist()]
         prompts = {"neutral": card.neutral, "styled": card.styled, "guidance_scale": card.guidance_scale}
-        return {**kind, **prompts, "weights": weights, "correct_until": self.correct_until}
+        return {**kind, **prompts, "weights": weights, "correction_end": self.correction_end}
 
 
 def fixed_weights(method: str, num_steps: int) -> torch.Tensor:
@@ -70,14 +70,14 @@ def fixed_weights(method: str, num_steps: int) -> torch.Tensor:
 
 
 def make_edit_methods(
-    methods: Sequence[str], edits: Sequence[Edit], cards: Mapping[tuple[str, str], MixingWeights], correct_until: float
+    methods: Sequence[str], edits: Sequence[Edit], cards: Mapping[tuple[str, str], EditCard], correction_end: float
 ) -> list[EditMethod]:
     """Return every method for every edit that it applies to; `cards` by method and edit."""
     edit_methods = []
     for edit in edits:
         for method in methods:
             if method != LEDITS:
-                edit_methods.append(EditMethod(method, "card", edit, cards[method, edit.name], correct_until))
+                edit_methods.append(EditMethod(method, "card", edit, cards[method, edit.name], correction_end))
             elif edit.name in LEDITS_EDITS:
                 card = cards[EIGHT, edit.name]
                 edit_methods.append(

@@ -18,7 +18,7 @@ SUBJECT_PARAMETERS: dict[str, Any] = {
     "guidance_rescale": 0.0,
     "fusion_steps": 0,
     "fusion_scale": 3.0,
-    "fusion_until": 1.0,
+    "fusion_end": 1.0,
     "fusion_eta": 1.0,
     "pseudo_word_scale": 0.8,
     "eta": 0.0,
@@ -34,7 +34,7 @@ PROMPT_PARAMETERS: dict[str, Parameter] = {"guidance_scale": 3.0, "guidance_resc
 
 DEFAULTS: dict[Source, dict[str, Any]] = {"subject": SUBJECT_PARAMETERS, "prompt": PROMPT_PARAMETERS, "truth": {}}
 
-FUSION_PARAMETERS = ("fusion_steps", "fusion_scale", "fusion_until", "pseudo_word_scale")
+FUSION_PARAMETERS = ("fusion_steps", "fusion_scale", "fusion_end", "pseudo_word_scale")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Method:
     def record(self) -> dict[str, Any]:
         """Return what decides the images, for `results.json` and for the image cache."""
         fused = self.config.get("fusion_steps", 0) > 0
-        idle = () if fused else ("fusion_scale", "fusion_until", "fusion_eta", "pseudo_word_scale")
+        idle = () if fused else ("fusion_scale", "fusion_end", "fusion_eta", "pseudo_word_scale")
         config = {parameter: value for parameter, value in sorted(self.config.items()) if parameter not in idle}
         generation = {"source": self.source, "knobs": config}
         if self.source != "subject":

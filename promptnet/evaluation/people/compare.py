@@ -71,7 +71,7 @@ def evaluate_people(
     asked = ask_people(people, prompts, split=split, world=world, frame=frame, seed=seed)
     named: Literal["test", "validation"] = "test" if split == "test" else "validation"
     reader = _load_judge(judge_folder(base, named, judge), device)
-    renderer = _Studio(base, steps, tune_steps, device)
+    renderer = _Renderer(base, steps, tune_steps, device)
     chosen = [method for method in METHODS if method in {*methods, "prompt", "truth"}]
     images = {method: [image for person in asked for image in renderer(person, method)] for method in chosen}
     eval_prompts = [eval_prompt for person in asked for eval_prompt in person.eval_prompts]
@@ -141,7 +141,7 @@ def _load_judge(folder: Path, device: str | None) -> Any:
     return judge.float().eval().requires_grad_(False).to(device or "cpu")
 
 
-class _Studio:
+class _Renderer:
     """Generates one person's images in one way, all methods from the same noise."""
 
     def __init__(self, base: str | Path, steps: int, tune_steps: int, device: str | None) -> None:

@@ -38,7 +38,7 @@ GRID: dict[str, tuple[float | int, ...]] = {
     "class_scale": (0.5, 2.0),
     "pseudo_word_scale": (0.8, 1.0),
     "fusion_scale": (2.0, 3.0),
-    "fusion_until": (0.5, 1.0),
+    "fusion_end": (0.5, 1.0),
     "guidance_rescale": (0.0, 0.5),
 }
 """Parameter to the values tried, in the order of the search. `best` may also omit fusion or the class term."""

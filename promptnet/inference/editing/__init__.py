@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING
 from promptnet.io.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from promptnet.inference.editing.card import MixingError, MixingWeights, start_weights
+    from promptnet.inference.editing.card import EditCard, EditError, start_weights
     from promptnet.inference.editing.edit_image import InvertedImages, edit_image, invert_images
     from promptnet.inference.editing.inversion import Inversion, invert, make_scheduler
     from promptnet.inference.editing.rule import Mixing, mix, mixing_rule
     from promptnet.inference.editing.stock_pipeline import StockEdit, stock_arguments
 
 __all__ = [
+    "EditCard",
+    "EditError",
     "Inversion",
     "InvertedImages",
     "Mixing",
-    "MixingError",
-    "MixingWeights",
     "StockEdit",
     "edit_image",
     "invert",
@@ -32,8 +32,8 @@ _HOMES = {
     "Inversion": "inversion",
     "InvertedImages": "edit_image",
     "Mixing": "rule",
-    "MixingError": "card",
-    "MixingWeights": "card",
+    "EditError": "card",
+    "EditCard": "card",
     "StockEdit": "stock_pipeline",
     "edit_image": "edit_image",
     "invert": "inversion",
@@ -45,4 +45,4 @@ _HOMES = {
     "stock_arguments": "stock_pipeline",
 }
 
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES, {"MixingError": "EditError", "MixingWeights": "EditCard"})

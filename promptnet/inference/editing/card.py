@@ -28,7 +28,7 @@ MAX_STEPS = 10_000
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
-class MixingError(ValueError):
+class EditError(ValueError):
     """Mixing weights, or their file, that cannot be used. The message says why, and what to do."""
 
 
@@ -38,7 +38,7 @@ def start_weights(num_steps: int, share: float = 0.4) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MixingWeights:
+class EditCard:
     """What was learned of one edit; as a file, an edit card.
 
     Args:
@@ -52,7 +52,7 @@ class MixingWeights:
         schedule: that scheduler's `mixing_schedule.schedule_settings`; what is not there is not checked.
 
     Raises:
-        MixingError: values are not as above.
+        EditError: values are not as above.
     """
 
     weights: Tensor
@@ -84,10 +84,10 @@ class MixingWeights:
         1 to 0 stays where it was.
 
         Raises:
-            MixingError: the number is not above 0.
+            EditError: the number is not above 0.
         """
         if not 0 < num_steps <= MAX_STEPS:
-            raise MixingError(f"num_steps={num_steps} must be between 1 and {MAX_STEPS}.")
+            raise EditError(f"num_steps={num_steps} must be between 1 and {MAX_STEPS}.")
         if num_steps == self.num_steps:
             return self
         return replace(self, weights=_resampled(self.weights, num_steps))
@@ -96,10 +96,10 @@ class MixingWeights:
         """The edit dialled: 0 is the original, 1 as learned, more is more.
 
         Raises:
-            MixingError: the strength is not a finite number.
+            EditError: the strength is not a finite number.
         """
         if not math.isfinite(strength):
-            raise MixingError(f"strength={strength} must be a finite number: 0 is the original, 1 as learned.")
+            raise EditError(f"strength={strength} must be a finite number: 0 is the original, 1 as learned.")
         return replace(self, weights=1 - strength * (1 - self.weights))
 
     def check(self, pipe: Any, num_steps: int | None = None) -> None:
@@ -110,25 +110,25 @@ class MixingWeights:
             num_steps: of the drawing, if it is known.
 
         Raises:
-            MixingError: base model, scheduler, its settings or number of steps differ.
+            EditError: base model, scheduler, its settings or number of steps differ.
         """
         names = differing(self.fingerprint, edit_fingerprint(pipe))
         if names:
             here = base_name(pipe)
-            raise MixingError(
+            raise EditError(
                 f"The edit {self.styled!r} was learned in another base model{f' ({self.base})' if self.base else ''} "
                 f"than this one{f' ({here})' if here else ''}: the weights of {', '.join(names)} differ. Load the "
-                "base model it was learned in, or learn it again with `promptnet optimize-edit`."
+                "base model it was learned in, or learn it again with `promptnet learn-edit`."
             )
         name = type(pipe.scheduler).__name__
         if name != self.scheduler:
-            raise MixingError(
+            raise EditError(
                 f"The edit {self.styled!r} was learned with the scheduler {self.scheduler}, but the pipeline has "
                 f"{name}: set pipe.scheduler = {_how_to_make(self.scheduler)}."
             )
         _check_schedule(self, schedule_settings(pipe.scheduler))
         if num_steps is not None and num_steps != self.num_steps:
-            raise MixingError(
+            raise EditError(
                 f"The edit {self.styled!r} has {self.num_steps} weights, but the drawing {num_steps} steps: "
                 f"draw in {self.num_steps} steps, or use .at_steps({num_steps})."
             )
@@ -137,32 +137,32 @@ class MixingWeights:
         """Write the edit card, one small safetensors file; an old file is replaced whole.
 
         Raises:
-            MixingError: the folder does not exist, or the file cannot be written.
+            EditError: the folder does not exist, or the file cannot be written.
         """
 
         save_card(self, Path(path))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "MixingWeights":
+    def load(cls, path: str | os.PathLike[str]) -> "EditCard":
         """Read an edit card, believing nothing in it before it was checked.
 
         Raises:
-            MixingError: missing, broken, altered, of another version, or not an edit card at all.
+            EditError: missing, broken, altered, of another version, or not an edit card at all.
         """
 
         return load_card(Path(path))
 
     def __repr__(self) -> str:
         return (
-            f"MixingWeights({self.neutral!r} -> {self.styled!r}, {self.num_steps} steps of {self.scheduler}, "
+            f"EditCard({self.neutral!r} -> {self.styled!r}, {self.num_steps} steps of {self.scheduler}, "
             f"base={self.base!r})"
         )
 
 
-def _check_schedule(card: MixingWeights, found: Mapping[str, Any]) -> None:
+def _check_schedule(card: EditCard, found: Mapping[str, Any]) -> None:
     """Weights belong to noise levels, and so to whatever decides these."""
     for name in differing_settings(card.schedule, found):
-        raise MixingError(
+        raise EditError(
             f"The edit {card.styled!r} was learned with a {card.scheduler} of {name}={card.schedule[name]!r}, but the "
             f"pipeline's has {name}={found[name]!r}: take the base model's own scheduler settings, "
             f"pipe.scheduler = {_how_to_make(card.scheduler)}."
@@ -178,15 +178,15 @@ def edit_fingerprint(pipe: Any) -> dict[str, str]:
     return hashes_of(pipe, COMPONENTS)
 
 
-def listed_cards(edits: Any) -> list[MixingWeights]:
+def listed_cards(edits: Any) -> list[EditCard]:
     """One edit or several as a list.
 
     Raises:
-        MixingError: something is no edit.
+        EditError: something is no edit.
     """
-    cards = [edits] if isinstance(edits, MixingWeights) else list(edits) if isinstance(edits, (list, tuple)) else None
-    if cards is None or not all(isinstance(card, MixingWeights) for card in cards):
-        raise MixingError(f"edits must be an edit or a list of them, but is {edits!r}: use MixingWeights.load(path).")
+    cards = [edits] if isinstance(edits, EditCard) else list(edits) if isinstance(edits, (list, tuple)) else None
+    if cards is None or not all(isinstance(card, EditCard) for card in cards):
+        raise EditError(f"edits must be an edit or a list of them, but is {edits!r}: use EditCard.load(path).")
     return cards
 
 
@@ -200,53 +200,51 @@ def _resampled(weights: Tensor, num_steps: int) -> Tensor:
     return (fractions @ weights.detach().cpu().double()).to(weights)
 
 
-def _check_values(card: MixingWeights) -> None:
+def _check_values(card: EditCard) -> None:
     weights = card.weights
     if not isinstance(weights, Tensor) or weights.ndim != 1 or not 0 < len(weights) <= MAX_STEPS:
         shape = list(getattr(weights, "shape", []))
-        raise MixingError(
-            f"weights must be numbers (N,), one for each of 1 to {MAX_STEPS} steps, not of shape {shape}."
-        )
+        raise EditError(f"weights must be numbers (N,), one for each of 1 to {MAX_STEPS} steps, not of shape {shape}.")
     if weights.dtype not in (torch.float32, torch.float64):
-        raise MixingError(f"weights must be float32 or float64, not {weights.dtype}.")
+        raise EditError(f"weights must be float32 or float64, not {weights.dtype}.")
     if not weights.isfinite().all():
-        raise MixingError("weights that are not finite: learn the edit again with a lower learning rate.")
+        raise EditError("weights that are not finite: learn the edit again with a lower learning rate.")
     for name in ("neutral", "styled", "scheduler", "base"):
         text = getattr(card, name)
         if not isinstance(text, str) or (name == "scheduler" and not text.isidentifier()):
-            raise MixingError(f"{name}={text!r} must be a text.")
+            raise EditError(f"{name}={text!r} must be a text.")
     scale = card.guidance_scale
     if not isinstance(scale, (int, float)) or not math.isfinite(scale):
-        raise MixingError(f"guidance_scale={scale!r} must be a finite number.")
+        raise EditError(f"guidance_scale={scale!r} must be a finite number.")
     if not is_schedule(card.schedule):
-        raise MixingError(f"schedule={card.schedule!r} must be settings of a scheduler.")
+        raise EditError(f"schedule={card.schedule!r} must be settings of a scheduler.")
     pairs = card.fingerprint.items() if isinstance(card.fingerprint, Mapping) else ((None, None),)
     if not all(isinstance(text, str) for pair in pairs for text in pair):
-        raise MixingError("The fingerprint must hold a hash for each component's name.")
+        raise EditError("The fingerprint must hold a hash for each component's name.")
 
 
 KIND = FileKind(
     key="promptnet.mixing",
     version=1,
     max_bytes=1024 * 1024,
-    error=MixingError,
+    error=EditError,
     title="Edit card",
     noun="an edit card",
-    maker="promptnet optimize-edit",
+    maker="promptnet learn-edit",
     again="learn the edit again",
     mode=0o644,
 )
 
 
-def save_card(card: MixingWeights, path: Path) -> None:
-    """See `MixingWeights.save`."""
+def save_card(card: EditCard, path: Path) -> None:
+    """See `EditCard.save`."""
     KIND.save(path, card.texts(), {"weights": card.weights})
 
 
-def load_card(path: Path) -> MixingWeights:
-    """See `MixingWeights.load`."""
+def load_card(path: Path) -> EditCard:
+    """See `EditCard.load`."""
     return KIND.load(path, _assembled)
 
 
-def _assembled(texts: Texts, tensors: Tensors) -> MixingWeights:
-    return MixingWeights(**tensors, **texts)
+def _assembled(texts: Texts, tensors: Tensors) -> EditCard:
+    return EditCard(**tensors, **texts)

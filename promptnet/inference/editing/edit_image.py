@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import Source, open_image
 from promptnet.images.masks import check_white, open_mask
-from promptnet.inference.editing.card import MixingError, MixingWeights, listed_cards
+from promptnet.inference.editing.card import EditCard, EditError, listed_cards
 from promptnet.inference.editing.inversion import (
-    PUBLISHED_UNTIL,
+    PUBLISHED_END,
     Inversion,
     KeptOutside,
+    check_end,
     check_invertible,
-    check_until,
     invert,
 )
 from promptnet.inference.editing.rule import check_request_lengths, joined_weights, mixing_rule
@@ -34,17 +34,19 @@ from promptnet.inference.sampling.rules import build_rules
 from promptnet.inference.sampling.schedule import plan, prediction_type
 from promptnet.inference.subject.subject import Subject
 from promptnet.inference.values import generators
+from promptnet.io.renamed import renamed_arguments
 from promptnet.models.vocabulary import warn_of_unknown_words
 
 
+@renamed_arguments(correct_until="correction_end")
 @torch.no_grad()
 def edit_image(
     pipe: Any,
     image: Source | Subject,
-    cards: MixingWeights | Sequence[MixingWeights],
+    cards: EditCard | Sequence[EditCard],
     *,
     prompt: str | None = None,
-    correct_until: float | None = None,
+    correction_end: float | None = None,
     as_published: bool = False,
     mask: Source | None = None,
     crop: bool = False,
@@ -59,7 +61,7 @@ def edit_image(
         cards: one edit or several; `.scaled(strength)` dials them.
         prompt: what the image shows; None is the first edit's neutral prompt, for a subject with `S*` in place of
             the class word.
-        correct_until: the share of the steps, from the noisiest on, that hold on to the image; None is all of them,
+        correction_end: the share of the steps, from the noisiest on, that hold on to the image; None is all of them,
             or as published the published share.
         as_published: invert the image as the published code does; see `inversion.invert`.
         mask: an image of the same size, white where the edit may act; None is everywhere.
@@ -75,9 +77,9 @@ def edit_image(
     """
     check_output_type(output_type)
     generators(generator)
-    if correct_until is None:
-        correct_until = PUBLISHED_UNTIL if as_published else 1.0
-    check_until(correct_until)
+    if correction_end is None:
+        correction_end = PUBLISHED_END if as_published else 1.0
+    check_end(correction_end)
     cards = listed_cards(cards)
     num_steps = joined_weights(cards).shape[1]
     for card in cards:
@@ -99,7 +101,7 @@ def edit_image(
     where = None if mask is None else mask_of(pipe, mask, opened, crop=crop)
     how: dict[str, Any] = {"num_steps": num_steps, "guidance_scale": cards[0].guidance_scale}
     inverted = invert_images(pipe, latents, rows, as_published=as_published, generator=generator, **how)
-    edited = redrawn(pipe, inverted, cards, correct_until=correct_until, mask=where)
+    edited = redrawn(pipe, inverted, cards, correction_end=correction_end, mask=where)
     if output_type == "latent":
         return edited
     return pipe.image_processor.postprocess(decode_latents(pipe.vae, edited), output_type=output_type)
@@ -156,15 +158,15 @@ def invert_images(
 def redrawn(
     pipe: Any,
     inverted: InvertedImages,
-    cards: Sequence[MixingWeights],
+    cards: Sequence[EditCard],
     *,
-    correct_until: float = 1.0,
+    correction_end: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Latents (B, C, h, w) of inverted images drawn again with edits; `mask` is as `KeptOutside` wants it."""
     inversion = inverted.inversion
     rules = [*inverted.rules, mixing_rule(cards, inverted.networks)]
-    rules.append(inversion.rule(until=correct_until))
+    rules.append(inversion.rule(until=correction_end))
     if mask is not None:
         rules.append(KeptOutside(inversion.levels, mask))
     with own_call(pipe) as call:
@@ -172,18 +174,18 @@ def redrawn(
         return sample(pipe.unet, call.scheduler, inversion.start, rules, steps=plan(call.scheduler))
 
 
-def default_prompt(card: MixingWeights, subject: Subject | None) -> str:
+def default_prompt(card: EditCard, subject: Subject | None) -> str:
     """The neutral prompt, with `S*` in place of the class word where the image is a subject's.
 
     Raises:
-        MixingError: the neutral prompt does not mention the subject's class word.
+        EditError: the neutral prompt does not mention the subject's class word.
     """
     if subject is None:
         return card.neutral
     word = re.sub(r"^(?:a|an|the)\s+", "", subject.class_word.strip())
     text, count = re.subn(rf"\b(?:(?:a|an|the)\s+)?{re.escape(word)}\b", "S*", card.neutral, count=1)
     if not count:
-        raise MixingError(
+        raise EditError(
             f"The edit's neutral prompt {card.neutral!r} does not mention the subject's class word {word!r}: "
             "give prompt=..., what the image shows, with S* in it."
         )

@@ -21,7 +21,7 @@ from promptnet.inference.sampling.schedule import Step, check_scheduler, plan, p
 
 # Deterministic solvers whose levels the plan knows.
 INVERTIBLE_SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
-PUBLISHED_UNTIL = 0.66
+PUBLISHED_END = 0.66
 """The published share of the steps that are corrected: 33 of 50, and 34 of PLMS's 51 calls."""
 _RESCALING = "rescale_betas_zero_snr"
 _NO_SIGNAL = 1e-4  # some schedulers keep a little of it, to divide by
@@ -86,12 +86,12 @@ class Inversion:
 
         Args:
             until: the share of the steps, from the noisiest on, that are corrected. Less than 1 loosens the grip on
-                the image (`PUBLISHED_UNTIL`), so that weights of 1 do not give it back.
+                the image (`PUBLISHED_END`), so that weights of 1 do not give it back.
 
         Raises:
             ValueError: `until` is not between 0 and 1.
         """
-        check_until(until)
+        check_end(until)
         return Corrections(self.corrections, until)
 
     def of_rows(self, rows: Tensor) -> "Inversion":
@@ -99,7 +99,7 @@ class Inversion:
         return Inversion(self.start[rows], self.corrections[:, rows], self.levels[:, rows])
 
 
-def check_until(until: float) -> None:
+def check_end(until: float) -> None:
     """Refuse a share of the steps that is none.
 
     Raises:
@@ -213,7 +213,7 @@ def invert(
     upward = rules if inversion_rules is None else inversion_rules
     if as_published:
         return _invert_as_published(unet, scheduler, latents, steps, rules, upward, noise, generator)
-    levels = climb(unet, scheduler, latents, steps, upward, num_iterations)
+    levels = ddim_invert(unet, scheduler, latents, steps, upward, num_iterations)
     recorder = _Recorder(levels[1:])
     sample(unet, scheduler, levels[0], [*rules, recorder], steps=steps)
     return Inversion(levels[0], torch.stack(recorder.noted), torch.stack(levels[1:]))
@@ -316,7 +316,7 @@ def check_invertible(scheduler: Any) -> None:
         )
 
 
-def climb(
+def ddim_invert(
     unet: Any, scheduler: Any, latents: Tensor, steps: Sequence[Step], rules: Sequence[Rule], num_iterations: int = 1
 ) -> list[Tensor]:
     """DDIM inversion: the latents at the level before each step and after the last, in the scheduler's scale.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptnet.inference.editing.card import MixingError
+from promptnet.inference.editing.card import EditError
 from promptnet.inference.editing.rule import weight_place
 
 PLMS = "PNDMScheduler"  # makes two calls for the first of several steps
@@ -43,14 +43,14 @@ def check_pipeline(pipe: Any) -> None:
     A pipeline of another class is accepted if it inherits `__call__` from one of these.
 
     Raises:
-        MixingError: names those that are known.
+        EditError: names those that are known.
     """
     name = type(pipe).__name__
     if name == "PromptNetPipeline":
-        raise MixingError("PromptNetPipeline takes edits itself: pipe(prompt, edits=card).")
+        raise EditError("PromptNetPipeline takes edits itself: pipe(prompt, edits=card).")
     owner = next((cls.__name__ for cls in type(pipe).__mro__ if "__call__" in vars(cls)), name)
     if owner not in SD_PIPELINES + SDXL_PIPELINES:
-        raise MixingError(
+        raise EditError(
             f"Edits do not work in {name}: it is not known how its loop takes a prompt. Use a pipeline of Stable "
             "Diffusion or SDXL for text-to-image, img2img or inpainting, with ControlNet, PAG or neither: "
             f"{', '.join(SD_PIPELINES + SDXL_PIPELINES)}."
@@ -86,7 +86,7 @@ class Levels:
             denoising_start: of the call.
 
         Raises:
-            MixingError: the pipeline takes no such argument, or nothing would be drawn.
+            EditError: the pipeline takes no such argument, or nothing would be drawn.
         """
         scheduler = copy.deepcopy(pipe.scheduler)
         scheduler.set_timesteps(num_weights)
@@ -94,7 +94,7 @@ class Levels:
         shared = num_calls > 1 and type(scheduler).__name__ == PLMS
         first = num_calls - _num_drawn(pipe, scheduler, num_weights, strength, denoising_start)
         if first >= num_calls:
-            raise MixingError(
+            raise EditError(
                 f"strength={strength} of {num_weights} steps, denoising_start={denoising_start}: no step would be "
                 "drawn. Take more of the steps."
             )
@@ -104,14 +104,14 @@ class Levels:
         """Refuse a drawing at other levels.
 
         Raises:
-            MixingError: another number of steps, or other `timesteps=` or `sigmas=`.
+            EditError: another number of steps, or other `timesteps=` or `sigmas=`.
         """
         num_calls = len(scheduler.timesteps)
         weight_place(0, num_calls, self.num_weights, shared=self.shared or _is_shared(scheduler))
         for name, found in _noise_of(scheduler).items():
             expected = self.noise[name]
             if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
-                raise MixingError(
+                raise EditError(
                     f"The pipeline draws at other noise levels ({name}={_short(found)}) than the edit has weights for "
                     f"({_short(expected)}): leave timesteps= and sigmas= out."
                 )
@@ -123,13 +123,13 @@ class Levels:
         last level.
 
         Raises:
-            MixingError: the timestep is none of the scheduler's.
+            EditError: the timestep is none of the scheduler's.
         """
         timesteps = self.noise["timesteps"]
         near = (timesteps - float(timestep)).abs() <= 1e-3
         begins = [place - index for place in near.nonzero().flatten().tolist() if place >= index]
         if not begins:
-            raise MixingError(f"The pipeline draws at timestep {float(timestep)}, for which the edit has no weight.")
+            raise EditError(f"The pipeline draws at timestep {float(timestep)}, for which the edit has no weight.")
         likely = [begin for begin in (self.first, len(timesteps) - num_generated) if begin in begins]
         return [*likely, begins[0]][0] + index
 
@@ -149,7 +149,7 @@ def _num_drawn(pipe: Any, scheduler: Any, num_steps: int, strength: float | None
     taken = inspect.signature(type(pipe).__call__).parameters
     for name, value in (("strength", strength), ("denoising_start", denoising_start)):
         if value is not None and name not in taken:
-            raise MixingError(f"{type(pipe).__name__} takes no {name}: leave {name}={value} out.")
+            raise EditError(f"{type(pipe).__name__} takes no {name}: leave {name}={value} out.")
     if "strength" not in taken:
         return len(scheduler.timesteps)
     share = taken["strength"].default if strength is None else strength

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptnet.inference.editing.card import MixingError, MixingWeights
+from promptnet.inference.editing.card import EditCard, EditError
 from promptnet.inference.editing.schedule_settings import differing_settings
 from promptnet.inference.sampling.conditions import Networks
 from promptnet.inference.sampling.loop import Rule, Term, UNetInputs
@@ -33,10 +33,10 @@ def weight_place(index: int, num_calls: int, num_weights: int, *, shared: bool =
         shared: whether its first two calls belong to one step, as PLMS's do; as published, they share its weight.
 
     Raises:
-        MixingError: the numbers of calls and weights do not fit.
+        EditError: the numbers of calls and weights do not fit.
     """
     if num_calls != num_weights + shared:
-        raise MixingError(
+        raise EditError(
             f"There are {num_weights} mixing weights, but the scheduler makes {num_calls} calls"
             f"{f' for {num_calls - 1} steps' if shared else ''}: draw in {num_weights} steps or use .at_steps(...), "
             "with DDIM, PNDM with skip_prk_steps, DPM-Solver++ or Euler."
@@ -63,7 +63,7 @@ class Directions:
         return torch.einsum("j,jtd->td", rest, self.states), pooled
 
 
-def text_directions(cards: Sequence[MixingWeights], networks: Networks) -> Directions:
+def text_directions(cards: Sequence[EditCard], networks: Networks) -> Directions:
     """The directions of edits in the text encoders' states, and in SDXL's pooled ones.
 
     Raises:
@@ -83,20 +83,20 @@ def check_lengths(text_encoders: TextEncoders, prompts: Sequence[str]) -> None:
     """Refuse prompts that would be cut off, and the edit with them.
 
     Raises:
-        MixingError: a prompt is longer than a encoder.
+        EditError: a prompt is longer than a encoder.
     """
     for text_encoder in text_encoders.text_encoders:
         for prompt in prompts:
             num_tokens = len(text_encoder.tokenizer(prompt).input_ids)
             if num_tokens > text_encoder.max_length:
-                raise MixingError(_too_long(prompt, num_tokens, text_encoder.max_length))
+                raise EditError(_too_long(prompt, num_tokens, text_encoder.max_length))
 
 
 def check_request_lengths(rows: Sequence[Request], networks: Networks) -> None:
     """The same of rows to draw with an edit, where a placeholder takes as many tokens as it has pseudo-words.
 
     Raises:
-        MixingError: a prompt is longer than a encoder.
+        EditError: a prompt is longer than a encoder.
     """
     for row in rows:
         check_lengths(
@@ -113,7 +113,7 @@ def _check_length_with_words(text_encoders: TextEncoders, prompt: str, num_words
         texts = text_encoder.tokenizer(pieces, add_special_tokens=False).input_ids
         num_tokens = 2 + sum(map(len, texts)) + num_words * (len(pieces) - 1)  # 2: start and end
         if num_tokens > text_encoder.max_length:
-            raise MixingError(_too_long(prompt, num_tokens, text_encoder.max_length))
+            raise EditError(_too_long(prompt, num_tokens, text_encoder.max_length))
 
 
 def _too_long(prompt: str, num_tokens: int, longest: int) -> str:
@@ -149,7 +149,7 @@ def _shifted(term: Term, states: Tensor, pooled: Tensor | None) -> Term:
     def inputs(x: Tensor, step: Step) -> UNetInputs:
         found = term.inputs(x, step)
         if found.encoder_hidden_states.shape[1:] != states.shape:
-            raise MixingError(
+            raise EditError(
                 f"Conditions have shape {tuple(found.encoder_hidden_states.shape[1:])}, but the edits "
                 f"{tuple(states.shape)}: encode both with this base model's text encoder, padded to its length."
             )
@@ -162,22 +162,22 @@ def _shifted(term: Term, states: Tensor, pooled: Tensor | None) -> Term:
     return replace(term, inputs=inputs)
 
 
-def joined_weights(cards: Sequence[MixingWeights]) -> Tensor:
+def joined_weights(cards: Sequence[EditCard]) -> Tensor:
     """The weights of edits that are to act together, (J, N).
 
     Raises:
-        MixingError: there are none, or they were learned in different models, with different schedulers or numbers of
+        EditError: there are none, or they were learned in different models, with different schedulers or numbers of
             steps.
     """
     if not cards:
-        raise MixingError("There is no edit: give one or several.")
+        raise EditError("There is no edit: give one or several.")
     first = cards[0]
     for other in cards[1:]:
         _check_same_kind(first, other)
     return torch.stack([card.weights for card in cards])
 
 
-def mixing_rule(cards: Sequence[MixingWeights], networks: Networks) -> Mixing:
+def mixing_rule(cards: Sequence[EditCard], networks: Networks) -> Mixing:
     """The rule of these edits; `networks` are those that encode the prompts.
 
     Raises:
@@ -186,7 +186,7 @@ def mixing_rule(cards: Sequence[MixingWeights], networks: Networks) -> Mixing:
     return Mixing(joined_weights(cards).to(networks.device), text_directions(cards, networks))
 
 
-def learned_config(cards: Sequence[MixingWeights]) -> dict[str, Any]:
+def learned_config(cards: Sequence[EditCard]) -> dict[str, Any]:
     """Parameters of the drawing that the first edit was learned in, plain guidance of DDIM; none without an edit."""
     if not cards:
         return {}
@@ -194,21 +194,21 @@ def learned_config(cards: Sequence[MixingWeights]) -> dict[str, Any]:
     return {**own, "guidance_rescale": 0.0, "eta": 0.0}
 
 
-def _check_same_kind(first: MixingWeights, other: MixingWeights) -> None:
+def _check_same_kind(first: EditCard, other: EditCard) -> None:
     if differing(first.fingerprint, other.fingerprint):
-        raise MixingError(f"The edits {first.styled!r} and {other.styled!r} were learned in different base models.")
+        raise EditError(f"The edits {first.styled!r} and {other.styled!r} were learned in different base models.")
     if first.scheduler != other.scheduler:
-        raise MixingError(
+        raise EditError(
             f"The edits {first.styled!r} and {other.styled!r} were learned with different schedulers, "
             f"{first.scheduler} and {other.scheduler}: learn one of them again with the other's."
         )
     for name in differing_settings(first.schedule, other.schedule):
-        raise MixingError(
+        raise EditError(
             f"The edits {first.styled!r} and {other.styled!r} were learned with different settings of the scheduler, "
             f"{name}={first.schedule[name]!r} and {other.schedule[name]!r}: learn one of them again with the other's."
         )
     if first.num_steps != other.num_steps:
-        raise MixingError(
+        raise EditError(
             f"The edits {first.styled!r} and {other.styled!r} have {first.num_steps} and {other.num_steps} weights: "
             f"bring the second to as many with .at_steps({first.num_steps})."
         )

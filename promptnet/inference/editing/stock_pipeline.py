@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptnet.inference.editing.card import MixingError, MixingWeights, listed_cards
+from promptnet.inference.editing.card import EditCard, EditError, listed_cards
 from promptnet.inference.editing.noise_levels import Levels, check_pipeline
 from promptnet.inference.editing.rule import Directions, check_lengths, joined_weights
 from promptnet.models.text_encoders import text_encoders_of
@@ -56,7 +56,7 @@ class StockEdit:
         another name of theirs for the ControlNet.
 
         Raises:
-            MixingError: the drawing has other noise levels than the edits, or began at another one than was said.
+            EditError: the drawing has other noise levels than the edits, or began at another one than was said.
         """
         if index == 0:
             self.levels.check(pipe.scheduler)
@@ -74,7 +74,7 @@ class StockEdit:
     def _check_begin(self, begin: int) -> None:
         given, right = (self.weights[:, self.levels.weight(place, place)] for place in (self.levels.first, begin))
         if not torch.equal(given, right):
-            raise MixingError(
+            raise EditError(
                 f"The drawing begins with step {begin + 1} of {self.weights.shape[1]}, but the arguments were made for "
                 f"one that begins with step {self.levels.first + 1}, and the edit's weights differ: give strength=... "
                 "or denoising_start=... to stock_arguments(...), which hands it on to the pipeline."
@@ -96,7 +96,7 @@ def _replaced(old: Tensor, new: Tensor, num_negative: int) -> Tensor:
 
 def stock_arguments(
     pipe: Any,
-    cards: MixingWeights | Sequence[MixingWeights],
+    cards: EditCard | Sequence[EditCard],
     prompt: str | None = None,
     *,
     negative_prompt: str = "",
@@ -119,7 +119,7 @@ def stock_arguments(
             not to the pipeline. `denoising_end` may be given to the pipeline.
 
     Raises:
-        MixingError: the pipeline is not known, an edit was learned in another base model or with another scheduler,
+        EditError: the pipeline is not known, an edit was learned in another base model or with another scheduler,
             edits do not belong together, or a prompt is longer than a encoder. While drawing: the noise levels are
             others.
     """

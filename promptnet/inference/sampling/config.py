@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from promptnet.inference.values import real, whole
 
+_OLD_NAMES = {"fusion_until": "fusion_end"}  # in checkpoints and config files of before
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -20,7 +22,7 @@ class SamplingConfig:
         fusion_steps: m, fusion iterations before each step.
         fusion_scale: w_f, guidance inside the fusion stage.
         fusion_eta: 0 to 1, how much of the noise a fusion iteration exchanges.
-        fusion_until: 0 to 1, the share of the steps, from the noisiest on, that are fused.
+        fusion_end: 0 to 1, the share of the steps, from the noisiest on, that are fused.
         pseudo_word_scale: gamma, how strongly the subject speaks in the fusion stage.
         eta: 0 to 1, noise of DDIM's own steps.
         word_positions: position embeddings of pseudo-words, "natural" or "published" (promptnet.models.text).
@@ -38,7 +40,7 @@ class SamplingConfig:
     fusion_steps: int = 1
     fusion_scale: float = 3.0
     fusion_eta: float = 1.0
-    fusion_until: float = 1.0
+    fusion_end: float = 1.0
     pseudo_word_scale: float = 0.8
     eta: float = 0.0
     word_positions: Literal["natural", "published"] = "natural"
@@ -50,7 +52,7 @@ class SamplingConfig:
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
         for name in ("guidance_scale", "subject_scale", "class_scale", "fusion_scale", "pseudo_word_scale"):
             object.__setattr__(self, name, real(name, getattr(self, name)))
-        for name in ("guidance_rescale", "fusion_eta", "fusion_until", "eta"):
+        for name in ("guidance_rescale", "fusion_eta", "fusion_end", "eta"):
             object.__setattr__(self, name, real(name, getattr(self, name), 0, 1))
         for name, known in (
             ("word_positions", ("natural", "published")),
@@ -66,6 +68,7 @@ class SamplingConfig:
         Raises:
             ValueError: a parameter does not exist, or its value is out of range.
         """
+        given = {_OLD_NAMES.get(name, name): value for name, value in given.items()}
         unknown = set(given) - {parameter.name for parameter in fields(self)}
         if unknown:
             known = ", ".join(parameter.name for parameter in fields(self))
@@ -82,7 +85,7 @@ PUBLISHED = SamplingConfig(
     fusion_steps=1,
     fusion_scale=3.0,
     fusion_eta=1.0,
-    fusion_until=1.0,
+    fusion_end=1.0,
     pseudo_word_scale=0.8,
     word_positions="published",
     reference_weights="each",

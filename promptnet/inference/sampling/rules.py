@@ -122,6 +122,6 @@ def _subject_rules(
         num_iterations=config.fusion_steps,
         scale=config.fusion_scale,
         eta=config.fusion_eta,
-        until=config.fusion_until,
+        until=config.fusion_end,
     )
     return [refinement, fusion]

@@ -208,9 +208,7 @@ def _check_tensors(subject: Subject) -> None:
         raise SubjectError(f"The images' weights must be above 0, not {subject.weights.tolist()}.")
     for name in subject.loras:
         if not name.startswith(("unet.", "promptnet.")):
-            raise SubjectError(
-                f"A LoRA layer belongs to the unet or the promptnet, but one is for {name!r}."
-            )
+            raise SubjectError(f"A LoRA layer belongs to the unet or the promptnet, but one is for {name!r}.")
 
 
 def image_weights(weights: Any, count: int) -> Tensor:

@@ -90,7 +90,7 @@ class CollapseAlarm(Callback):
         if missing:
             raise ValueError(
                 f"CollapseAlarm watches {', '.join(missing)}, but this run logs {', '.join(sorted(logged)) or 'none'}: "
-                "add ValidationPictures and ValidationMeasures to trainer.callbacks, or name other thresholds"
+                "add ValidationImages and ValidationMeasures to trainer.callbacks, or name other thresholds"
             )
 
     def _sounds(self, trainer: Trainer, name: str, value: float) -> bool:

@@ -98,7 +98,7 @@ def held_out_people(
         return people_of_pairs(pairs, num_people, sentences, seed)
     raise ValueError(
         f"this {type(datamodule).__name__} holds no validation images, so there is nobody to draw: give it some, or "
-        "leave ValidationPictures and ValidationMeasures out of trainer.callbacks"
+        "leave ValidationImages and ValidationMeasures out of trainer.callbacks"
     )
 
 
@@ -150,7 +150,7 @@ def people_of(data: Any, num_people: int, prompts: Sequence[str], seed: int = 0)
         images_of = {index: [index] for index in range(min(num_people, len(data)))}
     chosen = _with_two_first(images_of.values())[:num_people]
     opened = [[data[index]["image"].convert("RGB") for index in indices[:2]] for indices in chosen]
-    return [_pictured_person(images, place, prompts, seed) for place, images in enumerate(opened)]
+    return [_held_out_person(images, place, prompts, seed) for place, images in enumerate(opened)]
 
 
 def people_of_pairs(pairs: Any, num_people: int, prompts: Sequence[str], seed: int = 0) -> list[HeldOutPerson]:
@@ -163,7 +163,7 @@ def people_of_pairs(pairs: Any, num_people: int, prompts: Sequence[str], seed: i
             seen.update(people[-1])
     chosen = _with_two_first(people)[:num_people]
     opened = [[pairs.image(row, False, pairs.sizes.square, None) for row in rows[:2]] for rows in chosen]
-    return [_pictured_person(images, place, prompts, seed) for place, images in enumerate(opened)]
+    return [_held_out_person(images, place, prompts, seed) for place, images in enumerate(opened)]
 
 
 def _with_two_first(people: Iterable[list[int]]) -> list[list[int]]:
@@ -198,7 +198,7 @@ def _avatar_prompt(rng: random.Random, who: Any, reference: Any, size_px: int) -
     return EvalPrompt(prompt, rng.getrandbits(63), render(who, attributes, size_px), asked)
 
 
-def _pictured_person(images: list[Image.Image], place: int, prompts: Sequence[str], seed: int) -> HeldOutPerson:
+def _held_out_person(images: list[Image.Image], place: int, prompts: Sequence[str], seed: int) -> HeldOutPerson:
     eval_prompts = tuple(
         EvalPrompt(prompt, sample_seed(seed, place, f"held-out ask {i}")) for i, prompt in enumerate(prompts)
     )

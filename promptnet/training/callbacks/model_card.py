@@ -262,7 +262,7 @@ def _licences(text: CardText) -> list[tuple[str, str]]:
 
 def _figures(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Last and best value of every validation figure; how fast it went, and what went wrong."""
-    names = sorted({name for entry in entries for name in entry if name.startswith("val/")} - {"val/pictures_seconds"})
+    names = sorted({name for entry in entries for name in entry if name.startswith("val/")} - {"val/images_seconds"})
     rows = [(f"`{name}`", *_last_and_best(values_of(entries, name), name)) for name in names]
     lines = _table(("on held-out people", "last", "best (step)"), rows) if rows else ["Nothing was validated."]
     return [*lines, "", *_facts(entries)]

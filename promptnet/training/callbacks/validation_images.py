@@ -46,7 +46,7 @@ class ValidationImages(Callback):
     """Draws held-out people with the weights that are validated (the averaged ones, where there are any).
 
     Logs the image `val/people`, one row a person: reference | drawn | true answers where the data knows them; and the
-    scalar `val/pictures_seconds`. Every rank draws the same, so all agree on the figures without asking each other.
+    scalar `val/images_seconds`. Every rank draws the same, so all agree on the figures without asking each other.
 
     Args:
         num_people: of the validation data.
@@ -127,7 +127,7 @@ class ValidationImages(Callback):
             self.generated(trainer, pl_module) if self.is_due(trainer) and batch_idx == dataloader_idx == 0 else None
         )
         if generated is not None:
-            pl_module.log("val/pictures_seconds", generated.seconds, batch_size=1)
+            pl_module.log("val/images_seconds", generated.seconds, batch_size=1)
             self._show(trainer, generated)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,7 +135,7 @@ class ValidationImages(Callback):
         if self._last is None or self._last.step != trainer.global_step:
             generated = self.generated(trainer, pl_module)
             if generated is not None:
-                log_scalars(trainer, {"val/pictures_seconds": generated.seconds})
+                log_scalars(trainer, {"val/images_seconds": generated.seconds})
                 self._show(trainer, generated)
 
     def find_people(self, trainer: Trainer) -> list[HeldOutPerson]:

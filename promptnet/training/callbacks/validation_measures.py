@@ -118,7 +118,7 @@ class ValidationMeasures(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         found = [callback for callback in callbacks if isinstance(callback, ValidationImages)]
         if not found:
-            raise ValueError("ValidationMeasures scores what ValidationPictures draws: add it to trainer.callbacks")
+            raise ValueError("ValidationMeasures scores what ValidationImages draws: add it to trainer.callbacks")
         return found[0]
 
     def _figures(self, trainer: Trainer, stage: Any, images: ValidationImages) -> dict[str, float]:

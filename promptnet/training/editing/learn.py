@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
-from promptnet.training.editing.stage import DisentangleStage
+from promptnet.training.editing.stage import EditStage
 
 
 def learn_card(
-    stage: DisentangleStage,
+    stage: EditStage,
     data: LightningDataModule,
     *,
     iterations: int,

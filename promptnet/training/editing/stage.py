@@ -7,6 +7,7 @@ images at once; with one seed it is the published setting.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from transformers import CLIPTokenizer
 from promptnet.datasets.stream import sample_noise
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.load import open_image
-from promptnet.inference.editing.card import COMPONENTS, MixingWeights, start_weights
+from promptnet.inference.editing.card import COMPONENTS, EditCard, start_weights
 from promptnet.inference.editing.edit_image import default_prompt, image_guidance
-from promptnet.inference.editing.inversion import Inversion, check_until, invert, joined, make_scheduler
+from promptnet.inference.editing.inversion import Inversion, check_end, invert, joined, make_scheduler
 from promptnet.inference.editing.rule import Mixing, check_lengths, check_request_lengths, text_directions
 from promptnet.inference.editing.schedule_settings import schedule_settings
 from promptnet.inference.references import decode_latents, encode_pixels
@@ -65,7 +66,7 @@ def sample_pixels(
     return checkpointed(decode, latents) if checkpoint else decode(latents)
 
 
-class DisentangleStage(L.LightningModule):
+class EditStage(L.LightningModule):
     """Learns an edit card. The only parameters are its weights.
 
     Args:
@@ -81,7 +82,7 @@ class DisentangleStage(L.LightningModule):
         parts: of the loss; default perceptual and directional CLIP, both read with the embedded model's own encoders.
         images: files of images to learn on, in place of seeds; the data module's `num_seeds` must be their number.
         subjects: files of subjects whose images to learn on, in place of seeds; their number likewise.
-        correct_until: the share of the steps, from the noisiest on, that hold on to those images.
+        correction_end: the share of the steps, from the noisiest on, that hold on to those images.
         image_every: steps between images in TensorBoard; 0 for none.
         seed: of the starting noise.
     """
@@ -100,7 +101,7 @@ class DisentangleStage(L.LightningModule):
         parts: list[LossPart] | None = None,
         images: list[str] | None = None,
         subjects: list[str] | None = None,
-        correct_until: float = 1.0,
+        correction_end: float = 1.0,
         image_every: int = 5,
         seed: int = 0,
     ) -> None:
@@ -114,9 +115,9 @@ class DisentangleStage(L.LightningModule):
         self.num_steps, self.guidance_scale, self.learning_rate = num_steps, guidance_scale, learning_rate
         if images and subjects:
             raise ValueError("give either images or subjects to learn on")
-        check_until(correct_until)
+        check_end(correction_end)
         check_base(self.base_dir)
-        self.images, self.correct_until = list(images or []), correct_until
+        self.images, self.correction_end = list(images or []), correction_end
         self.image_every, self.seed = image_every, seed
         self.parts = [VisionPerceptual(), DirectionalClip()] if parts is None else list(parts)
         self.scheduler = make_scheduler(scheduler, scheduler_config(self.base_dir))
@@ -194,7 +195,7 @@ class DisentangleStage(L.LightningModule):
         self.scheduler.set_timesteps(self.num_steps, device=self.device)
         rules = [*self._guidance(index), Mixing(weights[None], self.directions)]
         if self._inversion is not None:
-            rules.append(self._inversion.of_rows(index.to(self.device)).rule(until=self.correct_until))
+            rules.append(self._inversion.of_rows(index.to(self.device)).rule(until=self.correction_end))
         return sample_pixels(self.frozen["unet"], self.frozen["vae"], self.scheduler, self._start(index), rules)
 
     @torch.no_grad()
@@ -205,10 +206,10 @@ class DisentangleStage(L.LightningModule):
                 self._originals[place] = self.draw(torch.tensor([place]), torch.ones_like(self.weights))[0].cpu()
         return torch.stack([self._originals[place] for place in index.tolist()]).to(self.device)
 
-    def card(self) -> MixingWeights:
+    def card(self) -> EditCard:
         """The edit as it is now."""
         hashes = {name: hash_weights(part, name) for name, part in self.frozen.items() if name in COMPONENTS}
-        return MixingWeights(
+        return EditCard(
             self.weights.detach().cpu().float(),
             self.neutral,
             self.styled,
@@ -277,3 +278,10 @@ def weights_image(weights: torch.Tensor, height_px: int = 96, column_px: int = 8
     bars = (levels > weights).float()  # (height, N), white above the bar
     lines = (torch.minimum(levels.abs(), (levels - 1).abs()) < 1 / height_px).expand_as(bars)
     return torch.where(lines, torch.full_like(bars, 0.5), bars).repeat_interleave(column_px, 1)[None]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DisentangleStage":  # in configs of before, for one release
+        warnings.warn("DisentangleStage is now EditStage.", DeprecationWarning, stacklevel=2)
+        return EditStage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,7 +40,7 @@ from promptnet.evaluation.edits.score import EditScores, averaged, difference
 from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL, Group, chosen_edits, make_groups
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.renderer import weight_hashes
-from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.card import EditCard
 from promptnet.models.judge import AvatarJudge
 from tests.evaluation.conftest import FakeJudge
 from tests.training.editing.edit_base import build_edit_base
@@ -176,11 +176,11 @@ class FakeEditRenderer:
 def renderer(monkeypatch: pytest.MonkeyPatch, judge: FakeJudge) -> FakeEditRenderer:
     """Replace model, judge and learning with fakes."""
 
-    def learn(tasks: Any, workers: int) -> list[MixingWeights]:
+    def learn(tasks: Any, workers: int) -> list[EditCard]:
         made = []
         for task in tasks:
             weights = torch.full((task.how.num_steps,), task.num_seeds / 10)
-            card = MixingWeights(weights, NEUTRAL, task.edit.styled, "DDIMScheduler", task.how.guidance_scale, {})
+            card = EditCard(weights, NEUTRAL, task.edit.styled, "DDIMScheduler", task.how.guidance_scale, {})
             card.save(task.path)
             made.append(card)
         return made
@@ -248,7 +248,7 @@ def test_results_are_saved_and_no_image_is_generated_twice(base: Path, renderer:
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.format == "PNG"
     assert sorted(path.name for path in cards.iterdir()) == ["happy.safetensors", "red-clothes.safetensors"]
-    assert MixingWeights.load(cards / "happy.safetensors").weights.tolist() == pytest.approx([0.2] * 4)
+    assert EditCard.load(cards / "happy.safetensors").weights.tolist() == pytest.approx([0.2] * 4)
     generated = len(renderer.generated)
     assert run(base, out=out) == results
     assert len(renderer.generated) == generated
@@ -305,7 +305,7 @@ def test_names_of_cards_and_images_are_stable(tmp_path: Path):
         card_path(tmp_path, ["base"], edit, 8, replace(how, scheduler="PNDMScheduler")).name[:14] != "happy.8-seeds.8"
     )
     image_cache = ImageCache(tmp_path / "pictures", {"base": "base", "promptnet": "one"}, 25, 64)
-    card = MixingWeights(torch.tensor([1.0, 0.5]), NEUTRAL, edit.styled, "DDIMScheduler", 3.0, {})
+    card = EditCard(torch.tensor([1.0, 0.5]), NEUTRAL, edit.styled, "DDIMScheduler", 3.0, {})
     edit_methods = (
         EditMethod("original", "original", guidance_scale=3.0),
         EditMethod(EIGHT, "card", edit, card),
@@ -340,12 +340,12 @@ def test_methods_without_learned_weights():
 
 
 def test_methods_differ_by_what_decides_their_images():
-    card = MixingWeights(torch.zeros(3), NEUTRAL, "a happy portrait of a person", "DDIMScheduler", 3.0, {})
+    card = EditCard(torch.zeros(3), NEUTRAL, "a happy portrait of a person", "DDIMScheduler", 3.0, {})
     edit_method = EditMethod(EIGHT, "card", EDITS["happy"], card)
     records = [
         edit_method.record(),
         replace(edit_method, card=card.scaled(0.5)).record(),
-        replace(edit_method, correct_until=0.5).record(),
+        replace(edit_method, correction_end=0.5).record(),
     ]
     records += [replace(edit_method, kind="ledits", card=None).record(), EditMethod("original", "original").record()]
     assert len({json.dumps(record, sort_keys=True) for record in records}) == 5

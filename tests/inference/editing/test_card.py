@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptnet.inference.editing.card import MixingError, MixingWeights, edit_fingerprint, start_weights
+from promptnet.inference.editing.card import EditCard, EditError, edit_fingerprint, start_weights
 from promptnet.inference.editing.rule import Directions, Mixing, joined_weights, mix, mixing_rule, weight_place
 from promptnet.inference.editing.schedule_settings import schedule_settings
 from promptnet.inference.editing.stock_pipeline import stock_arguments
@@ -32,7 +32,7 @@ SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "
 NEUTRAL, STYLED, OTHER = "a photo of a person", "a photo of a person wearing a hat", "a photo of a dog"
 
 
-def make_card(num_steps: int = 6, **more: Any) -> MixingWeights:
+def make_card(num_steps: int = 6, **more: Any) -> EditCard:
     values: dict[str, Any] = {
         "weights": start_weights(num_steps),
         "neutral": NEUTRAL,
@@ -42,7 +42,7 @@ def make_card(num_steps: int = 6, **more: Any) -> MixingWeights:
         "fingerprint": {"unet": "0" * 16},
         "base": "tiny",
     }
-    return MixingWeights(**{**values, **more})
+    return EditCard(**{**values, **more})
 
 
 def use_scheduler(pipe: Any, name: str) -> None:
@@ -83,7 +83,7 @@ def test_strength_dials_from_the_original_beyond_what_was_learned():
     assert card.scaled(0).weights.tolist() == [1, 1, 1]
     assert card.scaled(1).weights.tolist() == [1, 0.5, 0]
     assert card.scaled(2).weights.tolist() == [1, 0, -1]
-    with pytest.raises(MixingError, match="strength=nan"):
+    with pytest.raises(EditError, match="strength=nan"):
         card.scaled(float("nan"))
 
 
@@ -91,7 +91,7 @@ def test_the_first_two_calls_of_plms_share_a_weight():
     assert [weight_place(call, 51, 50, shared=True) for call in (0, 1, 2, 50)] == [0, 0, 1, 49]
     assert [weight_place(call, 50, 50) for call in (0, 1, 49)] == [0, 1, 49]
     for num_calls, shared in ((49, False), (51, False), (52, False), (50, True), (52, True)):
-        with pytest.raises(MixingError, match=f"50 mixing weights, but the scheduler makes {num_calls} calls"):
+        with pytest.raises(EditError, match=f"50 mixing weights, but the scheduler makes {num_calls} calls"):
             weight_place(0, num_calls, 50, shared=shared)
 
 
@@ -111,7 +111,7 @@ def test_the_first_two_calls_of_plms_share_a_weight():
     ],
 )
 def test_values_that_cannot_be_are_refused(change: dict[str, Any], message: str):
-    with pytest.raises(MixingError, match=message):
+    with pytest.raises(EditError, match=message):
         make_card(**change)
 
 
@@ -122,14 +122,14 @@ def test_a_card_comes_back_as_it_was(tmp_path: Path):
     schedule = schedule_settings(diffusers.DDIMScheduler())
     card, path = make_card(weights=torch.randn(50), schedule=schedule), tmp_path / "smile.safetensors"
     card.save(path)
-    found = MixingWeights.load(path)
+    found = EditCard.load(path)
     assert torch.equal(found.weights, card.weights)
     assert found.texts() == card.texts()
     assert path.stat().st_size < 2048
     assert list(tmp_path.iterdir()) == [path]
 
 
-def write_card(path: Path, card: MixingWeights, weights: Tensor, **change: Any) -> None:
+def write_card(path: Path, card: EditCard, weights: Tensor, **change: Any) -> None:
     """A card made by hand, its hash right."""
     texts = {**card.texts(), **change}
     header = {"version": 1, "content_hash": hash_content(texts, {"weights": weights}), **texts}
@@ -141,8 +141,8 @@ def test_cards_that_cannot_be_used_say_why(tmp_path: Path):
     card, path = make_card(), tmp_path / "card.safetensors"
 
     def refusal() -> str:
-        with pytest.raises(MixingError) as caught:
-            MixingWeights.load(path)
+        with pytest.raises(EditError) as caught:
+            EditCard.load(path)
         assert str(path) in str(caught.value)
         return str(caught.value)
 
@@ -167,7 +167,7 @@ def test_cards_that_cannot_be_used_say_why(tmp_path: Path):
 
 
 def test_a_card_cannot_be_written_where_there_is_no_folder(tmp_path: Path):
-    with pytest.raises(MixingError, match="create the folder"):
+    with pytest.raises(EditError, match="create the folder"):
         make_card().save(tmp_path / "nowhere" / "card.safetensors")
 
 
@@ -177,12 +177,12 @@ def test_a_card_cannot_be_written_where_there_is_no_folder(tmp_path: Path):
 def test_another_base_scheduler_or_number_of_steps_is_refused(pipe: Any):
     card = make_card(fingerprint=edit_fingerprint(pipe))
     card.check(pipe, 6)
-    with pytest.raises(MixingError, match=r"6 weights, but the drawing 20 steps: .*at_steps\(20\)"):
+    with pytest.raises(EditError, match=r"6 weights, but the drawing 20 steps: .*at_steps\(20\)"):
         card.check(pipe, 20)
-    with pytest.raises(MixingError, match=r"another base model .*the weights of unet differ"):
+    with pytest.raises(EditError, match=r"another base model .*the weights of unet differ"):
         replace(card, fingerprint={**card.fingerprint, "unet": "f" * 16}).check(pipe)
     use_scheduler(pipe, "EulerDiscreteScheduler")
-    with pytest.raises(MixingError, match="learned with the scheduler DDIMScheduler, but the pipeline has Euler"):
+    with pytest.raises(EditError, match="learned with the scheduler DDIMScheduler, but the pipeline has Euler"):
         card.check(pipe)
 
 
@@ -197,11 +197,11 @@ def test_another_setting_of_the_scheduler_is_refused(pipe: Any):
     )
     for change, message in changes:
         pipe.scheduler = diffusers.DDIMScheduler.from_config(config, **change)
-        with pytest.raises(MixingError, match=message):
+        with pytest.raises(EditError, match=message):
             card.check(pipe)
         replace(card, schedule={}).check(pipe)  # as older cards have it
         other = replace(card, schedule=schedule_settings(pipe.scheduler))
-        with pytest.raises(MixingError, match="different settings of the scheduler"):
+        with pytest.raises(EditError, match="different settings of the scheduler"):
             joined_weights([card, other])
 
 
@@ -221,9 +221,9 @@ def test_edits_that_do_not_belong_together_are_refused():
         ({"scheduler": "PNDMScheduler"}, "different schedulers"),
         ({"fingerprint": {"unet": "1" * 16}}, "different base models"),
     ):
-        with pytest.raises(MixingError, match=message):
+        with pytest.raises(EditError, match=message):
             joined_weights([card, replace(card, **change)])
-    with pytest.raises(MixingError, match="no edit"):
+    with pytest.raises(EditError, match="no edit"):
         joined_weights([])
 
 
@@ -250,7 +250,7 @@ def test_the_rule_is_the_formula_and_spares_the_unconditional_term():
 def test_conditions_of_another_length_are_refused():
     rule = Mixing(torch.ones(1, 3), Directions(torch.randn(1, 5, 4)))
     term = rule.terms([Term("prompt", 1.0, lambda x, step: UNetInputs(torch.zeros(1, 7, 4)))], STEP)[0]
-    with pytest.raises(MixingError, match=r"\(7, 4\)"):
+    with pytest.raises(EditError, match=r"\(7, 4\)"):
         term.inputs(torch.zeros(1), STEP)
 
 
@@ -264,7 +264,7 @@ def test_the_rule_takes_one_call_more_than_weights_from_plms_alone(pipe: Any, na
     if name == "PNDMScheduler":
         assert [rule.terms([], step) for step in steps] == [[]] * 7
         return
-    with pytest.raises(MixingError, match="6 mixing weights, but the scheduler makes 7 calls"):
+    with pytest.raises(EditError, match="6 mixing weights, but the scheduler makes 7 calls"):
         rule.terms([], steps[1])  # the first step cannot tell
 
 
@@ -302,7 +302,7 @@ def stock(pipe: Any) -> Any:
 
 
 @torch.no_grad()
-def on_the_loop(pipe: Any, cards: list[MixingWeights], latents: Tensor) -> Tensor:
+def on_the_loop(pipe: Any, cards: list[EditCard], latents: Tensor) -> Tensor:
     networks = networks_of(pipe)
     prompts, rows = PlainPrompts(networks, ["", cards[0].neutral]), torch.arange(len(latents))
     negative, positive = (prompts.condition([text] * len(latents), rows) for text in ("", cards[0].neutral))
@@ -333,7 +333,7 @@ def test_another_number_of_steps_is_refused_while_drawing(pipe: Any, name: str, 
     theirs, latents = stock(pipe), torch.randn(1, 4, 8, 8)
     arguments = {**stock_arguments(theirs, card), "num_inference_steps": num_steps}
     num_calls = num_steps + (name == "PNDMScheduler" and num_steps > 1)
-    with pytest.raises(MixingError, match=rf"6 mixing weights, but the scheduler makes {num_calls} calls.*at_steps"):
+    with pytest.raises(EditError, match=rf"6 mixing weights, but the scheduler makes {num_calls} calls.*at_steps"):
         theirs(**arguments, latents=latents, output_type="latent")
 
 
@@ -375,7 +375,7 @@ def test_a_stock_pipeline_that_an_edit_was_not_learned_in_is_refused(
     stock_arguments(theirs, card)
     change(theirs)
     for cards in (card, [card, card]):
-        with pytest.raises(MixingError, match=f"{re.escape(problem)}.*{re.escape(fix)}"):
+        with pytest.raises(EditError, match=f"{re.escape(problem)}.*{re.escape(fix)}"):
             stock_arguments(theirs, cards)
 
 
@@ -476,7 +476,7 @@ def test_the_pipeline_draws_in_the_steps_and_with_the_guidance_of_the_edit(pipe:
     torch.testing.assert_close(generated, on_the_loop(pipe, [card], latents))
     plain = pipe(NEUTRAL, num_inference_steps=6, guidance_scale=3.0, **options).images
     assert torch.equal(pipe(NEUTRAL, edits=[card.scaled(0)], **options).images, plain)
-    with pytest.raises(MixingError, match=r"at_steps\(7\)"):
+    with pytest.raises(EditError, match=r"at_steps\(7\)"):
         pipe(NEUTRAL, edits=card, num_inference_steps=7, **options)
 
 

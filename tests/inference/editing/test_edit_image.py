@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from promptnet.inference.editing import edit_image as mixing_images
-from promptnet.inference.editing.card import MixingError, MixingWeights, edit_fingerprint
+from promptnet.inference.editing.card import EditCard, EditError, edit_fingerprint
 from promptnet.inference.editing.edit_image import default_prompt, edit_image, image_latents, mask_of, networks_of
 from promptnet.inference.editing.inversion import make_scheduler
 from promptnet.inference.editing.rule import check_request_lengths
@@ -20,10 +20,10 @@ from promptnet.inference.sampling.requests import make_requests
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 
 
-def card_of(pipe: Any, num_steps: int = 8, **more: Any) -> MixingWeights:
+def card_of(pipe: Any, num_steps: int = 8, **more: Any) -> EditCard:
     prompts = ("a photo of a person", "a photo of a person wearing a hat")
     name = type(pipe.scheduler).__name__
-    card = MixingWeights(torch.linspace(1, 0, num_steps), *prompts, name, 3.0, edit_fingerprint(pipe))
+    card = EditCard(torch.linspace(1, 0, num_steps), *prompts, name, 3.0, edit_fingerprint(pipe))
     return replace(card, **more)
 
 
@@ -76,7 +76,7 @@ def test_a_mask_is_cropped_as_its_image_and_refused_at_another_size(
     with pytest.raises(ValueError, match="The mask has 8x8 pixels, but the image 16x16"):
         edit_image(pipe, make_subject(pipe), card_of(pipe), mask=Image.new("L", (8, 8)))
     with pytest.raises(ValueError, match=r"until=1\.5"):
-        edit_image(pipe, make_image(), card_of(pipe), correct_until=1.5)
+        edit_image(pipe, make_image(), card_of(pipe), correction_end=1.5)
 
 
 def test_masks_that_could_mean_their_opposite_are_refused(pipe: Any, monkeypatch: pytest.MonkeyPatch):
@@ -101,9 +101,9 @@ def test_as_published_the_less_noisy_steps_are_free(pipe: Any, monkeypatch: pyte
     noted: dict[str, Any] = {}
     monkeypatch.setattr(mixing_images, "redrawn", lambda pipe, inverted, cards, **more: noted.update(more))
     more: dict[str, Any]
-    for more, until in (({"as_published": True}, 0.66), ({"as_published": True, "correct_until": 0.9}, 0.9), ({}, 1)):
+    for more, until in (({"as_published": True}, 0.66), ({"as_published": True, "correction_end": 0.9}, 0.9), ({}, 1)):
         edit_image(pipe, make_image(), card_of(pipe), output_type="latent", **more)
-        assert noted["correct_until"] == until
+        assert noted["correction_end"] == until
 
 
 def test_as_published_the_way_up_is_guided(pipe: Any, monkeypatch: pytest.MonkeyPatch):
@@ -122,12 +122,12 @@ def test_prompts_that_would_be_cut_off_are_refused(pipe: Any, make_subject: Any,
     monkeypatch.setattr(mixing_images, "invert_images", lambda *_, **__: pytest.fail("inverted"))
     card, subject, long = card_of(pipe), make_subject(pipe), "a hat " * 60
     for image, prompt in ((make_image(), long), (subject, f"a photo of S* wearing {long}")):
-        with pytest.raises(MixingError, match="tokens, but the text encoder reads"):
+        with pytest.raises(EditError, match="tokens, but the text encoder reads"):
             edit_image(pipe, image, card, prompt=prompt)
     for words in ({"prompt": long}, {"prompt": "a hat", "negative_prompt": long}):
-        with pytest.raises(MixingError, match="tokens, but the text encoder reads"):
+        with pytest.raises(EditError, match="tokens, but the text encoder reads"):
             pipe(edits=card, **words)
-    with pytest.raises(MixingError, match="tokens, but the text encoder reads"):
+    with pytest.raises(EditError, match="tokens, but the text encoder reads"):
         pipe(f"S* wearing {long}", subject=subject, edits=card)
 
 
@@ -140,7 +140,7 @@ def test_pseudo_words_count_as_tokens(pipe: Any, make_subject: Any, caplog: pyte
         SubjectPrompts(networks, [row], [0])  # warns of what it cuts off
         try:
             check_request_lengths([row], networks)
-        except MixingError:
+        except EditError:
             return True
         return False
 
@@ -164,7 +164,7 @@ def test_the_class_word_gives_way_to_the_subject(pipe: Any, make_subject: Any):
     assert default_prompt(card, None) == "a photo of a person"
     assert default_prompt(card, make_subject(pipe)) == "a photo of S*"
     assert default_prompt(card, make_subject(pipe, class_word="a person")) == "a photo of S*"
-    with pytest.raises(MixingError, match="does not mention the subject's class word 'dog'"):
+    with pytest.raises(EditError, match="does not mention the subject's class word 'dog'"):
         default_prompt(card, make_subject(pipe, class_word="dog"))
 
 
@@ -174,14 +174,14 @@ def test_what_does_not_fit_is_refused(pipe: Any, tmp_path: Path, monkeypatch: py
     with pytest.raises(ValueError, match="has 32x16 pixels, but this base model draws 16x16"):
         edit_image(pipe, make_image(32, 16), card)
     assert edit_image(pipe, make_image(32, 16), card, crop=True)[0].size == (16, 16)
-    with pytest.raises(MixingError, match="another base model"):
+    with pytest.raises(EditError, match="another base model"):
         edit_image(pipe, make_image(), replace(card, fingerprint={"unet": "0"}))
-    with pytest.raises(MixingError, match="learned with the scheduler PNDMScheduler"):
+    with pytest.raises(EditError, match="learned with the scheduler PNDMScheduler"):
         edit_image(pipe, make_image(), replace(card, scheduler="PNDMScheduler"))
     (tmp_path / "words.png").write_text("no image")
     with pytest.raises(ValueError, match=r"words\.png"):
         edit_image(pipe, tmp_path / "words.png", card)
-    with pytest.raises(MixingError, match="tokens"):
+    with pytest.raises(EditError, match="tokens"):
         edit_image(pipe, make_image(), replace(card, styled="a hat " * 30))
 
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
+from promptnet.inference.editing.card import EditCard, edit_fingerprint
 from promptnet.inference.editing.inversion import (
-    PUBLISHED_UNTIL,
+    PUBLISHED_END,
     Corrections,
     Inversion,
     KeptOutside,
     check_invertible,
-    climb,
+    ddim_invert,
     invert,
     joined,
     make_scheduler,
@@ -46,7 +46,7 @@ def guidance(pipe: Any, num_rows: int, scale: float) -> Rule:
 def edit(pipe: Any, weights: Tensor) -> Rule:
     networks = networks_of(pipe)
     prompts = ("a photo of a person", "a dog on a red chair")
-    card = MixingWeights(weights, *prompts, type(pipe.scheduler).__name__, 3.0, edit_fingerprint(pipe))
+    card = EditCard(weights, *prompts, type(pipe.scheduler).__name__, 3.0, edit_fingerprint(pipe))
     return mixing_rule([card], networks)
 
 
@@ -120,7 +120,7 @@ def test_as_published_start_and_corrections_are_the_published_ones(pipe: Any, na
     torch.testing.assert_close(found.start, start, rtol=0, atol=1e-4)
     torch.testing.assert_close(found.corrections, torch.stack(corrections), rtol=0, atol=1e-4)
     torch.testing.assert_close(found.levels, torch.stack(levels), rtol=0, atol=1e-5)
-    for until in (1.0, PUBLISHED_UNTIL):
+    for until in (1.0, PUBLISHED_END):
         assert (replayed(pipe, found, [*rules, found.rule(until=until)]) - latents).abs().max() > 1e-2
 
 
@@ -153,7 +153,7 @@ def test_as_published_the_steps_above_16_of_50_are_corrected(pipe: Any, name: st
     use_scheduler(pipe, name)
     pipe.scheduler.set_timesteps(50)
     steps, x = plan(pipe.scheduler), torch.zeros(1)
-    rule = Corrections(torch.ones(len(steps), 1), PUBLISHED_UNTIL)
+    rule = Corrections(torch.ones(len(steps), 1), PUBLISHED_END)
     assert [bool(rule.after(x, step)) for step in steps] == [True] * corrected + [False] * 17
 
 
@@ -209,7 +209,7 @@ def test_a_solved_fixed_point_is_the_exact_inverse_of_ddim(pipe: Any, kind: str)
     pipe.scheduler.set_timesteps(NUM_STEPS)
     errors = []
     for num_iterations in (1, 20):
-        start = climb(pipe.unet, pipe.scheduler, latents, plan(pipe.scheduler), rules, num_iterations)[0]
+        start = ddim_invert(pipe.unet, pipe.scheduler, latents, plan(pipe.scheduler), rules, num_iterations)[0]
         errors.append((sample(pipe.unet, pipe.scheduler, start, rules) - latents).abs().max().item())
     assert errors[1] < 1e-3, errors
     assert errors[0] > 3 * errors[1]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from promptnet.inference.editing.card import MixingError, MixingWeights, edit_fingerprint
+from promptnet.inference.editing.card import EditCard, EditError, edit_fingerprint
 from promptnet.inference.editing.noise_levels import SD_PIPELINES, SDXL_PIPELINES, Levels
 from promptnet.inference.editing.stock_pipeline import stock_arguments
 from tests.inference.editing.test_card import SCHEDULERS, stock_xl
@@ -68,9 +68,9 @@ def arguments_of(name: str) -> dict[str, Any]:
     return found
 
 
-def card_of(pipe: Any, **more: Any) -> MixingWeights:
+def card_of(pipe: Any, **more: Any) -> EditCard:
     name = type(pipe.scheduler).__name__
-    return replace(MixingWeights(WEIGHTS, NEUTRAL, STYLED, name, 3.0, edit_fingerprint(pipe)), **more)
+    return replace(EditCard(WEIGHTS, NEUTRAL, STYLED, name, 3.0, edit_fingerprint(pipe)), **more)
 
 
 Call = tuple[float, Tensor, Tensor | None]
@@ -180,7 +180,7 @@ def test_a_beginning_that_was_not_said_is_refused_and_the_default_known(pipe: An
     assert len(calls) == 4
     arguments = stock_arguments(theirs, card_of(theirs))
     message = "begins with step 4 of 6, but the arguments were made for one that begins with step 3.*give strength="
-    with pytest.raises(MixingError, match=message):
+    with pytest.raises(EditError, match=message):
         theirs(**arguments, **more, strength=0.5)
     flat = card_of(theirs, weights=torch.full((6,), 0.3))
     theirs(**stock_arguments(theirs, flat), **more, strength=0.5)  # the same weight everywhere
@@ -194,7 +194,7 @@ def test_what_cannot_be_drawn_is_refused_by_name(pipe: Any):
         (image, {"strength": 0.1}, "no step would be drawn"),
     )
     for theirs, options, message in refused:
-        with pytest.raises(MixingError, match=message):
+        with pytest.raises(EditError, match=message):
             stock_arguments(theirs, card_of(theirs), **options)
 
 
@@ -209,9 +209,9 @@ def test_other_noise_levels_are_refused(pipe: Any, noise: str):
     del arguments["num_inference_steps"]
     theirs(**arguments, **more, **{noise: own})
     other = [0.7 * value for value in own]
-    with pytest.raises(MixingError, match=r"draws at other noise levels .* leave timesteps= and sigmas= out"):
+    with pytest.raises(EditError, match=r"draws at other noise levels .* leave timesteps= and sigmas= out"):
         theirs(**arguments, **more, **{noise: other})
-    with pytest.raises(MixingError, match="6 mixing weights, but the scheduler makes 5 calls"):
+    with pytest.raises(EditError, match="6 mixing weights, but the scheduler makes 5 calls"):
         theirs(**arguments, **more, **{noise: own[:-1]})
 
 
@@ -234,11 +234,9 @@ def test_other_pipelines_are_refused_by_name(pipe: Any):
         Rewritten(**theirs.components, requires_safety_checker=False),
     ]
     for stranger in strangers:
-        with pytest.raises(
-            MixingError, match=f"do not work in {type(stranger).__name__}.*{re.escape(SD_PIPELINES[0])}"
-        ):
+        with pytest.raises(EditError, match=f"do not work in {type(stranger).__name__}.*{re.escape(SD_PIPELINES[0])}"):
             stock_arguments(stranger, card_of(theirs))
-    with pytest.raises(MixingError, match=r"pipe\(prompt, edits=card\)"):
+    with pytest.raises(EditError, match=r"pipe\(prompt, edits=card\)"):
         stock_arguments(pipe, card_of(pipe))
 
 

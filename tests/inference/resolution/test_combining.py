@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
+from promptnet.inference.editing.card import EditCard, edit_fingerprint
 from promptnet.inference.resolution import adapt_resolution, load_settings
 
 SIZE: Any = {"height": 256, "width": 256}  # trained at 128: latents 16x16
@@ -14,10 +14,10 @@ ALWAYS: Any = {"factors": {"mid_block": 2, "up_blocks": 2}, "active_steps": 50}
 DAMPED: Any = {**ALWAYS, "damped_factors": {"mid_block": 2}, "damped_steps": 50}
 
 
-def edit(pipe: Any) -> MixingWeights:
+def edit(pipe: Any) -> EditCard:
     fingerprint = edit_fingerprint(pipe)
     texts = ("a photo of a person", "a photo of a person wearing a hat")
-    return MixingWeights(torch.zeros(2), *texts, "DDIMScheduler", 3.0, fingerprint, "tiny")
+    return EditCard(torch.zeros(2), *texts, "DDIMScheduler", 3.0, fingerprint, "tiny")
 
 
 # --- in PromptNetPipeline -----------------------------------------------------------------------------------------

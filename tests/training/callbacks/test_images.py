@@ -160,7 +160,7 @@ def test_every_second_validation_stays_every_second_one_in_a_resumed_run(
     def drawn_at(**options: Any) -> list[int]:
         images = ValidationImages(**TINY, every_n_validations=2)
         fit(random_base, image_cache, tmp_path, images, MetricsFile(), val_check_interval=1, **options)
-        return [step for step, _ in values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")]
+        return [step for step, _ in values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/images_seconds")]
 
     class Save(ValidationImages):
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
@@ -182,9 +182,9 @@ def test_every_second_validation_stays_every_second_one_in_a_resumed_run(
 def test_what_a_run_logs(run: Any):
     folder, *_ = run[1]
     entries = read_metrics(folder / "metrics.jsonl")
-    for name in ("val/identity", "val/prompt_fields", "val/copy_paste", "val/pictures_seconds", "val/loss"):
+    for name in ("val/identity", "val/prompt_fields", "val/copy_paste", "val/images_seconds", "val/loss"):
         assert values_of(entries, name)[0][0] == 2, name
-    for name in ("val/identity", "val/prompt_fields", "val/copy_paste", "val/pictures_seconds"):
+    for name in ("val/identity", "val/prompt_fields", "val/copy_paste", "val/images_seconds"):
         assert [step for step, _ in values_of(entries, name)] == [2, 3], name  # and at the end, without a validation
     for name in ("gradients/norm", "gradients/clipped_share", "gradients/nonfinite_steps", "train/loss"):
         assert [step for step, _ in values_of(entries, name)] == [1, 2, 3], name
@@ -257,7 +257,7 @@ def test_the_validated_weights_are_the_averaged_ones(random_base: Path, image_ca
 
 def test_images_are_drawn_under_mixed_precision(random_base: Path, image_cache: Path, tmp_path: Path):
     _, stage = fit(random_base, image_cache, tmp_path, ValidationImages(**TINY), MetricsFile(), precision="bf16-mixed")
-    assert values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")
+    assert values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/images_seconds")
     assert stage.trainer.precision == "bf16-mixed"
 
 
@@ -325,7 +325,7 @@ def test_a_run_that_is_to_stop_draws_no_more(random_base: Path, image_cache: Pat
     assert leaving.value.code == EXIT_INTERRUPTED
     entries = read_metrics(tmp_path / "metrics.jsonl")
     assert [step for step, _ in values_of(entries, "train/loss")] == [1, 2]
-    assert not values_of(entries, "val/pictures_seconds")
+    assert not values_of(entries, "val/images_seconds")
 
 
 def test_drawing_leaves_off_behind_any_step(random_base: Path, tmp_path: Path):
@@ -358,7 +358,7 @@ def test_a_validation_that_is_done_again_counts_once(random_base: Path, image_ca
         fit(*given, *callbacks(EvalPrompt()), val_check_interval=1, enable_checkpointing=True)
     newest = newest_checkpoint(tmp_path)
     fit(*given, *callbacks(), val_check_interval=1, enable_checkpointing=True, resume=newest, max_steps=5)
-    seconds = values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")
+    seconds = values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/images_seconds")
     assert [step for step, _ in seconds] == [1, 3, 5]
 
 

@@ -512,7 +512,7 @@ def test_the_card_tells_last_and_best_and_the_owners_words():
 
     entries = [
         {"step": 10, "val/loss": 0.3, "val/identity": 0.9, "speed/images_per_s": 5.0, "train/loss": 0.4},
-        {"step": 20, "val/loss": 0.2, "val/identity": 0.8, "speed/images_per_s": 7.0, "val/pictures_seconds": 3.0},
+        {"step": 20, "val/loss": 0.2, "val/identity": 0.8, "speed/images_per_s": 7.0, "val/images_seconds": 3.0},
     ]
     card = model_card(TEXT, "sd2", {"lr": 1e-4}, entries, "loss.png")
     front = yaml.safe_load(card.split("---")[1])
@@ -520,7 +520,7 @@ def test_the_card_tells_last_and_best_and_the_owners_words():
     assert "| `val/identity` | 0.8 | 0.9 (10) |" in card
     assert "| `val/loss` | 0.2 | 0.2 (20) |" in card
     assert "| this encoder | it's \\| mine |" in card
-    assert "val/pictures_seconds" not in card
+    assert "val/images_seconds" not in card
     assert MARK in card
     assert "Nothing was validated" in model_card(TEXT, "sd2", {}, [], None)
 

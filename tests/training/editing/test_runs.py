@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.card import EditCard
 from tests.training.conftest import ROOT
 from tests.training.editing.edit_base import build_edit_base
 from tests.training.forked import Runs
@@ -36,7 +36,7 @@ def learning(runs: Runs, base: Path):
 
 
 def weights(run_dir: Path) -> torch.Tensor:
-    return MixingWeights.load(run_dir / "card.safetensors").weights
+    return EditCard.load(run_dir / "card.safetensors").weights
 
 
 FOUR = "--data.init_args.batch_size=4"

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from promptnet import PromptNetPipeline, Subject
-from promptnet.inference.editing.card import MixingError, MixingWeights
+from promptnet.inference.editing.card import EditCard, EditError
 from promptnet.inference.editing.edit_image import edit_image
 from promptnet.inference.editing.inversion import make_scheduler
 from promptnet.inference.editing.rule import Directions, Mixing
@@ -35,7 +35,7 @@ from promptnet.training.editing.losses import (
     repeated_and_pooled,
     soft_cosine,
 )
-from promptnet.training.editing.stage import DisentangleStage, sample_pixels, weights_image
+from promptnet.training.editing.stage import EditStage, sample_pixels, weights_image
 from tests.inference.conftest import build_unet as build_small_unet
 from tests.training.editing.edit_base import build_edit_base
 
@@ -145,14 +145,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_edit_base(tmp_path_factory.mktemp("base"))
 
 
-def make_stage(base: Path, out: Path, **more: Any) -> DisentangleStage:
+def make_stage(base: Path, out: Path, **more: Any) -> EditStage:
     torch.manual_seed(0)
     prompts = ("a portrait of a person", "a happy portrait of a person")
     config: dict[str, Any] = {"num_steps": 3, "guidance_scale": 2.0, "image_every": 0, **more}
-    return DisentangleStage(*prompts, str(out), str(base), **config)
+    return EditStage(*prompts, str(out), str(base), **config)
 
 
-def fit(stage: DisentangleStage, folder: Path, max_steps: int, checkpoint: Path | None = None, **data: Any) -> Any:
+def fit(stage: EditStage, folder: Path, max_steps: int, checkpoint: Path | None = None, **data: Any) -> Any:
     trainer = L.Trainer(
         max_steps=max_steps,
         accelerator="cpu",
@@ -175,7 +175,7 @@ def test_only_the_weights_train_and_the_card_is_written(base: Path, tmp_path: Pa
     assert list(stage.state_dict()) == ["weights"]
     before = stage.weights.detach().clone()
     fit(stage, tmp_path, 2)
-    card = MixingWeights.load(tmp_path / "card.safetensors")
+    card = EditCard.load(tmp_path / "card.safetensors")
     assert torch.equal(card.weights, stage.weights.detach())
     assert (card.weights - before).abs().min() > 1e-3
     assert (card.scheduler, card.guidance_scale, card.num_steps) == ("DDIMScheduler", 2.0, 3)
@@ -228,7 +228,7 @@ def test_images_in_place_of_seeds_come_back_with_weight_one(base: Path, tmp_path
         expected = decode_latents(stage.frozen["vae"], encode_pixels(stage.frozen["vae"], pixels))
     torch.testing.assert_close(stage.originals(index), expected, rtol=0, atol=1e-3)
     fit(stage, tmp_path, 1, num_seeds=2)
-    assert MixingWeights.load(tmp_path / "card.safetensors").weights.isfinite().all()
+    assert EditCard.load(tmp_path / "card.safetensors").weights.isfinite().all()
 
 
 @pytest.fixture(scope="module")
@@ -250,14 +250,14 @@ def test_a_subjects_image_in_place_of_seeds(base: Path, somebody: Path, tmp_path
     torch.testing.assert_close(stage.originals(torch.tensor([0])), expected, rtol=0, atol=1e-3)
     before = stage.weights.detach().clone()
     fit(stage, tmp_path, 1, num_seeds=1, batch_size=1)
-    card = MixingWeights.load(tmp_path / "card.safetensors")
+    card = EditCard.load(tmp_path / "card.safetensors")
     assert (card.weights - before).abs().max() > 1e-3
     assert list(stage.state_dict()) == ["weights"]
 
 
 def test_a_card_learned_without_a_subject_edits_that_subject(base: Path, somebody: Path, tmp_path: Path):
     fit(make_stage(base, tmp_path / "card.safetensors"), tmp_path, 1)
-    card, subject = MixingWeights.load(tmp_path / "card.safetensors"), Subject.load(somebody)
+    card, subject = EditCard.load(tmp_path / "card.safetensors"), Subject.load(somebody)
     pipe = PromptNetPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
 
@@ -294,7 +294,7 @@ def test_more_seeds_than_images_are_refused(base: Path, tmp_path: Path):
 
 def test_bad_settings_are_refused(base: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"until=1\.5"):
-        make_stage(base, tmp_path / "card.safetensors", correct_until=1.5)
+        make_stage(base, tmp_path / "card.safetensors", correction_end=1.5)
     with pytest.raises(ValueError, match="scheduler='HeunDiscreteScheduler' must be one of"):
         make_stage(base, tmp_path / "card.safetensors", scheduler="HeunDiscreteScheduler")
     with pytest.raises(ValueError, match="create the folder"):
@@ -306,11 +306,11 @@ def test_bad_settings_are_refused(base: Path, tmp_path: Path):
 def test_prompts_that_the_tower_cannot_tell_apart_or_read_are_refused(base: Path, tmp_path: Path):
     neutral, out = "a portrait of a person", str(tmp_path / "card.safetensors")
     with pytest.raises(ValueError, match="are the same to the text encoder"):
-        DisentangleStage(neutral, " A portrait  of a person", out, str(base))
+        EditStage(neutral, " A portrait  of a person", out, str(base))
     long = "a happy portrait " * 40
     for prompts in ((neutral, long), (long, neutral)):
-        with pytest.raises(MixingError, match="tokens, but the text encoder reads 48"):
-            DisentangleStage(*prompts, out, str(base))
+        with pytest.raises(EditError, match="tokens, but the text encoder reads 48"):
+            EditStage(*prompts, out, str(base))
 
 
 def test_a_subjects_prompt_that_would_be_cut_off_is_refused(
@@ -319,7 +319,7 @@ def test_a_subjects_prompt_that_would_be_cut_off_is_refused(
     stage = make_stage(base, tmp_path / "card.safetensors", subjects=[str(somebody)])
     stage.neutral = "a person, happy, happy"  # short, but not behind so many pseudo-words
     monkeypatch.setattr(type(stage.frozen["promptnet"]), "num_pseudo_words", lambda *_: 45)
-    with pytest.raises(MixingError, match=r"'S\*, happy, happy' has 51 tokens, but the text encoder reads 48"):
+    with pytest.raises(EditError, match=r"'S\*, happy, happy' has 51 tokens, but the text encoder reads 48"):
         stage.prepare()
 
 
@@ -375,7 +375,7 @@ def test_a_numbered_gpu_is_the_one_that_learns(monkeypatch: pytest.MonkeyPatch):
     assert noted == [("gpu", [1]), ("gpu", 1), ("cpu", 1), ("mps", 1)]
 
 
-def total_loss(stage: DisentangleStage, index: Tensor) -> float:
+def total_loss(stage: EditStage, index: Tensor) -> float:
     """The sum of the parts, on these seeds and with the weights as they are."""
     with torch.no_grad():
         original, image = stage.originals(index), stage.draw(index, stage.weights)
@@ -405,7 +405,7 @@ class Broken(LossPart):
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_weights_that_are_not_numbers_make_no_card(base: Path, tmp_path: Path, iterations: int):
     stage = make_stage(base, tmp_path / "card.safetensors", parts=[Broken()])
-    with pytest.raises(MixingError, match="not finite: learn the edit again with a lower learning rate"):
+    with pytest.raises(EditError, match="not finite: learn the edit again with a lower learning rate"):
         fit(stage, tmp_path, iterations, num_seeds=1, batch_size=1)
     assert not list(tmp_path.iterdir())
 
@@ -415,7 +415,7 @@ def test_every_scheduler_learns(base: Path, tmp_path: Path, scheduler: str):
     stage = make_stage(base, tmp_path / "card.safetensors", scheduler=scheduler)
     before = stage.weights.detach().clone()
     fit(stage, tmp_path, 1, num_seeds=1, batch_size=1)
-    card = MixingWeights.load(tmp_path / "card.safetensors")
+    card = EditCard.load(tmp_path / "card.safetensors")
     assert card.scheduler == scheduler
     assert (card.weights - before).abs().min() > 1e-3
 

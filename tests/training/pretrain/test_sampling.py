@@ -170,7 +170,7 @@ def test_held_out_people_are_drawn_and_measured_at_a_validation(base: Path, face
     generated: Any = callbacks[0]
     ((image,),) = generated.generated(trainer, stage).images
     assert image.size == (32, 32)
-    seconds = values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/pictures_seconds")
+    seconds = values_of(read_metrics(tmp_path / "metrics.jsonl"), "val/images_seconds")
     assert [step for step, _ in seconds] == [1, 2]
 
 

@@ -62,7 +62,7 @@ def test_portraits_become_an_encoder(runs: Runs, random_base: Path, tmp_path: Pa
     kinds = {place.name.split("-")[0] for place in (tmp_path / "cache/features").iterdir()}
     assert kinds == {"latents", "vision"}
     entries = read_metrics(run_dir / "metrics.jsonl")
-    for name in ("val/loss", "val/identity", "val/pictures_seconds"):
+    for name in ("val/loss", "val/identity", "val/images_seconds"):
         assert [step for step, _ in values_of(entries, name)] == [2], name
     pipe: Any = PromptNetPipeline.from_pretrained(base)
     assert pipe.promptnet.config["vision_dim"] == pipe.image_encoder.config.hidden_size

@@ -1,4 +1,4 @@
-"""`promptnet optimize-edit`: learn an edit card from two prompts."""
+"""`promptnet learn-edit`: learn an edit card from two prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from promptnet.commands._output import check_output
 from promptnet.commands._progress import status
 
 
-def optimize_edit(
+def learn_edit(
     from_: str,
     to: str,
     out: Path,
@@ -68,13 +68,13 @@ def optimize_edit(
         from promptnet.training.editing.data import SeedDataModule
         from promptnet.training.editing.judge_losses import JudgeEditSuccess, JudgePreservation
         from promptnet.training.editing.losses import DirectionalClip, LossPart, VisionPerceptual
-        from promptnet.training.editing.stage import DisentangleStage
+        from promptnet.training.editing.stage import EditStage
 
         parts: list[LossPart] = [VisionPerceptual(preserve, clip), DirectionalClip(clip_dir=clip)]
         judge = str(judge_folder(found, "validation")) if asked or keep_all_but else ""
         parts += [JudgeEditSuccess(asked, judge)] if asked else []
         parts += [JudgePreservation(keep_all_but, judge)] if keep_all_but else []
-        stage = DisentangleStage(
+        stage = EditStage(
             from_,
             to,
             str(out),

@@ -355,5 +355,6 @@ def test_commands_of_before_work_but_not_as_values(capsys: pytest.CaptureFixture
         run("optimize-edit", "--help")
     shown = capsys.readouterr()
     assert "optimize-edit is now learn-edit" in shown.err
-    assert "usage: promptnet" in shown.out and "learn-edit" in shown.out
+    assert "usage: promptnet" in shown.out
+    assert "learn-edit" in shown.out
     assert cli._in_new_words(["generate", "--prompt", "optimize-edit"]) == ["generate", "--prompt", "optimize-edit"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Refinement,
     )
     from promptnet.inference.sampling.loop import Mode, Rule, Term, UNetInputs, evaluate, predict_output, sample
+    from promptnet.inference.sampling.phases import Phase, Role
     from promptnet.inference.sampling.requests import Request, make_requests
     from promptnet.inference.sampling.rules import build_rules
     from promptnet.inference.sampling.schedule import Step, plan
@@ -33,11 +34,13 @@ __all__ = [
     "GuidanceRescale",
     "Mode",
     "Networks",
+    "Phase",
     "PlainPrompts",
     "PromptNetPipeline",
     "References",
     "Refinement",
     "Request",
+    "Role",
     "Rule",
     "SamplingConfig",
     "Step",
@@ -67,11 +70,13 @@ _HOMES = {
     "Mode": "promptnet.inference.sampling.loop",
     "Networks": "promptnet.inference.sampling.conditions",
     "PUBLISHED": "promptnet.inference.sampling.config",
+    "Phase": "promptnet.inference.sampling.phases",
     "PlainPrompts": "promptnet.inference.sampling.conditions",
     "PromptNetPipeline": "pipeline",
     "References": "promptnet.inference.sampling.guidance",
     "Refinement": "promptnet.inference.sampling.guidance",
     "Request": "promptnet.inference.sampling.requests",
+    "Role": "promptnet.inference.sampling.phases",
     "Rule": "promptnet.inference.sampling.loop",
     "SamplingConfig": "promptnet.inference.sampling.config",
     "Step": "promptnet.inference.sampling.schedule",

@@ -17,6 +17,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from promptnet.inference.sampling.loop import Rule, predict_output, sample
+from promptnet.inference.sampling.phases import Phase
 from promptnet.inference.sampling.schedule import Step, check_scheduler, plan, prediction_type
 
 # Deterministic solvers whose levels the plan knows.
@@ -122,6 +123,8 @@ def joined(parts: Sequence[Inversion]) -> Inversion:
 class Corrections(Rule):
     """x <- x + w_k after step k; see `Inversion.rule`, which makes it."""
 
+    phase = Phase.INVERSION
+
     corrections: Tensor
     until: float = 1.0
 
@@ -138,12 +141,14 @@ class Corrections(Rule):
 
 @dataclass(frozen=True, eq=False)
 class KeptOutside(Rule):
-    """After each step, the inverted image's own latents outside a mask; put it behind `Corrections`.
+    """After each step, the inverted image's own latents outside a mask.
 
     Args:
         levels: of the inversion.
         mask: (h, w) or broadcastable to (B, C, h, w), 1 where the edit may act, 0 where the image stays.
     """
+
+    phase = Phase.MASK
 
     levels: Tensor
     mask: Tensor
@@ -156,6 +161,8 @@ class KeptOutside(Rule):
 @dataclass(frozen=True, eq=False)
 class _Recorder(Rule):
     """Puts the latents on the inverted trajectory after each step, and notes by how much."""
+
+    phase = Phase.INVERSION
 
     targets: Sequence[Tensor]
     noted: list[Tensor] = field(default_factory=list)

@@ -11,6 +11,7 @@ from promptnet.inference.editing.card import EditCard, EditError
 from promptnet.inference.editing.schedule_settings import differing_settings
 from promptnet.inference.sampling.conditions import Networks
 from promptnet.inference.sampling.loop import Rule, Term, UNetInputs
+from promptnet.inference.sampling.phases import Phase, Role
 from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
 from promptnet.inference.subject.fingerprint import differing
@@ -122,7 +123,7 @@ def _too_long(prompt: str, num_tokens: int, longest: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Mixing(Rule):
-    """Edits in every term but the unconditional one; put it behind the guidance that makes the terms.
+    """Edits in every term but the unconditional one.
 
     Args:
         weights: (J, N), of J edits in N steps; a tensor that is being learned gets its gradient.
@@ -130,9 +131,11 @@ class Mixing(Rule):
         spared: roles of terms that stay as they are.
     """
 
+    phase = Phase.EDIT
+
     weights: Tensor
     directions: Directions
-    spared: tuple[str, ...] = ("uncond",)
+    spared: tuple[Role, ...] = (Role.UNCOND,)
 
     def terms(self, terms: list[Term], step: Step) -> list[Term]:
         num_weights = self.weights.shape[1]

@@ -23,7 +23,7 @@ class SizePlan:
 
     Args:
         sampled_px: height and width that the loop draws; the size asked, unless the image is resized afterwards.
-        rules: rules that stand after all others: they give terms their mode.
+        rules: rules that give terms their mode.
     """
 
     sampled_px: tuple[int, int]

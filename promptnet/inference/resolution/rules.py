@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from promptnet.inference.resolution.mode import Adaptation, check_settings
 from promptnet.inference.resolution.settings import ResolutionSettings
 from promptnet.inference.sampling.loop import Mode, Rule, Term
+from promptnet.inference.sampling.phases import Phase, Role
 from promptnet.inference.sampling.schedule import Step
 
 
@@ -18,6 +19,8 @@ class AdaptedResolution(Rule):
     Args:
         mode: how the network's layers behave at the size that is drawn.
     """
+
+    phase = Phase.RESOLUTION
 
     mode: Mode
 
@@ -33,13 +36,14 @@ class NoiseDampedGuidance(Rule):
 
     The unconditional prediction in its damped mode stands in for the plain one; differences stay those of the other
     modes. So a step has one evaluation more than without it: three with one condition, four inside ProFusion's
-    refinement. Where e_u has no weight (guidance scale 1), nothing is damped. It stands after the guidance and after
-    the rule that gives terms their mode.
+    refinement. Where e_u has no weight (guidance scale 1), nothing is damped.
 
     Args:
         mode: of the damped pass, whose layer map is smaller.
         adaptation: for how long.
     """
+
+    phase = Phase.DAMPING
 
     mode: Mode
     adaptation: Adaptation
@@ -49,13 +53,13 @@ class NoiseDampedGuidance(Rule):
             return terms
         found: list[Term] = []
         for term in terms:
-            if term.role != "uncond":
+            if term.role != Role.UNCOND:
                 found.append(term)
                 continue
             # sum_k w_k (e_k - e_u) has e_u with w_u - 1, as all weights sum to one
             damped = _has_guidance(term.weight)
             found.append(replace(term, weight=term.weight - damped))
-            found.append(replace(term, role="uncond.damped", weight=damped, mode=self.mode))
+            found.append(replace(term, role=Role.DAMPED, weight=damped, mode=self.mode))
         return found
 
 

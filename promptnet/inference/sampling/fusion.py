@@ -11,6 +11,7 @@ from torch import Tensor
 
 from promptnet.inference.sampling.guidance import Condition, References
 from promptnet.inference.sampling.loop import Predict, Rule, Term
+from promptnet.inference.sampling.phases import Phase, Role
 from promptnet.inference.sampling.schedule import Step, to_noise
 
 
@@ -76,8 +77,8 @@ class FusionSampling(Rule):
     """The fusion stage as a rule: before a step, `num_iterations` times predict and re-noise in place.
 
     In this stage e = e_u + w_f (e_s - e_u), with the prediction under S* averaged over the reference images by their
-    weights; the S* conditions are scaled by gamma where they are made. This rule's terms take the place of those made
-    by rules before it, so it stands after the guidance and before rules that rewrite terms.
+    weights; the S* conditions are scaled by gamma where they are made. This rule's terms take the place of the
+    guidance's.
 
     Args:
         uncond: the empty or negative prompt, for the references' rows.
@@ -89,6 +90,8 @@ class FusionSampling(Rule):
         eta: see `fuse`.
         until: the share of the steps, from the noisiest on, that are fused.
     """
+
+    phase = Phase.FUSION
 
     uncond: Condition
     references: References
@@ -104,7 +107,7 @@ class FusionSampling(Rule):
             return terms
         weights = self.references.weights
         fractions = weights / weights.sum(dim=1, keepdim=True)  # (R, K)
-        return [self.uncond.term("uncond", 1 - self.scale), *self.references.terms(self.scale * fractions)]
+        return [self.uncond.term(Role.UNCOND, 1 - self.scale), *self.references.terms(self.scale * fractions)]
 
     def before(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         if step.index >= self.until * step.num_steps or not renoised_share(step.alpha, step.alpha_prev, self.eta):

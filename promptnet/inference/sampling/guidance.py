@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from promptnet.inference.sampling.loop import InputsOf, Rule, Term
+from promptnet.inference.sampling.phases import Phase, Role
 from promptnet.inference.sampling.schedule import Step
 
 
@@ -17,7 +18,7 @@ class Condition:
     inputs: InputsOf
     rows: Tensor | None = None
 
-    def term(self, role: str, weight: float | Tensor) -> Term:
+    def term(self, role: Role, weight: float | Tensor) -> Term:
         """A term under this condition, in plain mode."""
         return Term(role, weight, self.inputs, rows=self.rows)
 
@@ -42,7 +43,7 @@ class References:
         """Terms "subject.0", "subject.1", ... with the given (R, K) weights."""
         has_image = self.weights != 0
         return [
-            condition.term(f"subject.{k}", _as_scalar(weights[has_image[:, k], k]))
+            condition.term(Role.subject(k), _as_scalar(weights[has_image[:, k], k]))
             for k, condition in enumerate(self.conditions)
         ]
 
@@ -63,12 +64,14 @@ class ClassifierFreeGuidance(Rule):
         scale: w; 1 leaves e_u out.
     """
 
+    phase = Phase.GUIDANCE
+
     uncond: Condition
     prompt: Condition
     scale: float
 
     def terms(self, terms: list[Term], step: Step) -> list[Term]:
-        return [*terms, self.uncond.term("uncond", 1 - self.scale), self.prompt.term("prompt", self.scale)]
+        return [*terms, self.uncond.term(Role.UNCOND, 1 - self.scale), self.prompt.term(Role.PROMPT, self.scale)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,8 @@ class Refinement(Rule):
         each: whether w_k is that times the number of images, so that each pulls by w_s on average, as published.
     """
 
+    phase = Phase.GUIDANCE
+
     uncond: Condition
     references: References
     reference_prompt: Condition | None
@@ -97,9 +102,9 @@ class Refinement(Rule):
         if self.each:
             pulls = pulls * (weights != 0).sum(dim=1, keepdim=True)
         rest = 1 - self.class_scale - pulls.sum(dim=1)
-        found = [*terms, self.uncond.term("uncond", _as_scalar(rest)), *self.references.terms(pulls)]
+        found = [*terms, self.uncond.term(Role.UNCOND, _as_scalar(rest)), *self.references.terms(pulls)]
         if self.reference_prompt is not None:
-            found.append(self.reference_prompt.term("class", self.class_scale))
+            found.append(self.reference_prompt.term(Role.CLASS, self.class_scale))
         return found
 
 
@@ -114,11 +119,13 @@ class GuidanceRescale(Rule):
         factor: phi in [0, 1]; 0 changes nothing.
     """
 
+    phase = Phase.RESCALE
+
     factor: float
 
-    def combine(self, outputs: Mapping[str, Tensor], total: Tensor, step: Step) -> Tensor:
+    def combine(self, outputs: Mapping[Role, Tensor], total: Tensor, step: Step) -> Tensor:
         positive = torch.zeros_like(total)
-        for role in ("prompt", "subject.0"):  # for different rows
+        for role in (Role.PROMPT, Role.subject(0)):  # for different rows
             positive = positive + outputs.get(role, torch.zeros_like(total))
         wanted, found = _row_std(positive), _row_std(total)
         ratio = torch.where(wanted > 0, wanted / found.clamp_min(torch.finfo(total.dtype).tiny), 1.0)

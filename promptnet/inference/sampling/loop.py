@@ -16,12 +16,13 @@ instead of keeping what it was made of, so that a step leaves nothing behind but
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from promptnet.inference.sampling.checkpointing import checkpointed
+from promptnet.inference.sampling.phases import HasPhase, Phase, Role, in_phases
 from promptnet.inference.sampling.schedule import Step, plan
 from promptnet.inference.subject.lora import LoRALayers, RowLoRAs, apply_loras, joined_rows
 
@@ -58,7 +59,7 @@ class Term:
     """One U-Net evaluation in the sum.
 
     Args:
-        role: what rules know it by: "uncond", "class", "prompt", "subject.0", ...
+        role: what rules know it by, such as `Role.UNCOND` or `Role.subject(0)`.
         weight: its factor, or one for each of its rows, (len(rows),). Zero: not evaluated.
         inputs: (x, step) -> its U-Net arguments for its rows. x is the whole batch in the scale that networks see;
             `step` is a new object in each evaluation, so what terms share may be remembered by it.
@@ -66,7 +67,7 @@ class Term:
         rows: (R,) indices of the rows it is for; None is all.
     """
 
-    role: str
+    role: Role
     weight: float | Tensor
     inputs: InputsOf
     mode: Mode | None = None
@@ -82,14 +83,19 @@ class Term:
 Predict = Callable[[Tensor, Step], Tensor]
 
 
-class Rule:
-    """One method's part in the loop; what a method does not need it leaves as it is here."""
+class Rule(HasPhase):
+    """One method's part in the loop; what a method does not need it leaves as it is here.
+
+    `phase` says when it acts; the loop sorts rules by it, so a caller may give them in any order.
+    """
+
+    phase: ClassVar[Phase] = Phase.EDIT
 
     def terms(self, terms: list[Term], step: Step) -> list[Term]:
         """Make or rewrite the terms of this evaluation's sum."""
         return terms
 
-    def combine(self, outputs: Mapping[str, Tensor], total: Tensor, step: Step) -> Tensor:
+    def combine(self, outputs: Mapping[Role, Tensor], total: Tensor, step: Step) -> Tensor:
         """Change the sum, if it is not a plain one. `outputs` are by role, zero in rows that a role is not for."""
         return total
 
@@ -119,7 +125,7 @@ def sample(
         unet: a diffusers U-Net.
         scheduler: a diffusers scheduler whose `set_timesteps` has been called.
         x: (B, C, H, W), starting latents in the scheduler's scale (its `init_noise_sigma` applied).
-        rules: applied in this order.
+        rules: applied in the order of their phases.
         steps: the steps to execute, default `plan(scheduler)`.
         step_kwargs: further arguments of `scheduler.step`, such as `eta` and `generator`.
         on_step_end: (x, step) -> x, called after each step.
@@ -134,6 +140,8 @@ def sample(
     """
     if checkpoint and unet.training:
         raise ValueError("checkpoint=True needs a U-Net that does the same again: call unet.eval().")
+
+    rules = in_phases(rules)
 
     def predict(x: Tensor, step: Step) -> Tensor:
         def output(x: Tensor) -> Tensor:
@@ -161,12 +169,12 @@ def predict_output(unet: nn.Module, x: Tensor, step: Step, rules: Sequence[Rule]
         unet: a diffusers U-Net.
         x: (B, C, H, W) in the scale that the network sees.
         step: which step; its stage tells rules what the evaluation is for.
-        rules: applied in this order.
+        rules: applied in the order of their phases.
 
     Returns:
         (B, C, H, W) in the model's output space, epsilon or v.
     """
-    step = replace(step)
+    step, rules = replace(step), in_phases(rules)
     terms: list[Term] = []
     for rule in rules:
         terms = rule.terms(terms, step)
@@ -216,9 +224,9 @@ def weighted_sum(terms: Sequence[Term], outputs: Sequence[Tensor], x: Tensor) ->
     return total.to(x.dtype)
 
 
-def _by_role(terms: Sequence[Term], outputs: Sequence[Tensor], x: Tensor) -> dict[str, Tensor]:
+def _by_role(terms: Sequence[Term], outputs: Sequence[Tensor], x: Tensor) -> dict[Role, Tensor]:
     """Outputs by role; a role may be shared by terms for different rows."""
-    found: dict[str, Tensor] = {}
+    found: dict[Role, Tensor] = {}
     for term, output in zip(terms, outputs, strict=True):
         if term.rows is not None:
             output = found.get(term.role, torch.zeros_like(x)).index_add(0, term.rows, output.to(x.dtype))

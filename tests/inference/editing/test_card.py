@@ -24,6 +24,7 @@ from promptnet.inference.sampling.conditions import PlainPrompts, networks_of
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.sampling.loop import Step, Term, UNetInputs, sample
+from promptnet.inference.sampling.phases import Role
 from promptnet.inference.sampling.schedule import plan
 from promptnet.inference.subject.subject import hash_content
 from tests.inference.conftest import build_unet
@@ -237,7 +238,7 @@ def test_the_rule_is_the_formula_and_spares_the_unconditional_term():
     weights = torch.tensor([[1.0, 0.3, 0.0], [1.0, 0.8, 0.0]])
     rule = Mixing(weights, Directions(torch.stack([styled - neutral, other - neutral])))
     given = UNetInputs(neutral.expand(2, 5, 4))
-    terms = [Term(role, 0.5, lambda x, step: given) for role in ("uncond", "prompt")]
+    terms = [Term(role, 0.5, lambda x, step: given) for role in (Role.UNCOND, Role.PROMPT)]
     uncond, prompt = (term.inputs(torch.zeros(2, 1, 1, 1), STEP) for term in rule.terms(terms, STEP))
     assert torch.equal(uncond.encoder_hidden_states, given.encoder_hidden_states)
     expected = neutral + 0.7 * (styled - neutral) + 0.2 * (other - neutral)
@@ -249,7 +250,7 @@ def test_the_rule_is_the_formula_and_spares_the_unconditional_term():
 
 def test_conditions_of_another_length_are_refused():
     rule = Mixing(torch.ones(1, 3), Directions(torch.randn(1, 5, 4)))
-    term = rule.terms([Term("prompt", 1.0, lambda x, step: UNetInputs(torch.zeros(1, 7, 4)))], STEP)[0]
+    term = rule.terms([Term(Role.PROMPT, 1.0, lambda x, step: UNetInputs(torch.zeros(1, 7, 4)))], STEP)[0]
     with pytest.raises(EditError, match=r"\(7, 4\)"):
         term.inputs(torch.zeros(1), STEP)
 

@@ -9,6 +9,7 @@ from promptnet.inference.resolution.rules import AdaptedResolution, NoiseDampedG
 from promptnet.inference.resolution.settings import settings_from_mapping
 from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condition, References, Refinement
 from promptnet.inference.sampling.loop import Term, UNetInputs, predict_output
+from promptnet.inference.sampling.phases import Role
 from promptnet.inference.sampling.schedule import Step
 
 SIZES: Any = {"trained_size_px": (128, 128), "size_px": (256, 256)}
@@ -96,7 +97,7 @@ def test_without_guidance_one_evaluation_is_enough(unet: Any) -> None:
         states = condition(1).inputs(x, at(0)).encoder_hidden_states
         expected = unet(x, at(0).timestep, encoder_hidden_states=states).sample
     torch.testing.assert_close(total, expected, rtol=0, atol=2e-5)
-    mixed = Term("uncond", torch.tensor([-4.0, 0.0]), condition(0).inputs)
+    mixed = Term(Role.UNCOND, torch.tensor([-4.0, 0.0]), condition(0).inputs)
     weights = {term.role: term.weight for term in rules[-1].terms([mixed], at(0))}
     assert {role: weight.tolist() for role, weight in weights.items() if isinstance(weight, torch.Tensor)} == {
         "uncond": [-5, 0],

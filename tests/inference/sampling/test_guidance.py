@@ -13,6 +13,7 @@ from promptnet.inference.sampling.guidance import (
     Refinement,
 )
 from promptnet.inference.sampling.loop import Rule, UNetInputs, predict_output
+from promptnet.inference.sampling.phases import Role
 from promptnet.inference.sampling.schedule import Step
 
 STEP = Step(0, 1, torch.tensor(500), 0.5, 0.9)
@@ -113,7 +114,7 @@ def test_guidance_rescale(factor: float):
     prompt, subject, total = torch.randn(3, 3, 4, 8, 8, dtype=torch.float64)
     prompt, subject = prompt.clone(), 3 * subject
     prompt[2], subject[:2] = 0, 0
-    rescaled = GuidanceRescale(factor).combine({"prompt": prompt, "subject.0": subject}, 5 * total, STEP)
+    rescaled = GuidanceRescale(factor).combine({Role.PROMPT: prompt, Role.subject(0): subject}, 5 * total, STEP)
     positive = prompt + subject
     for row in range(3):
         target = factor * positive[row].std() + (1 - factor) * (5 * total[row]).std()

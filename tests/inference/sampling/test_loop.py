@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from promptnet.inference.sampling import schedule
 from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condition
 from promptnet.inference.sampling.loop import Rule, Step, Term, UNetInputs, predict_output, sample
+from promptnet.inference.sampling.phases import Role
 from promptnet.inference.subject.lora import apply_loras, initial_loras, key_value_layers
 
 BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -65,7 +66,7 @@ def states(value: float, num_rows: int = 2, num_tokens: int = 3) -> UNetInputs:
 
 
 def term(role: str, weight: float | Tensor, value: float, num_rows: int = 2, **more: Any) -> Term:
-    return Term(role, weight, lambda x, step: states(value, num_rows), **more)
+    return Term(Role(role), weight, lambda x, step: states(value, num_rows), **more)
 
 
 def test_terms_of_one_mode_share_a_batch():
@@ -79,7 +80,7 @@ def test_terms_of_one_mode_share_a_batch():
 
 def test_conditions_of_different_shapes_do_not_share_a_batch():
     unet, x = Recorder(), torch.randn(2, 1, 3, 3)
-    long = Term("class", 0.5, lambda x, step: states(1, num_tokens=5))
+    long = Term(Role.CLASS, 0.5, lambda x, step: states(1, num_tokens=5))
     assert predict_output(unet, x, STEP, [Given(term("uncond", 0.5, 5), long)]).shape == x.shape
     assert unet.num_rows == [2, 2]
 
@@ -90,7 +91,7 @@ def test_what_has_no_weight_is_not_even_prepared():
     def refuse(x: Tensor, step: Step) -> UNetInputs:
         raise AssertionError("a term of weight zero was asked for its inputs")
 
-    rule = Given(Term("class", 0.0, refuse), Term("uncond", torch.zeros(2), refuse), term("prompt", 1.0, 2))
+    rule = Given(Term(Role.CLASS, 0.0, refuse), Term(Role.UNCOND, torch.zeros(2), refuse), term("prompt", 1.0, 2))
     predict_output(unet, x, STEP, [rule])
     assert unet.num_rows == [2]
 
@@ -114,8 +115,8 @@ def test_deltas_act_in_their_rows_only(unet: UNet2DConditionModel):
     loras = initial_loras(key_value_layers(unet), 2, generator)
     tuned = {name: replace(lora, B=torch.ones_like(lora.B)) for name, lora in loras.items()}
     rule = Given(
-        Term("uncond", 0.5, lambda x, step: UNetInputs(states_a)),
-        Term("subject.0", 0.5, lambda x, step: UNetInputs(states_b, loras=(None, tuned))),
+        Term(Role.UNCOND, 0.5, lambda x, step: UNetInputs(states_a)),
+        Term(Role.subject(0), 0.5, lambda x, step: UNetInputs(states_b, loras=(None, tuned))),
     )
     output = predict_output(unet, x, STEP, [rule])
     plain = (unet(x, 500, states_a).sample + unet(x, 500, states_b).sample) / 2
@@ -133,7 +134,7 @@ def test_extra_inputs_are_joined_row_by_row():
         residuals = {"added": {"text": torch.full((1, 2), value)}, "residuals": (torch.full((1, 3), value),)}
         return lambda x, step: UNetInputs(torch.zeros(1, 3, 4), residuals)
 
-    predict_output(unet, x, STEP, [Given(Term("uncond", 0.5, inputs(1)), Term("prompt", 0.5, inputs(2)))])
+    predict_output(unet, x, STEP, [Given(Term(Role.UNCOND, 0.5, inputs(1)), Term(Role.PROMPT, 0.5, inputs(2)))])
     (extra,) = unet.extra
     assert extra["added"]["text"].tolist() == [[1, 1], [2, 2]]
     assert extra["residuals"][0].tolist() == [[1, 1, 1], [2, 2, 2]]
@@ -146,7 +147,7 @@ def test_inputs_know_one_evaluation_from_another():
         seen.append(step)
         return states(0)
 
-    rule = Given(Term("uncond", 0.5, inputs), Term("prompt", 0.5, inputs))
+    rule = Given(Term(Role.UNCOND, 0.5, inputs), Term(Role.PROMPT, 0.5, inputs))
     for _ in range(2):
         predict_output(Recorder(), torch.zeros(2, 1, 2, 2), STEP, [rule])
     first, second, third, _ = seen
@@ -239,7 +240,7 @@ def _gradient(unet: nn.Module, mode: Any, checkpoint: bool) -> Tensor:
 
     scheduler = DDIMScheduler(**DDIM)
     scheduler.set_timesteps(2)
-    rules = [Given(Term("prompt", 1.0, inputs, mode=mode))]
+    rules = [Given(Term(Role.PROMPT, 1.0, inputs, mode=mode))]
     sample(unet, scheduler, x, rules, checkpoint=checkpoint).square().sum().backward()
     assert weights.grad is not None
     return weights.grad

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from promptnet.datasets.avatars.pairs import PairDataModule
     from promptnet.datasets.faces.module import FaceDataModule
     from promptnet.datasets.prepare.options import PrepareOptions
+    from promptnet.datasets.prepare.report import load_prepared
     from promptnet.datasets.prepare.run import Prepared, prepare_images
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PairDataModule",
     "PrepareOptions",
     "Prepared",
+    "load_prepared",
     "prepare_images",
     "write_avatars",
 ]
@@ -28,6 +30,7 @@ _HOMES = {
     "PairDataModule": "promptnet.datasets.avatars.pairs",
     "PrepareOptions": "promptnet.datasets.prepare.options",
     "Prepared": "promptnet.datasets.prepare.run",
+    "load_prepared": "promptnet.datasets.prepare.report",
     "prepare_images": "promptnet.datasets.prepare.run",
     "write_avatars": "promptnet.datasets.avatars.files",
 }

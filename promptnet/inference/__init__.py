@@ -6,6 +6,7 @@ from promptnet.io.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from promptnet.inference.pipeline import PromptNetPipeline
+    from promptnet.inference.references import decode_latents, encode_pixels
     from promptnet.inference.registration import register
     from promptnet.inference.sampling.conditions import Networks, PlainPrompts, SubjectPrompts
     from promptnet.inference.sampling.config import PUBLISHED, SamplingConfig
@@ -53,6 +54,8 @@ __all__ = [
     "UNetInputs",
     "build_rules",
     "customize_subject",
+    "decode_latents",
+    "encode_pixels",
     "evaluate",
     "fuse",
     "make_requests",
@@ -93,6 +96,8 @@ _HOMES = {
     "fuse": "promptnet.inference.sampling.fusion",
     "make_requests": "promptnet.inference.sampling.requests",
     "plan": "promptnet.inference.sampling.schedule",
+    "decode_latents": "promptnet.inference.references",
+    "encode_pixels": "promptnet.inference.references",
     "register": "registration",
     "predict_output": "promptnet.inference.sampling.loop",
     "sample": "promptnet.inference.sampling.loop",

@@ -117,7 +117,7 @@ class FaceIdentity:
         self.network.to(device)
 
 
-def load_judge(folder: str | Path) -> AvatarJudge:
+def load_validation_judge(folder: str | Path) -> AvatarJudge:
     """The validation judge.
 
     Raises:

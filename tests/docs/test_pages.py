@@ -10,15 +10,6 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-# Packages whose front does not export these yet; they leave this list when it does.
-WITHOUT_FRONT = {
-    "promptnet.datasets.avatars.files",
-    "promptnet.datasets.prepare.report",
-    "promptnet.inference.editing.card",
-    "promptnet.inference.editing.inversion",
-    "promptnet.inference.editing.stock_pipeline",
-    "promptnet.inference.references",
-}
 
 
 def sentences(text: str) -> list[str]:
@@ -69,7 +60,7 @@ def test_leaf_modules_are_told_from_rooms() -> None:
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
 def test_pages_name_rooms_and_no_leaf_module(page: Path) -> None:
     if page.name != "names.md":  # class paths of configs
-        assert modules_named(page.read_text("utf-8")) <= WITHOUT_FRONT
+        assert modules_named(page.read_text("utf-8")) == set()
 
 
 def in_navigation(entry: object) -> list[str]:

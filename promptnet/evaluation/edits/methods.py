@@ -61,7 +61,7 @@ class EditMethod:
         card = self.card
         weights = [round(weight, 7) for weight in card.weights.tolist()]
         prompts = {"neutral": card.neutral, "styled": card.styled, "guidance_scale": card.guidance_scale}
-        return {**kind, **prompts, "weights": weights, "correction_end": self.correction_end}
+        return {**kind, **prompts, "weights": weights, "correct_until": self.correction_end}
 
 
 def fixed_weights(method: str, num_steps: int) -> torch.Tensor:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from promptnet.evaluation.edits.score import METRICS
-from promptnet.evaluation.subjects.report import contact_sheet, figure_text, print_checks, wide_console
+from promptnet.evaluation.subjects.report import TILE_PX, figure_text, print_checks, wide_console
+from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -89,6 +90,5 @@ def save_edit_sheet(
 ) -> None:
     """Write the sheet: a line for each edit and source with the unedited image, every method's, and the truth."""
     headings = ["unedited", *methods, "truth"]
-    blank = Image.new("RGB", (8, 8), "white")
-    tiles = [(text, [images.get(name) or blank for name in headings]) for text, images in lines]
-    write_whole(path, contact_sheet(headings, tiles).save, public=True)
+    tiles = [(text, [images.get(name) for name in headings]) for text, images in lines]
+    write_whole(path, contact_sheet(tiles, headings, tile_px=TILE_PX).save, public=True)

@@ -34,6 +34,9 @@ PROMPT_PARAMETERS: dict[str, Parameter] = {"guidance_scale": 3.0, "guidance_resc
 
 DEFAULTS: dict[Source, dict[str, Any]] = {"subject": SUBJECT_PARAMETERS, "prompt": PROMPT_PARAMETERS, "truth": {}}
 
+# Cached images are found by their record, whose keys do not change.
+_SAVED_NAMES = {"fusion_end": "fusion_until"}
+
 FUSION_PARAMETERS = ("fusion_steps", "fusion_scale", "fusion_end", "pseudo_word_scale")
 
 
@@ -66,7 +69,8 @@ class Method:
         """Return what decides the images, for `results.json` and for the image cache."""
         fused = self.config.get("fusion_steps", 0) > 0
         idle = () if fused else ("fusion_scale", "fusion_end", "fusion_eta", "pseudo_word_scale")
-        config = {parameter: value for parameter, value in sorted(self.config.items()) if parameter not in idle}
+        kept = {parameter: value for parameter, value in self.config.items() if parameter not in idle}
+        config = dict(sorted((_SAVED_NAMES.get(parameter, parameter), value) for parameter, value in kept.items()))
         generation = {"source": self.source, "knobs": config}
         if self.source != "subject":
             return generation

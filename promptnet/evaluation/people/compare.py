@@ -15,6 +15,7 @@ from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.people.colors import Array
 from promptnet.evaluation.people.score import ERRORS, FRACTIONS, a_person, edit_method, score
 from promptnet.evaluation.people.tasks import PersonAsked, ask_people
+from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import check_folder, write_whole
 from promptnet.metrics.bootstrap import difference, interval
 
@@ -70,7 +71,7 @@ def evaluate_people(
     folder = None if out is None else check_folder(out)
     asked = ask_people(people, prompts, split=split, world=world, frame=frame, seed=seed)
     named: Literal["test", "validation"] = "test" if split == "test" else "validation"
-    reader = _load_judge(judge_folder(base, named, judge), device)
+    reader = _load_people_judge(judge_folder(base, named, judge), device)
     renderer = _Renderer(base, steps, tune_steps, device)
     chosen = [method for method in METHODS if method in {*methods, "prompt", "truth"}]
     images = {method: [image for person in asked for image in renderer(person, method)] for method in chosen}
@@ -84,7 +85,7 @@ def evaluate_people(
     }  # fmt: skip
     if folder is not None:
         write_whole(folder / "people.json", json.dumps(results, indent=1), public=True)
-        _sheet(asked, images, prompts).save(folder / "sheet.png")
+        write_whole(folder / "sheet.png", _sheet(asked, images, prompts).save, public=True)
     return results
 
 
@@ -134,7 +135,7 @@ def _by_group(figures: dict[str, Array], skins: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _load_judge(folder: Path, device: str | None) -> Any:
+def _load_people_judge(folder: Path, device: str | None) -> Any:
     from promptnet.models.people_judge import PeopleJudge
 
     judge: Any = PeopleJudge.from_pretrained(folder, use_safetensors=True)
@@ -174,12 +175,8 @@ class _Renderer:
 def _sheet(asked: Sequence[PersonAsked], images: dict[str, list[Image.Image]], num_prompts: int) -> Image.Image:
     """One line a person: the reference, then each method's images; the first 24 people."""
     size = images["truth"][0].width
-    shown = asked[:24]
-    sheet = Image.new("RGB", (size * (1 + num_prompts * len(images)), size * len(shown)), "white")
-    for method, person in enumerate(shown):
-        line = [person.image(size)]
-        for generated in images.values():
-            line += generated[method * num_prompts : (method + 1) * num_prompts]
-        for column, image in enumerate(line):
-            sheet.paste(image.resize((size, size)), (column * size, method * size))
-    return sheet
+    lines = []
+    for place, person in enumerate(asked[:24]):
+        own = slice(place * num_prompts, (place + 1) * num_prompts)
+        lines.append(("", [person.image(size), *(image for generated in images.values() for image in generated[own])]))
+    return contact_sheet(lines, tile_px=size)

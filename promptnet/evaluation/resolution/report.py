@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from promptnet.evaluation.resolution.score import DISTANCES, FRACTIONS
+from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEADINGS = {"kid_r": "KID r", "kid_b": "KID b", "one_head": "one head"}
-GAP_PX, TEXT_PX = 4, 14
 SMALLEST_TILE_PX = 96
 
 
@@ -66,21 +66,11 @@ def save_size_sheet(
         prompts: of the lines.
         max_lines: prompts shown.
     """
-    tiles = {name: [_enlarged(image) for image in images[:max_lines]] for name, images in columns.items()}
-    widths = {name: max(tile.width for tile in column) for name, column in tiles.items()}
-    height = max(tile.height for column in tiles.values() for tile in column) + TEXT_PX + GAP_PX
-    lines = len(prompts[:max_lines])
-    sheet = Image.new("RGB", (sum(widths.values()) + GAP_PX * (len(tiles) + 1), height * lines + TEXT_PX), "lightgray")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
-    x = GAP_PX
-    for name, column in tiles.items():
-        pen.text((x, 1), name, fill="black", font=font)
-        for line, tile in enumerate(column):
-            sheet.paste(tile, (x, 2 * TEXT_PX + line * height))
-        x += widths[name] + GAP_PX
-    for line, prompt in enumerate(prompts[:max_lines]):
-        pen.text((GAP_PX, TEXT_PX + line * height + 1), prompt, fill="black", font=font)
-    write_whole(path, sheet.save, public=True)
+    lines = [
+        (prompt, [_enlarged(images[line]) for images in columns.values()])
+        for line, prompt in enumerate(prompts[:max_lines])
+    ]
+    write_whole(path, contact_sheet(lines, list(columns)).save, public=True)
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

@@ -1,16 +1,16 @@
 """Report of the comparison: tables on the console and a contact sheet."""
 
-import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from promptnet.evaluation.harness.tasks import Person
 from promptnet.evaluation.subjects.results import Results
 from promptnet.evaluation.subjects.score import METRICS
+from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def figure_text(figure: Mapping[str, float]) -> str:
     return f"{figure['mean']:.3f} [dim]({figure['low']:.3f}, {figure['high']:.3f})[/]"
 
 
-TILE_PX, GAP_PX, TEXT_PX = 112, 6, 16
+TILE_PX = 112
 
 
 def save_sheet(
@@ -110,40 +110,5 @@ def save_sheet(
             truths[index][eval_prompt],
         ]
         lines.append((person.eval_prompts[eval_prompt].prompt, tiles))
-    write_whole(path, contact_sheet(["reference", *columns, "truth"], lines).save, public=True)
-
-
-def contact_sheet(headings: Sequence[str], lines: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
-    """Return lines of images, each under its text, in columns under their headings."""
-    pitch, height = TILE_PX + GAP_PX, TILE_PX + TEXT_PX + GAP_PX
-    top = 2 * TEXT_PX + GAP_PX
-    sheet = Image.new("RGB", (pitch * len(headings) + GAP_PX, top + height * len(lines)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for column, heading in enumerate(headings):
-        pen.multiline_text((GAP_PX + column * pitch, 2), _folded(heading), fill="black", font=_font())
-    for method, (prompt, tiles) in enumerate(lines):
-        y = top + method * height
-        pen.text((GAP_PX, y), prompt, fill="black", font=_font())
-        for column, tile in enumerate(tiles):
-            place = (GAP_PX + column * pitch, y + TEXT_PX)
-            pen.rectangle(_around(place), outline="lightgray")  # or a white background has no edge
-            sheet.paste(tile.convert("RGB").resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), place)
-    return sheet
-
-
-def _around(place: tuple[int, int]) -> tuple[int, int, int, int]:
-    x, y = place
-    return x - 1, y - 1, x + TILE_PX, y + TILE_PX
-
-
-def _folded(heading: str) -> str:
-    """Fold a long method name onto two lines."""
-    if len(heading) <= 16:
-        return heading
-    cut = heading.rindex("-", 0, 19) + 1
-    return f"{heading[:cut]}\n{heading[cut:]}"
-
-
-@functools.cache
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=12)
+    sheet = contact_sheet(lines, ["reference", *columns, "truth"], tile_px=TILE_PX)
+    write_whole(path, sheet.save, public=True)

@@ -12,9 +12,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from PIL import Image
 
-from promptnet.training.callbacks.contact_sheet import contact_sheet
 from promptnet.training.callbacks.held_out_people import HeldOutPerson, held_out_people
 from promptnet.training.callbacks.logs import check_after_averaging, log_image, log_scalars, log_text
+from promptnet.training.callbacks.people_sheet import people_sheet
 from promptnet.training.callbacks.sampling import (
     check_can_generate,
     draw,
@@ -110,7 +110,7 @@ class ValidationImages(Callback):
             person = replace(self.find_people(trainer)[0], eval_prompts=self.people[0].eval_prompts[:1])
             self._tried = self._draw_people(trainer, stage, [person], min(2, self.num_steps))
             if self._tried is not None:
-                contact_sheet(self._tried.people, self._tried.images)
+                people_sheet(self._tried.people, self._tried.images)
         return self._tried
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,7 +181,7 @@ class ValidationImages(Callback):
 
     def _show(self, trainer: Trainer, generated: GeneratedImage) -> None:
         if trainer.is_global_zero:
-            log_image(trainer, "val/people", contact_sheet(generated.people, generated.images))
+            log_image(trainer, "val/people", people_sheet(generated.people, generated.images))
             prompts = [
                 " | ".join(eval_prompt.prompt for eval_prompt in person.eval_prompts) for person in generated.people
             ]

@@ -23,7 +23,7 @@ from promptnet.metrics.identity import (
     JudgeIdentity,
     find_face_weights,
     load_face_embedder,
-    load_judge,
+    load_validation_judge,
 )
 from promptnet.models.judge import AvatarJudge
 from promptnet.training.callbacks.logs import check_after_averaging, log_scalars
@@ -81,7 +81,7 @@ class ValidationMeasures(Callback):
         if self.identity == "judge" or (
             self.identity == "auto" and all(eval_prompt.asked for eval_prompt in eval_prompts)
         ):
-            self._judge = load_judge(self.judge)
+            self._judge = load_validation_judge(self.judge)
             self._scorer = JudgeIdentity(self._judge)
         elif self.identity == "face":
             self._scorer = FaceIdentity(load_face_embedder(self.face_weights))

@@ -5,9 +5,10 @@ from PIL import Image
 from rich.console import Console
 
 from promptnet.evaluation.harness.tasks import make_people
-from promptnet.evaluation.subjects.report import GAP_PX, TEXT_PX, TILE_PX, print_results, save_sheet
+from promptnet.evaluation.subjects.report import TILE_PX, print_results, save_sheet
 from promptnet.evaluation.subjects.results import summarise
 from promptnet.evaluation.subjects.score import METRICS, MethodScores
+from promptnet.images.contact_sheet import GAP_PX, TEXT_PX
 
 SETTINGS = {"split": "test", "people": 2, "prompts": 4, "steps": 20}
 

@@ -206,7 +206,7 @@ def test_images_reach_tensorboard(run: Any):
     events.Reload()
     sheets = events.Images("val/people")
     assert [sheet.step for sheet in sheets] == [2, 3]
-    assert (sheets[0].width, sheets[0].height) == (5 * 66, 2 * 66)  # reference, two drawn, two true; two people
+    assert (sheets[0].width, sheets[0].height) == (5 * 70 + 6, 2 * 70 + 6)  # reference, two drawn, two true; two people
     assert "val/people_prompts/text_summary" in events.Tags()["tensors"]
     plain = EventAccumulator(str(run[0][0] / "tensorboard"))
     plain.Reload()

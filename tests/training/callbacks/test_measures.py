@@ -29,7 +29,6 @@ from promptnet.training.callbacks import (
     ValidationMeasures,
 )
 from promptnet.training.callbacks.collapse_alarm import fall_from_best
-from promptnet.training.callbacks.contact_sheet import contact_sheet
 from promptnet.training.callbacks.held_out_people import (
     EvalPrompt,
     HeldOutPerson,
@@ -39,6 +38,7 @@ from promptnet.training.callbacks.held_out_people import (
 )
 from promptnet.training.callbacks.loss_curve import loss_curve, smoothed
 from promptnet.training.callbacks.model_card import MARK, CardText, model_card
+from promptnet.training.callbacks.people_sheet import people_sheet
 from promptnet.training.callbacks.throughput import counting_flops, num_rows, peak_tflops, utilisation
 from promptnet.training.callbacks.validation_images import GeneratedImage
 from tests.datasets.image_sets import photograph
@@ -352,9 +352,9 @@ def test_the_sheet_shows_the_truth_where_it_is_known():
     generated = [[colour("red", 8), colour("blue", 8)]]
     known = HeldOutPerson(colour("white"), (EvalPrompt("S*", 0, colour("lime")), EvalPrompt("S*", 1, colour("lime"))))
     unknown = HeldOutPerson(colour("white"), (EvalPrompt("S*", 0), EvalPrompt("S*", 1)))
-    assert contact_sheet([known], generated).size == (50, 10)
-    assert contact_sheet([known], generated).getpixel((44, 4)) == (0, 255, 0)
-    assert contact_sheet([unknown], generated).size == (30, 10)
+    assert people_sheet([known], generated).size == (76, 20)
+    assert people_sheet([known], generated).getpixel((66, 10)) == (0, 255, 0)
+    assert people_sheet([unknown], generated).size == (48, 20)
 
 
 # --- alarm --------------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """Single values that callers give: accepted as users of diffusers expect, or refused in one line with the fix."""
 
+from __future__ import annotations
+
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def whole(name: str, value: Any, least: int) -> int:
@@ -42,6 +44,8 @@ def generators(generator: Any, num_images: int | None = None) -> Any:
     Raises:
         ValueError: it is something else, or there are not as many as images.
     """
+    import torch  # settings are read by programs that have no use for it
+
     if generator is None or isinstance(generator, torch.Generator):
         return generator
     several = isinstance(generator, (list, tuple)) and all(isinstance(one, torch.Generator) for one in generator)
@@ -63,6 +67,8 @@ def tensor(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
     Raises:
         ValueError: it is something else, or of another shape.
     """
+    from torch import Tensor
+
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor of shape {shape}, not a {type(value).__name__}.")
     if tuple(value.shape) != shape:

@@ -6,7 +6,6 @@ moves to the right.
 """
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from promptnet.models.placeholders import PLACEHOLDER, find_placeholders
+
 logger = logging.getLogger(__name__)
 
-PLACEHOLDER = re.compile(r"(?<!\w)S\d*\*")
 Padding = Literal["max_length", "longest"]
 
 # A tokenizer that was saved without its length reports a huge one.
@@ -48,11 +48,6 @@ class PromptTokens:
     attention_mask: Tensor
     published_positions: Tensor
     places: tuple[tuple[WordPlace, ...], ...]
-
-
-def find_placeholders(prompt: str) -> list[str]:
-    """The placeholders of a prompt in order, repeated ones repeatedly: "S1* and S2*" gives ["S1*", "S2*"]."""
-    return PLACEHOLDER.findall(prompt)
 
 
 def replace_placeholders(prompt: str, words: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from promptnet.models.prompt_tokens import PLACEHOLDER
+from promptnet.models.placeholders import PLACEHOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from promptnet.datasets.faces.shards import ShardStore, open_row_image
 from promptnet.datasets.stream import sample_rng
 from promptnet.images.crop import to_pixels
 from promptnet.images.load import ImageError
-from promptnet.models.prompt_tokens import find_placeholders
+from promptnet.models.placeholders import find_placeholders
 
 
 @dataclass(frozen=True)

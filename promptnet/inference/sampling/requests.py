@@ -8,7 +8,7 @@ import torch
 
 from promptnet.inference.subject.subject import Subject, check_class_word
 from promptnet.inference.values import whole
-from promptnet.models.prompt_tokens import PLACEHOLDER, find_placeholders
+from promptnet.models.placeholders import PLACEHOLDER, find_placeholders
 
 SubjectsOfPrompt = Subject | Sequence[Subject] | None
 

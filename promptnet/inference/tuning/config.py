@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from promptnet.inference.values import real, whole
-from promptnet.models.prompt_tokens import find_placeholders
+from promptnet.models.placeholders import find_placeholders
 
 # What can train: PromptNet's map into the space of words, and the U-Net's cross-attention keys and values.
 TRAINABLE = ("words", "kv")

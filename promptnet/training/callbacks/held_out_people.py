@@ -20,7 +20,7 @@ from promptnet.datasets.people.module import PeopleDataModule
 from promptnet.datasets.people.person import Avatar, changed, sample_attributes, sample_avatar
 from promptnet.datasets.people.render import render_avatar
 from promptnet.datasets.stream import sample_rng, sample_seed
-from promptnet.models.prompt_tokens import find_placeholders
+from promptnet.models.placeholders import find_placeholders
 
 DEFAULT_PROMPTS = ("a photo of S*", "a photo of S* wearing a hat", "an oil painting of S*", "a photo of S* on a beach")
 _MAX_LOOKED_AT = 2000

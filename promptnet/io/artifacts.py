@@ -61,7 +61,7 @@ class FileKind:
             raise self.error(f"{self.title} '{path}' cannot be written: create the folder '{path.parent}' first.")
         if path.is_dir():
             raise self.error(f"{self.title} '{path}' cannot be written: this is a folder. Name a file in it.")
-        data = self._serialised(texts, tensors)
+        data = self.to_bytes(texts, tensors)
         try:
             write_whole(path, data)
             if self.mode is not None:
@@ -90,7 +90,21 @@ class FileKind:
         except OSError as error:
             raise self.error(f"{self.title} '{path}' cannot be read ({error.strerror or error}).") from error
 
-    def _serialised(self, texts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    def from_bytes(self, data: bytes, make: Callable[[Texts, Tensors], Made]) -> Made:
+        """What `load` makes of a file with this content.
+
+        Raises:
+            ValueError: as `load` does.
+        """
+        try:
+            self._check_size(len(data))
+            texts, tensors = self._parsed(data)
+            return self._made(make, texts, tensors)
+        except self.error as error:
+            raise self.error(f"The given {self.title.lower()} cannot be used: {error}") from error
+
+    def to_bytes(self, texts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+        """The content of the file that `save` writes."""
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"version": self.version, "content_hash": hash_content(texts, plain), **texts}
         return safetensors.torch.save(plain, metadata={self.key: json.dumps(header, sort_keys=True)})
@@ -102,11 +116,14 @@ class FileKind:
             raise self.error(f"it does not exist. Check the path, or make one with `{self.maker}`.") from error
         if not stat.S_ISREG(status.st_mode):
             raise self.error("it is a folder or a device, not a file.")
-        if status.st_size > self.max_bytes:
-            raise self.error(
-                f"it has {status.st_size} bytes, and {self.noun} at most {self.max_bytes}: this is something else."
-            )
+        self._check_size(status.st_size)
         return path.read_bytes()
+
+    def _check_size(self, num_bytes: int) -> None:
+        if num_bytes > self.max_bytes:
+            raise self.error(
+                f"it has {num_bytes} bytes, and {self.noun} at most {self.max_bytes}: this is something else."
+            )
 
     def _parsed(self, data: bytes) -> tuple[Texts, Tensors]:
         try:

@@ -152,6 +152,19 @@ class EditCard:
 
         return load_card(Path(path))
 
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "MixingWeights":
+        """The edit card in the content of a file that `save` wrote, checked as `load` checks it.
+
+        Raises:
+            MixingError: as `load` does.
+        """
+        return KIND.from_bytes(data, _assembled)
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that `save` writes."""
+        return KIND.to_bytes(self.texts(), {"weights": self.weights})
+
     def __repr__(self) -> str:
         return (
             f"EditCard({self.neutral!r} -> {self.styled!r}, {self.num_steps} steps of {self.scheduler}, "

@@ -20,7 +20,7 @@ from promptnet.inference.subject.fingerprint import differing
 from promptnet.inference.subject.fingerprint import fingerprint as fingerprint_of
 from promptnet.inference.subject.lora import LoRALayer, merge_loras
 from promptnet.io.artifacts import FileKind, Tensors, Texts, hash_content
-from promptnet.models.prompt_tokens import find_placeholders
+from promptnet.models.placeholders import find_placeholders
 
 FORMAT_VERSION = 1
 MAX_CLASS_WORD_LENGTH = 200
@@ -181,6 +181,19 @@ class Subject:
         """
 
         return load_subject(Path(path))
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that `save` writes, for those who keep it elsewhere."""
+        return KIND.to_bytes(self.texts(), self.tensors())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Subject":
+        """The subject in the content of such a file, checked as `load` checks it.
+
+        Raises:
+            SubjectError: as `load` does.
+        """
+        return KIND.from_bytes(data, _assembled)
 
     def __repr__(self) -> str:
         """What kind of subject it is, and nothing that is in it."""

@@ -491,3 +491,10 @@ def test_an_edit_learned_without_a_subject_acts_on_one(pipe: Any, make_subject: 
 
     assert torch.equal(generated(edits=card.scaled(0)), generated(num_inference_steps=6))
     assert (generated(edits=card) - generated(num_inference_steps=6)).abs().max() > 1e-3
+
+
+def test_a_card_comes_back_from_its_bytes() -> None:
+    card = make_card()
+    assert MixingWeights.from_bytes(card.to_bytes()).texts() == card.texts()
+    with pytest.raises(MixingError, match="The given edit card cannot be used"):
+        MixingWeights.from_bytes(card.to_bytes()[:-1])

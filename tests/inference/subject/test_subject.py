@@ -263,6 +263,20 @@ def test_a_missing_folder_is_an_error_and_not_made(tmp_path):
         make_subject().save(tmp_path)
 
 
+def test_bytes_are_the_files_content_and_as_little_believed(saved):
+    subject = Subject.load(saved)
+    assert subject.to_bytes() == saved.read_bytes()
+    assert_same(Subject.from_bytes(saved.read_bytes()), subject)
+    with pytest.raises(SubjectError, match="The given subject file cannot be used: .* cut short"):
+        Subject.from_bytes(saved.read_bytes()[:-1])
+
+
+def test_more_bytes_than_a_subject_has_are_not_parsed(monkeypatch, saved):
+    monkeypatch.setattr(subject_file, "KIND", replace(subject_file.KIND, max_bytes=10))
+    with pytest.raises(SubjectError, match="a subject at most 10"):
+        Subject.from_bytes(saved.read_bytes())
+
+
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved, monkeypatch, failing):
     before = saved.read_bytes()

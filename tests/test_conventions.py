@@ -36,6 +36,21 @@ EXTRAS = {
     "resvg_py",
     "facenet_pytorch",
     "matplotlib",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "pydantic",
+    "dbos",
+    "sqlalchemy",
+    "limits",
+    "prometheus_client",
+    "cryptography",
+    "c2pa",
+}
+# Rooms that may import them all the same, where they are used: the extra of the room's name installs them.
+OF_ROOMS = {
+    "images": {"facenet_pytorch"},
+    "serve": EXTRAS - {"lightning", "pytorch_lightning", "datasets", "tensorboard", "matplotlib"},
 }
 
 
@@ -137,7 +152,7 @@ LEAN = [name for name in LEVELS if LEVELS[name] <= LEVELS["export"] and name not
 
 @pytest.mark.parametrize("room", LEAN)
 def test_the_lean_install_is_enough_to_customise_and_draw(room: str) -> None:
-    lazily_allowed = {"images": {"facenet_pytorch"}}.get(room, set())
+    lazily_allowed = OF_ROOMS.get(room, set())
     for path in (PACKAGE / room).rglob("*.py"):
         found = {name.split(".")[0] for name in imported(path)} & (EXTRAS - lazily_allowed)
         assert not found, f"{path.relative_to(ROOT)} imports {found}"

@@ -1,6 +1,6 @@
 # make demo | make test | make check: each sets up all it needs, through make setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs format lock clean
+.PHONY: help setup demo serve test check docs format lock clean
 
 PYTHON ?= $(shell for candidate in python3 python3.11 python3.12 python3.13; do \
 	$$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
@@ -19,6 +19,7 @@ TESTS ?= tests
 help:
 	@echo "make setup   an environment in .venv with everything below (Python 3.11 to 3.13)"
 	@echo "make demo    one image of a person no training ever saw, redrawn as five sentences ask: outputs/demo.png"
+	@echo "make serve   the service for many users at port 8000, with a key for you in outputs/service-key"
 	@echo "make test    the tests, offline, no GPU  (make test TESTS=tests/inference for some of them)"
 	@echo "make check   ruff, ruff format --check, pyright"
 	@echo "make docs    the documentation site, built strictly and offline: outputs/site/index.html"
@@ -44,6 +45,12 @@ $(STAMP): requirements.lock pyproject.toml | .venv/bin/python $(UV)
 demo: setup
 	@mkdir -p outputs
 	HF_HUB_OFFLINE=1 .venv/bin/promptnet demo --out outputs
+
+serve: setup
+	@mkdir -p outputs
+	@test -s outputs/service-key || (umask 077; .venv/bin/promptnet serve keys add | head -1 > outputs/service-key)
+	@echo "your key is in outputs/service-key"
+	HF_HUB_OFFLINE=1 .venv/bin/promptnet serve
 
 test: setup
 	$(OFFLINE) .venv/bin/python -m pytest -n 2 -q $(TESTS)

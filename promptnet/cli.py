@@ -20,13 +20,14 @@ from promptnet.commands.evaluate import avatars, base_model, edits, people, reso
 from promptnet.commands.generate import generate
 from promptnet.commands.learn_edit import learn_edit
 from promptnet.commands.prepare import prepare
+from promptnet.commands.serve import add_key, backup, list_keys, revoke_key, run, verify_deletion
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 Command = Callable[..., Any]
 
-COMMANDS: dict[str, Command | dict[str, Command]] = {
+COMMANDS: dict[str, Any] = {
     "demo": demo,
     "customize": customize,
     "generate": generate,
@@ -42,12 +43,23 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     },
     "prepare": prepare,
     "convert": convert,
+    "serve": {
+        "run": run,
+        "keys": {"add": add_key, "list": list_keys, "revoke": revoke_key},
+        "backup": backup,
+        "verify-deletion": verify_deletion,
+    },
 }
 
 # Old words of the command line, for one release.
 RENAMED = {"optimize-edit": "learn-edit", "--fusion-until": "--fusion-end", "--correct-until": "--correction-end"}
 
-GROUP_HELP = {"evaluate": "Measure on avatars whose true answers are known."}
+GROUP_HELP = {
+    "evaluate": "Measure on avatars whose true answers are known.",
+    "serve": "Serve many users over HTTP: run (the default), keys, backup, verify-deletion.",
+    "keys": "Make, list and revoke the keys of a service.",
+}
+DEFAULTS = {"serve": "run"}
 
 
 def build_parser() -> ArgumentParser:
@@ -56,7 +68,11 @@ def build_parser() -> ArgumentParser:
 
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(
+    class WithDefaults(ArgumentParser):
+        def parse_args(self, args: Any = None, *more: Any, **named: Any) -> Any:
+            return super().parse_args(with_default(sys.argv[1:] if args is None else list(args)), *more, **named)
+
+    parser = WithDefaults(
         prog="promptnet",
         description="Personalise a text-to-image diffusion model from a single photo, in seconds.",
         version=version("promptnet"),
@@ -67,6 +83,18 @@ def build_parser() -> ArgumentParser:
     )
     _add_commands(parser, COMMANDS, "command")
     return parser
+
+
+def with_default(words: list[str]) -> list[str]:
+    """Return the words with the subcommand that a group alone means: `serve --port 1` is `serve run --port 1`."""
+    for place, word in enumerate(words):
+        if word in DEFAULTS:
+            after = words[place + 1 : place + 2]
+            if not after or (after[0].startswith("-") and after[0] not in ("-h", "--help")):
+                return [*words[: place + 1], DEFAULTS[word], *words[place + 1 :]]
+        if not word.startswith("-"):
+            break
+    return words
 
 
 def _add_commands(parser: ArgumentParser, commands: Mapping[str, Any], dest: str) -> None:
@@ -120,7 +148,7 @@ def _parsing(kind: Any) -> dict[str, Any]:
 def _chosen(arguments: Namespace) -> tuple[Command, dict[str, Any]]:
     """Return the function that the command line names, and its arguments."""
     command, options = COMMANDS[arguments.command], arguments[arguments.command]
-    if isinstance(command, dict):
+    while isinstance(command, dict):
         command, options = command[options.what], options[options.what]
     parameters = {name.strip("_"): name for name in inspect.signature(command).parameters}
     return command, {parameters[name]: value for name, value in vars(options).items()}

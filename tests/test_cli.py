@@ -19,13 +19,16 @@ from promptnet.commands import generate as generate_module
 from promptnet.commands._loading import find_base, pick_device
 from promptnet.commands._output import check_output, numbered, parse_size
 
-LEAVES: dict[str, Callable[..., Any]] = {}
-for _name, _command in cli.COMMANDS.items():
-    LEAVES |= (
-        {f"{_name} {what}": each for what, each in _command.items()}
-        if isinstance(_command, dict)
-        else {_name: _command}
-    )
+
+def leaves(commands: dict[str, Any], before: str = "") -> dict[str, Callable[..., Any]]:
+    """Every command by its words."""
+    found = {}
+    for name, command in commands.items():
+        found |= leaves(command, f"{before}{name} ") if isinstance(command, dict) else {f"{before}{name}": command}
+    return found
+
+
+LEAVES = leaves(cli.COMMANDS)
 
 
 class Pipeline:
@@ -358,3 +361,11 @@ def test_commands_of_before_work_but_not_as_values(capsys: pytest.CaptureFixture
     assert "usage: promptnet" in shown.out
     assert "learn-edit" in shown.out
     assert cli._in_new_words(["generate", "--prompt", "optimize-edit"]) == ["generate", "--prompt", "optimize-edit"]
+
+
+def test_serve_alone_is_serve_run() -> None:
+    parser = cli.build_parser()
+    assert parser.parse_args(["serve", "--port", "1"]).serve.run.port == 1
+    assert parser.parse_args(["serve"]).serve.what == "run"
+    assert parser.parse_args(["serve", "keys", "list"]).serve.what == "keys"
+    assert cli.with_default(["generate", "--prompt", "serve"]) == ["generate", "--prompt", "serve"]

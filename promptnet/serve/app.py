@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import sqlalchemy as sa
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -60,7 +60,7 @@ def create_app(settings: Settings, *, supervisor: Any = None) -> Gate:
     app.include_router(api.open_router)
     app.include_router(openai.router)
     app.include_router(api.router)
-    for kind in (Problem, HTTPException, RequestValidationError, sa.exc.SQLAlchemyError, OSError, Exception):
+    for kind in (Problem, HTTPException, RequestValidationError, SQLAlchemyError, OSError, Exception):
         app.add_exception_handler(kind, _answer)
     return Gate(app, service, settings)
 
@@ -81,7 +81,7 @@ def _problem_of(error: BaseException) -> Problem:
         return validation_problem(error.errors())
     if isinstance(error, HTTPException):
         return not_found() if error.status_code == 404 else _of_status(error)
-    if isinstance(error, (sa.exc.SQLAlchemyError, OSError)):
+    if isinstance(error, (SQLAlchemyError, OSError)):
         log_error("storage", error)
         return storage_problem()
     log_error("request failed", error)

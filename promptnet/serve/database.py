@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table, event
+from sqlalchemy.exc import SQLAlchemyError
 
 _SCHEMA = MetaData()
 
@@ -129,7 +130,7 @@ def open_database(url: str) -> sa.Engine:
             _make_private(engine.url.database)
             event.listen(engine, "connect", _set_up_sqlite)
         _SCHEMA.create_all(engine)
-    except (sa.exc.SQLAlchemyError, ImportError) as error:
+    except (SQLAlchemyError, ImportError) as error:
         # The URL may hold a password, and the error's own text holds the URL.
         raise ValueError(f"the database cannot be opened ({type(error).__name__}): check --database") from error
     return engine

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from promptnet.serve.database import SUBJECTS, WORKERS
 from promptnet.serve.logs import log_error
@@ -30,7 +31,7 @@ class Heartbeat:
         try:
             self._write(ready)
             self._drop_deleted()
-        except sa.exc.SQLAlchemyError as error:
+        except SQLAlchemyError as error:
             log_error("no heartbeat", error, slot=self.slot)
 
     def _write(self, ready: bool) -> None:

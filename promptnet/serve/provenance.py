@@ -73,9 +73,9 @@ def credentials_in(data: bytes, media_type: str = "image/png") -> Credentials | 
     try:
         with c2pa.Reader(media_type, BytesIO(data), context=_context()) as reader:
             manifest, state = reader.get_active_manifest() or {}, reader.get_validation_state() or ""
-    except c2pa.C2paError.ManifestNotFound:
-        return None
     except c2pa.C2paError as error:
+        if type(error).__name__.endswith("ManifestNotFound"):
+            return None
         raise ValueError(f"its content credentials cannot be read ({type(error).__name__.lstrip('_')})") from error
     source_type = _source_type(manifest)
     generator = (manifest.get("claim_generator_info") or [{}])[0]

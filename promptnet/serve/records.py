@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from promptnet.serve.database import CONSENTS, EDITS, IMAGES, JOB_SUBJECTS, JOBS, KEYS, SUBJECTS
 from promptnet.serve.keys import Caller
 
+Row = Mapping[Any, Any]
 OPEN = ("starting", "processing")
 ENDED = ("succeeded", "failed", "canceled")
 MAX_STARTS = 3
@@ -133,31 +134,31 @@ class Records:
         with self.engine.connect() as connection:
             return _job(connection, JOBS.c.id == job, *([] if user is None else [JOBS.c.owner == user]))
 
-    def page(self, table: sa.Table, user: str, limit: int, before: tuple[float, str] | None) -> list[Mapping[str, Any]]:
+    def page(self, table: sa.Table, user: str, limit: int, before: tuple[float, str] | None) -> list[Row]:
         """A user's rows of a table, the newest first, those before (created, id)."""
         query = sa.select(table).where(table.c.owner == user)
         if before is not None:
             query = query.where(sa.tuple_(table.c.created, table.c.id) < sa.tuple_(*map(sa.literal, before)))
         query = query.order_by(table.c.created.desc(), table.c.id.desc()).limit(limit)
         with self.engine.connect() as connection:
-            return list(connection.execute(query).mappings())
+            return [*connection.execute(query).mappings()]
 
-    def owned(self, table: sa.Table, name: str, user: str) -> Mapping[str, Any] | None:
+    def owned(self, table: sa.Table, name: str, user: str) -> Row | None:
         """A user's row by id."""
         query = sa.select(table).where(table.c.id == name, table.c.owner == user)
         with self.engine.connect() as connection:
             return connection.execute(query).mappings().first()
 
-    def all_owned(self, table: sa.Table, user: str) -> list[Mapping[str, Any]]:
+    def all_owned(self, table: sa.Table, user: str) -> list[Row]:
         """All of a user's rows."""
         with self.engine.connect() as connection:
-            return list(connection.execute(sa.select(table).where(table.c.owner == user)).mappings())
+            return [*connection.execute(sa.select(table).where(table.c.owner == user)).mappings()]
 
-    def images_of(self, job: str) -> list[Mapping[str, Any]]:
+    def images_of(self, job: str) -> list[Row]:
         """The images that a job drew, in order."""
         with self.engine.connect() as connection:
             query = sa.select(IMAGES).where(IMAGES.c.job == job).order_by(IMAGES.c.place)
-            return list(connection.execute(query).mappings())
+            return [*connection.execute(query).mappings()]
 
     def subjects_of(self, job: str) -> list[str]:
         """The subjects that a job draws."""

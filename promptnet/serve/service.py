@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from promptnet.serve.consent import consent_row
 from promptnet.serve.database import EDITS, SUBJECTS, open_database
@@ -88,7 +88,7 @@ class Service:
             stored = self.store.size(caller.user)
             self.store.put(caller.user, "requests", name, json.dumps(with_seeds(request)).encode())
             job, is_new = self._accepted(caller, new, stored)
-        except (OSError, sa.exc.SQLAlchemyError) as error:
+        except (OSError, SQLAlchemyError) as error:
             log_error("not accepted", error)
             self._drop_request(caller, name)
             raise storage_problem() from error

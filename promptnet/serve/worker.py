@@ -69,7 +69,7 @@ class Worker:
     sign: Callable[[bytes], bytes] | None = None
     together: Any = None
     stopping: threading.Event = field(default_factory=threading.Event)
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Any = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.pipe.set_progress_bar_config(disable=True)

@@ -267,7 +267,7 @@ def test_bytes_are_the_files_content_and_as_little_believed(saved):
     subject = Subject.load(saved)
     assert subject.to_bytes() == saved.read_bytes()
     assert_same(Subject.from_bytes(saved.read_bytes()), subject)
-    with pytest.raises(SubjectError, match="The given subject file cannot be used: .* cut short"):
+    with pytest.raises(SubjectError, match=r"The given subject file cannot be used: .* cut short"):
         Subject.from_bytes(saved.read_bytes()[:-1])
 
 

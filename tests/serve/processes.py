@@ -65,18 +65,18 @@ class Server:
         headers = {"Authorization": f"Bearer {self.secret}"}
         return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=30)
 
-    def wait_ready(self, seconds: float = 120) -> None:
+    def wait_ready(self, seconds: float = 300) -> None:
         with self.client() as client:
             self.until(lambda: client.get("/readyz").status_code == 200, seconds)
 
-    def until(self, true: Any, seconds: float = 120) -> None:
+    def until(self, true: Any, seconds: float = 300) -> None:
         """Wait; a server that is away is not true yet."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
                 if true():
                     return
-            time.sleep(0.05)
+            time.sleep(0.2)
         raise AssertionError(self.log.read_text()[-3000:])
 
     def worker_pids(self) -> list[int]:

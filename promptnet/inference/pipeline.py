@@ -1,19 +1,17 @@
 """PromptNetPipeline: a diffusers pipeline whose prompts may hold subjects.
 
-This file connects: what a call asks for becomes rows (rows.py), rows become rules (recipe.py), and the one loop
-(sampling.py) does the drawing.
+This file connects: what a call asks for becomes requests (sampling/requests.py), requests become rules
+(sampling/rules.py), and the one loop (sampling/loop.py) generates. Loading, subjects and state are in mixins/.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput, StableDiffusionMixin
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
@@ -24,14 +22,15 @@ from transformers import (
 )
 
 from promptnet.images.crop import fitted
-from promptnet.images.load import Source
 from promptnet.inference.editing.card import EditCard, listed_cards
 from promptnet.inference.editing.rule import check_request_lengths, learned_config, mixing_rule
-from promptnet.inference.references import EncodedReferences, decode_latents, encode_references, open_references
+from promptnet.inference.mixins.loading import LoadingMixin
+from promptnet.inference.mixins.state import StateMixin
+from promptnet.inference.mixins.subjects import SubjectsMixin
+from promptnet.inference.references import decode_latents
 from promptnet.inference.resolution.plan import Resolution, plan_size
 from promptnet.inference.sampling.arguments import (
     check_base_model,
-    check_encoder,
     check_output_type,
     check_text_encoders,
     check_text_layer,
@@ -46,31 +45,24 @@ from promptnet.inference.sampling.arguments import (
 from promptnet.inference.sampling.conditions import networks_of
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.loop import sample
-from promptnet.inference.sampling.own_call import OwnCall, interrupt, own_call, running_call
+from promptnet.inference.sampling.own_call import OwnCall, own_call
 from promptnet.inference.sampling.requests import (
-    Request,
     SubjectsOfPrompt,
-    distinct_subjects,
     make_requests,
     moved,
-    texts_of,
 )
 from promptnet.inference.sampling.rules import Generators, build_rules
-from promptnet.inference.sampling.schedule import Step, check_scheduler, plan, prediction_type
-from promptnet.inference.subject.fingerprint import fingerprint
-from promptnet.inference.subject.subject import Subject, base_name, check_class_word, image_weights
+from promptnet.inference.sampling.schedule import Step, plan, prediction_type
 from promptnet.inference.tuning.config import TuningConfig
 from promptnet.inference.values import generators
 from promptnet.io.renamed import renamed_arguments
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text_encoders import text_encoders_of
-from promptnet.models.vocabulary import warn_of_unknown_words
 
-_FOR_SUBJECTS = ("promptnet", "image_encoder", "feature_extractor")
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
 
 
-class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
+class PromptNetPipeline(LoadingMixin, SubjectsMixin, StateMixin, DiffusionPipeline, StableDiffusionMixin):
     """Draws prompts, with one person or several in them as `S*`.
 
     Made of a Stable Diffusion base model (1, 2 or XL) and, for subjects, of PromptNet and the image encoder it was
@@ -172,133 +164,6 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self._num_timesteps = 0
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """diffusers' `from_pretrained`; `promptnet` may also be the folder or Hub id of an encoder.
-
-        All parts are loaded as float32 unless `dtype` says otherwise, whatever they were stored as.
-
-        Raises:
-            ValueError: there is no such folder, and it cannot be had from the Hub; or a weights file is broken.
-        """
-        # diffusers' own default; transformers' encoders would otherwise keep the type they were stored in.
-        dtype = kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
-        encoder = kwargs.get("promptnet")
-        if isinstance(encoder, (str, os.PathLike)):
-            kwargs["promptnet"] = PromptNetModel.from_pretrained(encoder, dtype=dtype)
-        path = os.fspath(pretrained_model_name_or_path)
-        try:
-            return super().from_pretrained(path, **kwargs)
-        except SafetensorError as error:  # transformers lets it through, without the file's name
-            raise ValueError(f"A weights file of {path!r} is broken ({error}): copy or download it again.") from error
-        except (OSError, ValueError) as error:
-            if os.path.isdir(path):
-                raise
-            raise ValueError(
-                f"The base model {path!r} is not a folder here and cannot be loaded from the Hugging Face Hub: give a "
-                "folder in diffusers layout (with model_index.json), or a Hub id while online."
-            ) from error
-
-    @property
-    def sampling_defaults(self) -> SamplingConfig:
-        """The parameters of a call that names none."""
-        return SamplingConfig().replaced(self.config["sampling"])
-
-    @property
-    def trained_size_px(self) -> tuple[int, int]:
-        """Height and width of the images that the base model was trained on."""
-        sample_size: Any = self.unet.config["sample_size"]
-        height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
-        return height * self.vae_scale_factor, width * self.vae_scale_factor
-
-    @property
-    def size_multiple_px(self) -> int:
-        """What height and width must be multiples of: one pixel of the U-Net's deepest block."""
-        return self.vae_scale_factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
-
-    @property
-    def num_timesteps(self) -> int:
-        """Steps of the current call; outside of calls, of the last one."""
-        call = running_call()
-        return call.num_timesteps if call is not None and call.pipe is self else self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        """Set `pipe._interrupt = True` in a callback to stop after that step; outside of callbacks, all calls stop."""
-        return self._interrupt
-
-    @property
-    def _interrupt(self) -> bool:
-        call = running_call()
-        return call is not None and call.pipe is self and call.interrupted
-
-    @_interrupt.setter
-    def _interrupt(self, value: bool) -> None:
-        interrupt(self, value)
-
-    def encode_references(self, images: Source | Sequence[Source]) -> EncodedReferences:
-        """Reference images as PromptNet reads them, cropped to their central squares.
-
-        Args:
-            images: one or several: paths, files or `PIL.Image`s.
-
-        Raises:
-            ValueError: an image cannot be used, or this pipeline has no PromptNet.
-        """
-        self._require_promptnet()
-        opened = open_references(images)
-        encoded = encode_references(
-            self.vae,
-            self.image_encoder,
-            self.feature_extractor,
-            opened,
-            size_px=self.trained_size_px[0],
-            device=self._execution_device,
-        )
-        self.maybe_free_model_hooks()
-        return encoded
-
-    def encode(
-        self,
-        images: Source | Sequence[Source],
-        class_word: str = "person",
-        weights: Sequence[float] | None = None,
-    ) -> Subject:
-        """A subject without tuning: PromptNet's words alone.
-
-        Args:
-            images: one reference image of the person or several.
-            class_word: what the person is in a sentence.
-            weights: how much each image counts; default all the same.
-
-        Raises:
-            ValueError: an image cannot be used, numbers do not match, or this pipeline has no PromptNet.
-        """
-        self._require_promptnet()
-        check_class_word(class_word)
-        opened = open_references(images)
-        fractions = image_weights(weights, len(opened))
-        latents, vision_states = self.encode_references(opened)
-        return Subject(
-            latents.cpu(),
-            vision_states.cpu(),
-            fractions,
-            class_word,
-            fingerprint(self),
-            base=base_name(self),
-        )
-
-    def customize(self, images: Source | Sequence[Source], class_word: str = "person", **options: Any) -> Subject:
-        """A subject tuned to this person, in seconds; options as in `promptnet.inference.tuning.customize`.
-
-        Raises:
-            ValueError: as `encode`, or an option is out of range.
-        """
-        from promptnet.inference.tuning.customize import customize_subject
-
-        self._require_promptnet()
-        return customize_subject(self, images, class_word=class_word, **options)
 
     @renamed_arguments(fusion_until="fusion_end")
     @torch.no_grad()
@@ -478,20 +343,6 @@ class PromptNetPipeline(DiffusionPipeline, StableDiffusionMixin):
             return latents
         pixels = fitted(decode_latents(self.vae, latents).clamp(-1, 1), size_px)
         return self.image_processor.postprocess(pixels, output_type=output_type)
-
-    def _check_rows(self, rows: Sequence[Request], config: SamplingConfig) -> None:
-        warn_of_unknown_words([encoder.tokenizer for encoder in text_encoders_of(self).text_encoders], texts_of(rows))
-        subjects = distinct_subjects(rows)
-        check_scheduler(self.scheduler, renoising=bool(subjects and config.fusion_steps))
-        if not subjects:
-            return
-        self._require_promptnet()
-        here = fingerprint(self)  # once for all subjects
-        for subject in subjects:
-            subject.check_fingerprint(here, self)
-
-    def _require_promptnet(self) -> None:
-        check_encoder({name: getattr(self, name, None) for name in _FOR_SUBJECTS})
 
 
 def _until_interrupted(call: OwnCall, steps: Sequence[Step]) -> Iterator[Step]:

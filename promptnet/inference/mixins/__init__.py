@@ -1,0 +1,1 @@
+"""Parts of `PromptNetPipeline`, one topic a file."""

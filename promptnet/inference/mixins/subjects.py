@@ -1,0 +1,106 @@
+"""How a pipeline makes subjects, and which it can draw."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from promptnet.images.load import Source
+from promptnet.inference.references import EncodedReferences, encode_references, open_references
+from promptnet.inference.sampling.arguments import check_encoder
+from promptnet.inference.sampling.config import SamplingConfig
+from promptnet.inference.sampling.requests import Request, distinct_subjects, texts_of
+from promptnet.inference.sampling.schedule import check_scheduler
+from promptnet.inference.subject.fingerprint import fingerprint
+from promptnet.inference.subject.subject import Subject, base_name, check_class_word, image_weights
+from promptnet.models.text_encoders import text_encoders_of
+from promptnet.models.vocabulary import warn_of_unknown_words
+
+_FOR_SUBJECTS = ("promptnet", "image_encoder", "feature_extractor")
+
+
+class SubjectsMixin(DiffusionPipeline):
+    """Makes subjects from reference images."""
+
+    vae: Any
+    image_encoder: Any
+    feature_extractor: Any
+    scheduler: Any
+    trained_size_px: tuple[int, int]
+
+    def encode_references(self, images: Source | Sequence[Source]) -> EncodedReferences:
+        """Reference images as PromptNet reads them, cropped to their central squares.
+
+        Args:
+            images: one or several: paths, files or `PIL.Image`s.
+
+        Raises:
+            ValueError: an image cannot be used, or this pipeline has no PromptNet.
+        """
+        self._require_promptnet()
+        opened = open_references(images)
+        encoded = encode_references(
+            self.vae,
+            self.image_encoder,
+            self.feature_extractor,
+            opened,
+            size_px=self.trained_size_px[0],
+            device=self._execution_device,
+        )
+        self.maybe_free_model_hooks()
+        return encoded
+
+    def encode(
+        self,
+        images: Source | Sequence[Source],
+        class_word: str = "person",
+        weights: Sequence[float] | None = None,
+    ) -> Subject:
+        """A subject without tuning: PromptNet's words alone.
+
+        Args:
+            images: one reference image of the person or several.
+            class_word: what the person is in a sentence.
+            weights: how much each image counts; default all the same.
+
+        Raises:
+            ValueError: an image cannot be used, numbers do not match, or this pipeline has no PromptNet.
+        """
+        self._require_promptnet()
+        check_class_word(class_word)
+        opened = open_references(images)
+        fractions = image_weights(weights, len(opened))
+        latents, vision_states = self.encode_references(opened)
+        return Subject(
+            latents.cpu(),
+            vision_states.cpu(),
+            fractions,
+            class_word,
+            fingerprint(self),
+            base=base_name(self),
+        )
+
+    def customize(self, images: Source | Sequence[Source], class_word: str = "person", **options: Any) -> Subject:
+        """A subject tuned to this person, in seconds; options as in `promptnet.inference.tuning.customize`.
+
+        Raises:
+            ValueError: as `encode`, or an option is out of range.
+        """
+        from promptnet.inference.tuning.customize import customize_subject
+
+        self._require_promptnet()
+        return customize_subject(self, images, class_word=class_word, **options)
+
+    def _check_rows(self, rows: Sequence[Request], config: SamplingConfig) -> None:
+        warn_of_unknown_words([encoder.tokenizer for encoder in text_encoders_of(self).text_encoders], texts_of(rows))
+        subjects = distinct_subjects(rows)
+        check_scheduler(self.scheduler, renoising=bool(subjects and config.fusion_steps))
+        if not subjects:
+            return
+        self._require_promptnet()
+        here = fingerprint(self)  # once for all subjects
+        for subject in subjects:
+            subject.check_fingerprint(here, self)
+
+    def _require_promptnet(self) -> None:
+        check_encoder({name: getattr(self, name, None) for name in _FOR_SUBJECTS})

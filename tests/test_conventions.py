@@ -46,10 +46,15 @@ EXTRAS = {
     "prometheus_client",
     "cryptography",
     "c2pa",
+    "lycoris",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
 }
-# Rooms that may import them all the same, where they are used: the extra of the room's name installs them.
+# Rooms that may import some of these all the same, inside the functions that need them.
 OF_ROOMS = {
     "images": {"facenet_pytorch"},
+    "export": {"lycoris", "onnx", "onnxruntime", "onnxscript"},
     "serve": EXTRAS - {"lightning", "pytorch_lightning", "datasets", "tensorboard", "matplotlib"},
 }
 
@@ -147,14 +152,24 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
     assert circle(import_graph(MODULES)) == []
 
 
+def at_the_top(path: Path) -> set[str]:
+    """Packages that importing the module imports."""
+    body = ast.parse(path.read_text("utf-8")).body
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in imports if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
+
+
 LEAN = [name for name in LEVELS if LEVELS[name] <= LEVELS["export"] and name not in {"datasets", "metrics"}]
 
 
 @pytest.mark.parametrize("room", LEAN)
 def test_the_lean_install_is_enough_to_customise_and_draw(room: str) -> None:
-    lazily_allowed = OF_ROOMS.get(room, set())
+    elsewhere = EXTRAS - OF_ROOMS.get(room, set())
     for path in (PACKAGE / room).rglob("*.py"):
-        found = {name.split(".")[0] for name in imported(path)} & (EXTRAS - lazily_allowed)
+        assert not at_the_top(path) & (EXTRAS if room != "serve" else elsewhere), path.relative_to(ROOT)
+        found = {name.split(".")[0] for name in imported(path)} & elsewhere
         assert not found, f"{path.relative_to(ROOT)} imports {found}"
 
 

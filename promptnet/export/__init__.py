@@ -1,0 +1,24 @@
+"""Exports: a subject, an edit card or an encoder as other software reads it, and proof that it does."""
+
+from typing import TYPE_CHECKING
+
+from promptnet.io.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from promptnet.export.errors import ExportError
+    from promptnet.export.passport import Passport
+    from promptnet.export.registry import FORMATS, FileFormat, write_files
+    from promptnet.export.static_subject import StaticSubject
+
+__all__ = ["FORMATS", "ExportError", "FileFormat", "Passport", "StaticSubject", "write_files"]
+
+_HOMES = {
+    "ExportError": "errors",
+    "FORMATS": "registry",
+    "FileFormat": "registry",
+    "Passport": "passport",
+    "StaticSubject": "static_subject",
+    "write_files": "registry",
+}
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from promptnet.export.passport import Passport
     from promptnet.export.registry import FORMATS, FileFormat, write_files
     from promptnet.export.static_subject import StaticSubject
+    from promptnet.export.stock import in_stock_pipeline
 
-__all__ = ["FORMATS", "ExportError", "FileFormat", "Passport", "StaticSubject", "write_files"]
+__all__ = ["FORMATS", "ExportError", "FileFormat", "Passport", "StaticSubject", "in_stock_pipeline", "write_files"]
 
 _HOMES = {
     "ExportError": "errors",
@@ -18,6 +19,7 @@ _HOMES = {
     "FileFormat": "registry",
     "Passport": "passport",
     "StaticSubject": "static_subject",
+    "in_stock_pipeline": "stock",
     "write_files": "registry",
 }
 

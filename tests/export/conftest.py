@@ -57,6 +57,8 @@ def stock_of(bases: dict[str, Path]) -> Callable[[str], Any]:
     def build(family: str) -> Any:
         kind: Any = diffusers.StableDiffusionXLPipeline if family == "sdxl" else diffusers.StableDiffusionPipeline
         pipe = kind.from_pretrained(bases[family])
+        # StableDiffusionPipeline changes `steps_offset` of what it calls outdated configs.
+        pipe.scheduler = diffusers.DDIMScheduler.from_pretrained(bases[family] / "scheduler")
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

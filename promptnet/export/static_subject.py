@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptnet.export.errors import ExportError
-from promptnet.inference.subject.lora import LowRankDelta
+from promptnet.inference.subject.lora import LoRALayer
 
 # What vLLM's helper accepts of the ranks that a subject may have.
 PADDED_RANKS = (8, 16, 32, 64, 128, 256, 512)
@@ -25,7 +25,7 @@ class StaticSubject:
     Args:
         words: (L, D), D the sum of the text encoders' widths.
         widths: of the text encoders.
-        deltas: the U-Net's, by layer.
+        loras: the U-Net's, by layer.
         class_word: the subject's.
         fingerprint: component -> hash of the base model's weights.
         base: what the base model was called.
@@ -37,7 +37,7 @@ class StaticSubject:
 
     words: Tensor
     widths: tuple[int, ...]
-    deltas: Mapping[str, LowRankDelta] = field(default_factory=dict)
+    loras: Mapping[str, LoRALayer] = field(default_factory=dict)
     class_word: str = "person"
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     base: str = ""
@@ -52,7 +52,7 @@ class StaticSubject:
     @property
     def rank(self) -> int:
         """R, the largest of the layers' ranks; 0 without a LoRA."""
-        return max((delta.rank for delta in self.deltas.values()), default=0)
+        return max((lora.rank for lora in self.loras.values()), default=0)
 
     def word_parts(self) -> list[Tensor]:
         """Each text encoder's part of the words, (L, width)."""
@@ -70,7 +70,7 @@ class StaticSubject:
         rank = self.rank if rank is None else rank
         if self.rank > rank:
             raise ExportError(f"The LoRA has rank {self.rank}, which rank={rank} cannot hold.")
-        return replace(self, deltas={name: _padded(delta, rank) for name, delta in self.deltas.items()})
+        return replace(self, loras={name: _padded(lora, rank) for name, lora in self.loras.items()})
 
     def padded_for_servers(self) -> Self:
         """The same with a rank that vLLM's reader of adapters knows, 8 or more.
@@ -89,7 +89,7 @@ class StaticSubject:
         Raises:
             ExportError: this subject has none.
         """
-        if not self.deltas:
+        if not self.loras:
             raise ExportError(
                 f"{kind}: this subject was not tuned, so it has no LoRA, and the file would do nothing. Export it "
                 "distilled (--static distilled), as textual-inversion alone, or tune it with `promptnet customize`."
@@ -98,10 +98,10 @@ class StaticSubject:
     def __repr__(self) -> str:
         """What kind of subject it is, and nothing that is in it."""
         return (
-            f"StaticSubject({self.class_word!r}, words={len(self.words)}, layers={len(self.deltas)}, rank={self.rank})"
+            f"StaticSubject({self.class_word!r}, words={len(self.words)}, layers={len(self.loras)}, rank={self.rank})"
         )
 
 
-def _padded(delta: LowRankDelta, rank: int) -> LowRankDelta:
-    missing = rank - delta.rank
-    return LowRankDelta(F.pad(delta.down, (0, 0, 0, missing)), F.pad(delta.up, (0, missing)))
+def _padded(lora: LoRALayer, rank: int) -> LoRALayer:
+    missing = rank - lora.rank
+    return LoRALayer(F.pad(lora.A, (0, 0, 0, missing)), F.pad(lora.B, (0, missing)))

@@ -77,7 +77,7 @@ def mean_static(pipe: Any, subject: Subject, seed: int = 0) -> StaticSubject:
     return StaticSubject(
         mean_words(pipe, subject, seed),
         tuple(encoder.width for encoder in encoders),
-        {name: delta.to("cpu", torch.float32) for name, delta in subject.unet_deltas.items()},
+        {name: lora.to("cpu", torch.float32) for name, lora in subject.unet_loras.items()},
         subject.class_word,
         subject.fingerprint,
         subject.base,

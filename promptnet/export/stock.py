@@ -16,17 +16,18 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from promptnet.export.errors import ExportError
-from promptnet.inference.editing.card import MixingWeights, listed_cards
+from promptnet.inference.editing.card import EditCard, listed_cards
 from promptnet.inference.editing.rule import Mixing, check_request_lengths, learned_config, mixing_rule
 from promptnet.inference.sampling.arguments import starting_noise
 from promptnet.inference.sampling.conditions import Networks, PlainPrompts, SubjectPrompts
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.loop import Term, UNetInputs
+from promptnet.inference.sampling.phases import Role
 from promptnet.inference.sampling.requests import Request, distinct_subjects, make_requests, moved
 from promptnet.inference.sampling.rules import Generators, RowNoise
 from promptnet.inference.sampling.schedule import Step, plan
 from promptnet.inference.subject.fingerprint import hash_weights, hashes_of
-from promptnet.inference.subject.lora import RowDeltas, applied
+from promptnet.inference.subject.lora import RowLoRAs, apply_loras
 from promptnet.inference.subject.subject import Subject
 from promptnet.inference.values import generators
 from promptnet.models.promptnet import PromptNetModel
@@ -42,7 +43,7 @@ def in_stock_pipeline(
     prompt: str,
     *,
     promptnet: Any,
-    edits: MixingWeights | Sequence[MixingWeights] = (),
+    edits: EditCard | Sequence[EditCard] = (),
     negative_prompt: str | None = None,
     num_images: int = 1,
     height: int | None = None,
@@ -127,7 +128,7 @@ def in_stock_pipeline(
         "callback_on_step_end": words,
         "callback_on_step_end_tensor_inputs": words.tensor_inputs(first),
     }
-    with applied(pipe.unet, _row_deltas(first, guided=config.subject_scale != 1)):
+    with apply_loras(pipe.unet, _row_loras(first, guided=config.subject_scale != 1)):
         yield arguments
 
 
@@ -142,12 +143,12 @@ def _pooled(inputs: UNetInputs) -> Tensor | None:
     return inputs.extra.get("added_cond_kwargs", {}).get("text_embeds")
 
 
-def _row_deltas(first: UNetInputs, *, guided: bool) -> RowDeltas | tuple[()]:
+def _row_loras(first: UNetInputs, *, guided: bool) -> RowLoRAs | tuple[()]:
     """The subject's LoRA behind the negative prompt's rows, which have none."""
-    if not isinstance(first.deltas, RowDeltas):
+    if not isinstance(first.loras, RowLoRAs):
         return ()
-    rows = first.deltas.rows
-    return RowDeltas(((None,) * len(rows) if guided else ()) + rows)
+    rows = first.loras.rows
+    return RowLoRAs(((None,) * len(rows) if guided else ()) + rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +195,7 @@ class _ChangingWords:
 
     def inputs(self, x: Tensor, step: Step) -> UNetInputs:
         """What the U-Net gets in the rows with S* for latents in the scale that networks see."""
-        term: Term = self.subjects.references().conditions[0].term("subject.0", 1.0)
+        term: Term = self.subjects.references().conditions[0].term(Role.subject(0), 1.0)
         terms = [term] if self.mixing is None else self.mixing.terms([term], step)
         return terms[0].inputs(x, step)
 

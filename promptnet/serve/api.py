@@ -294,18 +294,18 @@ _CARD_FORM: Any = {
 
 @router.post("/edits", status_code=201, response_model=schemas.EditView, tags=["edits"], openapi_extra=_CARD_FORM)
 async def add_edit(request: Request, service: Known, who: Who) -> Any:
-    """Bring an edit card, as `promptnet optimize-edit` wrote it."""
+    """Bring an edit card, as `promptnet learn-edit` wrote it."""
     form = await read_form(request, files=("card",), max_files=1)
     return await run_in_threadpool(_keep_edit, service, who, form.files[0])
 
 
 def _keep_edit(service: Service, who: Caller, data: bytes) -> dict[str, Any]:
-    from promptnet.inference.editing.card import MixingError, MixingWeights
+    from promptnet.inference.editing.card import EditCard, EditError
     from promptnet.inference.subject.fingerprint import differing
 
     try:
-        card = MixingWeights.from_bytes(data)
-    except MixingError as error:
+        card = EditCard.from_bytes(data)
+    except EditError as error:
         raise invalid(str(error), "card") from error
     here = service.model()["fingerprint"]
     if differing(card.fingerprint, {name: here[name] for name in card.fingerprint if name in here}):

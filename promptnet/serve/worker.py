@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from promptnet.images.load import open_image
-from promptnet.inference.editing.card import MixingWeights
+from promptnet.inference.editing.card import EditCard
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.subject import Subject, base_name
 from promptnet.serve.logs import log, log_error, place_of
@@ -150,7 +150,7 @@ class Worker:
         num_bytes = self.store.put(job.owner, "subjects", name, subject.to_bytes())
         now = time.time()
         row = {"id": name, "owner": job.owner, "created": now, "used": now, "bytes": num_bytes}
-        row |= {"tuned": bool(subject.deltas), "num_references": subject.num_references, "model": self.model["id"]}
+        row |= {"tuned": bool(subject.loras), "num_references": subject.num_references, "model": self.model["id"]}
         if not self.records.end(job.id, "succeeded", subject=row):
             self.store.remove(job.owner, "subjects", name)
             raise Canceled
@@ -213,11 +213,11 @@ class Worker:
         image.save(out, "PNG", pnginfo=info)
         return self.sign(out.getvalue()) if self.sign is not None else out.getvalue()
 
-    def _card(self, user: str, edit: Mapping[str, Any]) -> MixingWeights:
+    def _card(self, user: str, edit: Mapping[str, Any]) -> EditCard:
         if edit["owned"]:
-            card = MixingWeights.from_bytes(self.store.get(user, "edits", edit["edit"]))
+            card = EditCard.from_bytes(self.store.get(user, "edits", edit["edit"]))
         else:
-            card = MixingWeights.load(Path(self.settings.base) / "edits" / f"{edit['edit']}.safetensors")
+            card = EditCard.load(Path(self.settings.base) / "edits" / f"{edit['edit']}.safetensors")
         return card.scaled(edit["strength"])
 
     def _after_step(self, job: Job, request: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:

@@ -13,7 +13,7 @@ from promptnet import PromptNetModel, PromptNetPipeline, Subject
 from promptnet.export.passport import Passport
 from promptnet.export.static_subject import StaticSubject
 from promptnet.inference.subject.fingerprint import fingerprint
-from promptnet.inference.subject.lora import LowRankDelta, initial_deltas, key_value_layers, word_layers
+from promptnet.inference.subject.lora import LoRALayer, initial_loras, key_value_layers, word_layers
 from promptnet.models.text_encoders import text_encoders_of
 from tests.base_models import write_base
 
@@ -65,9 +65,9 @@ def stock_of(bases: dict[str, Path]) -> Callable[[str], Any]:
     return build
 
 
-def random_deltas(layers: dict[str, Any], generator: torch.Generator, rank: int = 2) -> dict[str, LowRankDelta]:
-    found = initial_deltas(layers, rank, generator)
-    return {n: LowRankDelta(d.down, torch.randn(d.up.shape, generator=generator)) for n, d in found.items()}
+def random_loras(layers: dict[str, Any], generator: torch.Generator, rank: int = 2) -> dict[str, LoRALayer]:
+    found = initial_loras(layers, rank, generator)
+    return {n: LoRALayer(d.A, torch.randn(d.B.shape, generator=generator)) for n, d in found.items()}
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +83,7 @@ def make_subject() -> Callable[..., Subject]:
             torch.randn(num_references, 5, 20, generator=generator),
             torch.ones(num_references),
             fingerprint=fingerprint(pipe),
-            deltas=random_deltas(layers, generator) if tuned else {},
+            loras=random_loras(layers, generator) if tuned else {},
             **{"class_word": "person", **more},
         )
 
@@ -98,12 +98,12 @@ def make_static() -> Callable[..., StaticSubject]:
         generator = torch.Generator().manual_seed(seed)
         layers = key_value_layers(pipe.unet)
         keys = {name: layer for name, layer in layers.items() if name.endswith("to_k")}
-        deltas = random_deltas(layers, generator) | random_deltas(keys, generator, rank=3)
+        loras = random_loras(layers, generator) | random_loras(keys, generator, rank=3)
         encoders = text_encoders_of(pipe)
         return StaticSubject(
             torch.randn(2, encoders.width, generator=generator),
             tuple(encoder.width for encoder in encoders.text_encoders),
-            deltas,
+            loras,
             fingerprint=fingerprint(pipe),
             recipe={"static": "mean"},
         )

@@ -45,9 +45,9 @@ def test_the_parser_finds_every_layer_as_it_was_written(
     content = FORMATS[name].parse(path, layers)
     assert not content.strangers
     assert not content.problems
-    assert sorted(content.deltas) == sorted(layers)
+    assert sorted(content.loras) == sorted(layers)
     for layer in layers:
-        torch.testing.assert_close(content.deltas[layer].matrix(), static.deltas[layer].matrix())
+        torch.testing.assert_close(content.loras[layer].matrix(), static.loras[layer].matrix())
 
 
 @pytest.mark.parametrize(("name", "rank"), [("kohya", 3), ("diffusers", 3), ("peft", 8)])
@@ -63,9 +63,9 @@ def test_kohya_has_diffusers_names_and_one_alpha(static: StaticSubject, passport
     tensors = load_file(path)
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
     assert {f"{name}.lora_down.weight", f"{name}.lora_up.weight", f"{name}.alpha"} <= set(tensors)
-    assert len(tensors) == 3 * len(static.deltas)
+    assert len(tensors) == 3 * len(static.loras)
     alphas = [tensor for key, tensor in tensors.items() if key.endswith(".alpha")]
-    assert [alpha.shape for alpha in alphas] == [torch.Size([])] * len(static.deltas)
+    assert [alpha.shape for alpha in alphas] == [torch.Size([])] * len(static.loras)
     assert {alpha.item() for alpha in alphas} == {3.0}
     assert "lora_adapter_metadata" not in metadata_of(path)
 
@@ -81,7 +81,7 @@ def test_kohya_has_diffusers_names_and_one_alpha(static: StaticSubject, passport
 def test_kohya_names_its_base_as_hosts_want_it(
     static: StaticSubject, passport: Passport, tmp_path: Path, widths: tuple[int, ...], version: str, architecture: str
 ) -> None:
-    given = StaticSubject(torch.zeros(1, sum(widths)), widths, static.deltas)
+    given = StaticSubject(torch.zeros(1, sum(widths)), widths, static.loras)
     found = metadata_of(write_files(given, ["kohya"], tmp_path, "me", passport)["kohya"])
     assert found["ss_base_model_version"] == version
     assert found["modelspec.architecture"] == architecture
@@ -99,7 +99,7 @@ def test_diffusers_metadata_holds_fields_of_a_lora_config(
     fields = json.loads(metadata_of(path)["lora_adapter_metadata"])
     config = LoraConfig(**{name.removeprefix("unet."): value for name, value in fields.items()})
     assert (config.r, config.lora_alpha) == (3, 3)
-    assert set(config.target_modules or ()) == set(static.deltas)
+    assert set(config.target_modules or ()) == set(static.loras)
 
 
 def test_words_have_one_key_or_one_for_each_encoder(
@@ -149,8 +149,8 @@ def test_a_wrong_alpha_is_a_problem_that_names_the_layer(
     tensors = load_file(path)
     key = next(key for key in tensors if key.endswith("attn2_to_v.alpha"))
     save_file({**tensors, key: torch.tensor(1.0)}, path)
-    layer = next(name for name in static.deltas if name.replace(".", "_") in key)
-    problems = FORMATS["kohya"].parse(path, list(static.deltas)).problems
+    layer = next(name for name in static.loras if name.replace(".", "_") in key)
+    problems = FORMATS["kohya"].parse(path, list(static.loras)).problems
     assert problems == [f"{layer}: its alpha is 1, and its rank 3"]
 
 
@@ -160,7 +160,7 @@ def test_a_file_cut_short_names_the_first_tensor_that_is_lost(
     path = write_files(static, ["kohya"], tmp_path, "me", passport)["kohya"]
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ExportError, match=r"cut short .*ends before lora_unet_\w+\.lora_(up|down)"):
-        FORMATS["kohya"].parse(path, list(static.deltas))
+        FORMATS["kohya"].parse(path, list(static.loras))
 
 
 @pytest.mark.parametrize("name", LORA)

@@ -10,7 +10,7 @@ import torch
 
 from promptnet import PromptNetPipeline, Subject
 from promptnet.export import ExportError, in_stock_pipeline
-from promptnet.inference.editing.card import MixingWeights, edit_fingerprint
+from promptnet.inference.editing.card import EditCard, edit_fingerprint
 from promptnet.inference.editing.schedule_settings import schedule_settings
 from tests.export.conftest import FAMILIES
 
@@ -96,7 +96,7 @@ def test_two_people_in_one_image(pipes: dict[str, Any], stock_of: Any, make_subj
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
 def test_edits_act_as_in_ours(pipes: dict[str, Any], stock_of: Any, make_subject: Any, family: str) -> None:
     pipe, subject = pipes[family], make_subject(pipes[family])
-    card = MixingWeights(
+    card = EditCard(
         torch.tensor([1.0, 0.2, 0.0]),
         "dog",
         "hat",

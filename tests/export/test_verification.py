@@ -49,7 +49,7 @@ def test_every_format_is_read_back_as_it_was_written(
         if name == "textual-inversion":
             assert verdict.loss["unconditional"]["relative"] == 0
         else:
-            assert (verdict.found, verdict.matched) == (len(static.deltas),) * 2
+            assert (verdict.found, verdict.matched) == (len(static.loras),) * 2
             # SDXL's unconditional row is of zeros here, in which keys and values add nothing.
             assert (verdict.loss["unconditional"]["relative"] > 1e-3) == (family != "sdxl")
         record = json.loads(verdict_path(paths[name]).read_text("utf-8"))[0]
@@ -174,7 +174,7 @@ def test_mean_words_lie_among_the_subjects_own(pipes: dict[str, Any], make_subje
     pipe = pipes[family]
     static = mean_static(pipe, make_subject(pipe))
     assert static.words.shape == (4, sum(static.widths))
-    assert set(static.deltas) == set(make_subject(pipe).unet_deltas)
+    assert set(static.loras) == set(make_subject(pipe).unet_loras)
     again = mean_static(pipe, make_subject(pipe), seed=1)
     assert float((static.words - again.words).norm() / static.words.norm()) < 0.5
     assert static.recipe["static"] == "mean"

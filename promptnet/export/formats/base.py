@@ -9,7 +9,7 @@ from torch import Tensor
 
 from promptnet.export.passport import Passport
 from promptnet.export.static_subject import StaticSubject
-from promptnet.inference.subject.lora import LowRankDelta
+from promptnet.inference.subject.lora import LoRALayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,13 +17,13 @@ class Content:
     """What our own parser finds in a file.
 
     Args:
-        deltas: by layer of the U-Net, alpha applied.
+        loras: by layer of the U-Net, alpha applied.
         words: each text encoder's part, (L, width).
         strangers: keys that belong to no layer of this U-Net.
         problems: what is wrong besides, each naming a layer.
     """
 
-    deltas: Mapping[str, LowRankDelta] = field(default_factory=dict)
+    loras: Mapping[str, LoRALayer] = field(default_factory=dict)
     words: Sequence[Tensor] = ()
     strangers: Sequence[str] = ()
     problems: Sequence[str] = ()

@@ -12,7 +12,7 @@ from promptnet.export.formats.base import Content, FileFormat
 from promptnet.export.passport import Passport
 from promptnet.export.static_subject import StaticSubject
 from promptnet.export.tensor_file import read_tensors, write_tensors
-from promptnet.inference.subject.lora import LowRankDelta
+from promptnet.inference.subject.lora import LoRALayer
 
 NAME = "diffusers"
 FILE = "pytorch_lora_weights.safetensors"
@@ -23,15 +23,15 @@ PREFIX = "unet."
 def adapter_tensors(static: StaticSubject, prefix: str) -> dict[str, Tensor]:
     """Every tensor by peft's names."""
     found: dict[str, Tensor] = {}
-    for name, delta in static.deltas.items():
-        found[f"{prefix}{name}.lora_A.weight"] = delta.down
-        found[f"{prefix}{name}.lora_B.weight"] = delta.up
+    for name, lora in static.loras.items():
+        found[f"{prefix}{name}.lora_A.weight"] = lora.A
+        found[f"{prefix}{name}.lora_B.weight"] = lora.B
     return found
 
 
 def adapter_config(static: StaticSubject) -> dict[str, Any]:
     """Fields of peft's LoraConfig: one rank, and alpha as large, so that nothing is scaled."""
-    return {"r": static.rank, "lora_alpha": static.rank, "target_modules": sorted(static.deltas)}
+    return {"r": static.rank, "lora_alpha": static.rank, "target_modules": sorted(static.loras)}
 
 
 def write(static: StaticSubject, path: Path, passport: Passport) -> None:
@@ -63,7 +63,7 @@ def parse(path: Path, layers: Sequence[str]) -> Content:
 def parse_adapter(tensors: dict[str, Tensor], config: dict[str, Any], layers: Sequence[str], prefix: str) -> Content:
     """The layers of tensors with peft's names, scaled by alpha / rank."""
     names = {key.rpartition(".lora_")[0].removeprefix(prefix) for key in tensors}
-    deltas, problems = {}, []
+    loras, problems = {}, []
     for name in sorted(names & set(layers)):
         down, up = (tensors.get(f"{prefix}{name}.lora_{part}.weight") for part in "AB")
         if down is None or up is None:
@@ -72,8 +72,8 @@ def parse_adapter(tensors: dict[str, Tensor], config: dict[str, Any], layers: Se
         alpha = config.get("lora_alpha", len(down))
         if alpha != len(down) or config.get("r", len(down)) != len(down):
             problems.append(f"{name}: its alpha is {alpha:g} and its config's rank {config.get('r')}, of {len(down)}")
-        deltas[name] = LowRankDelta(down.float(), up.float() * alpha / len(down))
-    return Content(deltas, strangers=sorted(names - set(layers)), problems=problems)
+        loras[name] = LoRALayer(down.float(), up.float() * alpha / len(down))
+    return Content(loras, strangers=sorted(names - set(layers)), problems=problems)
 
 
 def existing(path: Path) -> Path:

@@ -15,7 +15,7 @@ from promptnet.export.formats.base import Content, FileFormat
 from promptnet.export.passport import Passport
 from promptnet.export.static_subject import StaticSubject
 from promptnet.export.tensor_file import read_tensors, write_tensors
-from promptnet.inference.subject.lora import LowRankDelta
+from promptnet.inference.subject.lora import LoRALayer
 
 NAME = "kohya"
 PREFIX = "lora_unet_"
@@ -32,11 +32,11 @@ def key_of(layer: str) -> str:
 def tensors_of(static: StaticSubject) -> dict[str, Tensor]:
     """Every tensor by its key; alpha is the rank, so that nothing is scaled."""
     found: dict[str, Tensor] = {}
-    for name, delta in static.padded().deltas.items():
+    for name, lora in static.padded().loras.items():
         key = key_of(name)
-        found[f"{key}.lora_down.weight"] = delta.down
-        found[f"{key}.lora_up.weight"] = delta.up
-        found[f"{key}.alpha"] = torch.tensor(float(delta.rank))
+        found[f"{key}.lora_down.weight"] = lora.A
+        found[f"{key}.lora_up.weight"] = lora.B
+        found[f"{key}.alpha"] = torch.tensor(float(lora.rank))
     return found
 
 
@@ -78,7 +78,7 @@ def parse(path: Path, layers: Sequence[str]) -> Content:
     for key, tensor in tensors.items():
         place, _, part = key.partition(".")
         parts.setdefault(place, {})[part] = tensor
-    deltas, problems = {}, []
+    loras, problems = {}, []
     for place, found in parts.items():
         name = by_key.get(place)
         if name is None:
@@ -89,8 +89,8 @@ def parse(path: Path, layers: Sequence[str]) -> Content:
         down, up, alpha = found["lora_down.weight"], found["lora_up.weight"], float(found["alpha"])
         if alpha != len(down):
             problems.append(f"{name}: its alpha is {alpha:g}, and its rank {len(down)}")
-        deltas[name] = LowRankDelta(down.float(), up.float() * alpha / len(down))
-    return Content(deltas, strangers=[key for key in parts if key not in by_key], problems=problems)
+        loras[name] = LoRALayer(down.float(), up.float() * alpha / len(down))
+    return Content(loras, strangers=[key for key in parts if key not in by_key], problems=problems)
 
 
 def read_with_diffusers(pipe: Any, path: Path) -> None:

@@ -11,7 +11,7 @@ from promptnet.export.static_subject import StaticSubject
 from promptnet.export.static_words import level_step, noised_reference, subject_prompts
 from promptnet.inference.sampling.conditions import PlainPrompts, networks_of
 from promptnet.inference.sampling.loop import UNetInputs, join_inputs
-from promptnet.inference.subject.lora import LowRankDelta, RowDeltas, applied
+from promptnet.inference.subject.lora import LoRALayer, RowLoRAs, apply_loras
 from promptnet.inference.subject.subject import Subject
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -70,11 +70,11 @@ def static_outputs(pipe: Any, static: StaticSubject, probes: Probes, *, with_lor
     words = static.words.to(pipe.unet.device, pipe.unet.dtype)
     networks = networks_of(pipe)
     encoded = networks.text_encoders.encode([probes.prompt], [{"S*": words}], device=networks.device)
-    deltas = {name: delta.to(pipe.unet.device) for name, delta in static.deltas.items()} if with_lora else None
+    loras = {name: lora.to(pipe.unet.device) for name, lora in static.loras.items()} if with_lora else None
     found = []
     for x, timestep in _each(probes):
         inputs = [_unconditional(pipe, x), networks.inputs(encoded.hidden_states, encoded.pooled, x)]
-        found.append(_outputs(pipe, x, timestep, inputs, deltas))
+        found.append(_outputs(pipe, x, timestep, inputs, loras))
     return torch.stack(found).float().cpu()
 
 
@@ -93,13 +93,13 @@ def _outputs(
     x: Tensor,
     timestep: int,
     parts: Sequence[UNetInputs],
-    everywhere: Mapping[str, LowRankDelta] | None = None,
+    everywhere: Mapping[str, LoRALayer] | None = None,
 ) -> Tensor:
     """The U-Net's outputs (R, C, h, w) of some conditions, with their own LoRA, or with one in all rows."""
     inputs = join_inputs(parts)
-    own = inputs.deltas if isinstance(inputs.deltas, RowDeltas) else ()
+    own = inputs.loras if isinstance(inputs.loras, RowLoRAs) else ()
     rows = own if everywhere is None else [everywhere] * len(parts)
-    with applied(pipe.unet, rows):
+    with apply_loras(pipe.unet, rows):
         states = inputs.encoder_hidden_states
         batch = x.expand(len(parts), -1, -1, -1)
         return pipe.unet(batch, timestep, encoder_hidden_states=states, **inputs.extra, return_dict=False)[0]

@@ -134,7 +134,7 @@ def _judge(pipe: Any, item: _Item, static: StaticSubject, expected: Tensor, exac
         return Verdict(**about, problems=[str(error)])
     missing, unmatched, problems = key_problems(content, names_in_order(static) if kind.has_lora else [])
     problems += _content_problems(content, static, kind)
-    keys = {"found": len(content.deltas or content.words), "missing": missing, "unmatched": unmatched}
+    keys = {"found": len(content.loras or content.words), "missing": missing, "unmatched": unmatched}
     if not item.out.is_file():
         error = Path(f"{item.out}.error").read_text("utf-8")
         return Verdict(**about, **keys, problems=[*problems, f"{item.reader} cannot load it: {error}"])
@@ -159,8 +159,8 @@ def _content_problems(content: Content, static: StaticSubject, kind: FileFormat)
         return [] if same else ["words: the file has others than were written"]
     return [
         f"{name}: the file has another matrix than was written"
-        for name, delta in content.deltas.items()
-        if name in static.deltas and not _same(delta.matrix(), static.deltas[name].matrix(), kind.tolerance)
+        for name, lora in content.loras.items()
+        if name in static.loras and not _same(lora.matrix(), static.loras[name].matrix(), kind.tolerance)
     ]
 
 

@@ -71,7 +71,7 @@ def distances(one: Tensor, other: Tensor) -> dict[str, dict[str, float]]:
 
 def key_problems(content: Content, expected: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Layers that are missing, keys that belong to nothing, and what to say of both."""
-    missing = [name for name in expected if name not in content.deltas]
+    missing = [name for name in expected if name not in content.loras]
     unmatched = list(content.strangers)
     problems = [f"{name}: the file does not have this layer" for name in missing]
     problems += [f"{key}: the base model has no such layer" for key in unmatched]
@@ -85,8 +85,8 @@ def layer_problems(read: Mapping[str, Tensor], static: StaticSubject, tolerance:
     """
     matched, problems = 0, []
     for place, name in enumerate(names_in_order(static)):
-        delta, change, before = static.deltas[name], read[f"change.{name}"], read[f"before.{name}"]
-        expected = layer_columns(place, delta.shape[1]) @ delta.down.mT @ delta.up.mT
+        lora, change, before = static.loras[name], read[f"change.{name}"], read[f"before.{name}"]
+        expected = layer_columns(place, lora.shape[1]) @ lora.A.mT @ lora.B.mT
         error = float((change - expected).norm() / (before + expected).norm())
         if error <= tolerance:
             matched += 1
@@ -99,7 +99,7 @@ def layer_problems(read: Mapping[str, Tensor], static: StaticSubject, tolerance:
 
 def names_in_order(static: StaticSubject) -> list[str]:
     """Layers in the order of a job."""
-    return sorted(static.deltas)
+    return sorted(static.loras)
 
 
 def output_problems(read: Mapping[str, Tensor], expected: Tensor, kind: FileFormat) -> list[str]:

@@ -153,11 +153,11 @@ class EditCard:
         return load_card(Path(path))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "MixingWeights":
+    def from_bytes(cls, data: bytes) -> "EditCard":
         """The edit card in the content of a file that `save` wrote, checked as `load` checks it.
 
         Raises:
-            MixingError: as `load` does.
+            EditError: as `load` does.
         """
         return KIND.from_bytes(data, _assembled)
 

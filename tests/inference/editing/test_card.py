@@ -495,6 +495,6 @@ def test_an_edit_learned_without_a_subject_acts_on_one(pipe: Any, make_subject: 
 
 def test_a_card_comes_back_from_its_bytes() -> None:
     card = make_card()
-    assert MixingWeights.from_bytes(card.to_bytes()).texts() == card.texts()
-    with pytest.raises(MixingError, match="The given edit card cannot be used"):
-        MixingWeights.from_bytes(card.to_bytes()[:-1])
+    assert EditCard.from_bytes(card.to_bytes()).texts() == card.texts()
+    with pytest.raises(EditError, match="The given edit card cannot be used"):
+        EditCard.from_bytes(card.to_bytes()[:-1])

@@ -1,6 +1,6 @@
 # make demo | make test | make check: each sets up all it needs, through make setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check docs format lock clean
+.PHONY: help setup demo serve test test-fast test-slow check docs format lock clean
 
 PYTHON ?= $(shell for candidate in python3 python3.11 python3.12 python3.13; do \
 	$$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
@@ -15,12 +15,16 @@ STAMP := .venv/.installed
 EXTRAS := train avatars faces eval serve verify onnx docs dev
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
 TESTS ?= tests
+# Tests of single functions: they start no process and train nothing.
+FAST := tests/io tests/images tests/metrics tests/models tests/inference/sampling tests/inference/subject tests/inference/editing/test_card.py
 
 help:
 	@echo "make setup   an environment in .venv with everything below (Python 3.11 to 3.13)"
 	@echo "make demo    one image of a person no training ever saw, redrawn as five sentences ask: outputs/demo.png"
 	@echo "make serve   the service for many users at port 8000, with a key for you in outputs/service-key"
 	@echo "make test    the tests, offline, no GPU  (make test TESTS=tests/inference for some of them)"
+	@echo "make test-fast   the core of them, under two minutes"
+	@echo "make test-slow   those that make test leaves out: long mixtures, kills at random moments"
 	@echo "make check   ruff, ruff format --check, pyright"
 	@echo "make docs    the documentation site, built strictly and offline: outputs/site/index.html"
 	@echo "make format  let ruff rewrite what it can"
@@ -53,7 +57,13 @@ serve: setup
 	HF_HUB_OFFLINE=1 .venv/bin/promptnet serve
 
 test: setup
-	$(OFFLINE) .venv/bin/python -m pytest -n 2 -q $(TESTS)
+	$(OFFLINE) .venv/bin/python -m pytest -n 2 -q -m "not slow" $(TESTS)
+
+test-fast: setup
+	$(OFFLINE) .venv/bin/python -m pytest -n 2 -q -m "not slow" $(FAST)
+
+test-slow: setup
+	$(OFFLINE) .venv/bin/python -m pytest -n 2 -q -m slow $(TESTS)
 
 check: setup
 	.venv/bin/ruff check .

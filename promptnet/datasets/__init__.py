@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from promptnet.datasets.avatars.files import write_avatars
     from promptnet.datasets.avatars.module import AvatarDataModule
     from promptnet.datasets.avatars.pairs import PairDataModule
+    from promptnet.datasets.avatars.render import sample_avatar
     from promptnet.datasets.faces.module import FaceDataModule
     from promptnet.datasets.prepare.options import PrepareOptions
     from promptnet.datasets.prepare.report import load_prepared
@@ -21,6 +22,7 @@ __all__ = [
     "Prepared",
     "load_prepared",
     "prepare_images",
+    "sample_avatar",
     "write_avatars",
 ]
 
@@ -32,6 +34,7 @@ _HOMES = {
     "Prepared": "promptnet.datasets.prepare.run",
     "load_prepared": "promptnet.datasets.prepare.report",
     "prepare_images": "promptnet.datasets.prepare.run",
+    "sample_avatar": "promptnet.datasets.avatars.render",
     "write_avatars": "promptnet.datasets.avatars.files",
 }
 

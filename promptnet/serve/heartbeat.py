@@ -35,7 +35,9 @@ class Heartbeat:
             log_error("no heartbeat", error, slot=self.slot)
 
     def _write(self, ready: bool) -> None:
-        counts = dict(self.worker.counts) | {"subjects_cached": len(self.worker.subjects)}
+        together = self.worker.together
+        counts = {**self.worker.counts, **together.counts, "unet_seconds": together.seconds}
+        counts["subjects_cached"] = len(self.worker.subjects)
         row = {"pid": os.getpid(), "ready": ready, "beat": time.time()}
         row |= {"model": json.dumps(self.worker.model), "counts": json.dumps(counts)}
         with self.engine.begin() as connection:

@@ -22,7 +22,7 @@ class Settings:
         metrics_port: of Prometheus' metrics; 0 turns them off.
         device: of the workers: "auto", "cpu", "cuda", ...
         jobs_at_once: jobs that one worker holds at a time; their evaluations share batches.
-        max_rows: rows of one evaluation of a network at most; 0 is found from the device's free memory.
+        max_rows: rows of one U-Net call at most; 0 is 32, halved where the device's memory does not hold them.
         threads: of torch in a worker; 0 leaves it to torch.
         max_upload_bytes: of a request's body.
         max_pixels: of an uploaded image.

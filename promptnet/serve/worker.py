@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from promptnet.images.load import open_image
 from promptnet.inference.editing.card import EditCard
+from promptnet.inference.sampling.together import Together
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.subject import Subject, base_name
 from promptnet.serve.logs import log, log_error, place_of
@@ -35,6 +35,7 @@ from promptnet.serve.subject_cache import SubjectCache
 
 EDIT_IMAGE_S = 60 * 60  # images of POST /v1/images/edits wait so long for a client that has gone
 _PREVIEWS = 4
+_MAX_ROWS = 32
 
 
 class Stopped(Exception):
@@ -58,8 +59,7 @@ class Worker:
         records: of the service.
         store: of the service.
         settings: of the service.
-        sign: (PNG bytes, seed) -> the same with content credentials; None leaves images as they are.
-        together: a context in which the evaluations of several threads share batches.
+        sign: PNG bytes -> the same with content credentials; None leaves images as they are.
     """
 
     pipe: Any
@@ -67,13 +67,13 @@ class Worker:
     store: Store
     settings: Settings
     sign: Callable[[bytes], bytes] | None = None
-    together: Any = None
     stopping: threading.Event = field(default_factory=threading.Event)
     counts: Any = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.pipe.set_progress_bar_config(disable=True)
         self.model = describe(self.pipe)
+        self.together = Together(self.pipe.unet, self.settings.max_rows or _MAX_ROWS)
         self.subjects = SubjectCache(self._load_subject)
         self.running: set[str] = set()
 
@@ -178,7 +178,7 @@ class Worker:
             options["num_inference_steps"] = num_steps
             options["edits"] = [card.at_steps(num_steps) for card in edits]
         seeds = request["seeds"]
-        with self.together.joined(job.owner) if self.together is not None else nullcontext():
+        with self.together.joined(job.owner):
             drawn = self.pipe(
                 request["prompt"],
                 negative_prompt=request["negative_prompt"],

@@ -13,8 +13,9 @@ Everything here is differentiable where the scheduler is; `checkpoint=True` reco
 instead of keeping what it was made of, so that a step leaves nothing behind but its latents.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -52,6 +53,22 @@ class Mode(Protocol):
 
 
 InputsOf = Callable[[Tensor, Step], UNetInputs]
+Evaluator = Callable[[nn.Module, Tensor, Step, UNetInputs, Mode | None], Tensor]
+_EVALUATOR: ContextVar[Evaluator | None] = ContextVar("promptnet_evaluator", default=None)
+
+
+@contextmanager
+def evaluated_by(evaluator: Evaluator) -> Iterator[None]:
+    """For the length of the block, in this thread, U-Net calls of the loop are made by somebody else.
+
+    Args:
+        evaluator: (unet, x, step, inputs, mode) -> what `call_alone` would return.
+    """
+    token = _EVALUATOR.set(evaluator)
+    try:
+        yield
+    finally:
+        _EVALUATOR.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +253,14 @@ def _by_role(terms: Sequence[Term], outputs: Sequence[Tensor], x: Tensor) -> dic
 
 def _call_unet(unet: nn.Module, x: Tensor, step: Step, inputs: UNetInputs, mode: Mode | None) -> Tensor:
     """One U-Net call; mode and LoRA layers are entered inside, so that a recomputed call sees them too."""
+    shared = _EVALUATOR.get()
+    if shared is not None:
+        return shared(unet, x, step, inputs, mode)
+    return call_alone(unet, x, step, inputs, mode)
+
+
+def call_alone(unet: nn.Module, x: Tensor, step: Step, inputs: UNetInputs, mode: Mode | None) -> Tensor:
+    """A U-Net call of this drawing's rows and nobody else's."""
     with ExitStack() as stack:
         if mode is not None:
             stack.enter_context(mode.applied(unet, step))
@@ -252,19 +277,19 @@ def _fits(first: Term, first_inputs: UNetInputs, term: Term, inputs: UNetInputs)
     """Whether two terms can share a batch."""
     return (
         first.mode == term.mode
-        and _shape(first_inputs.encoder_hidden_states) == _shape(inputs.encoder_hidden_states)
-        and _shape(first_inputs.extra) == _shape(inputs.extra)
+        and shape_of(first_inputs.encoder_hidden_states) == shape_of(inputs.encoder_hidden_states)
+        and shape_of(first_inputs.extra) == shape_of(inputs.extra)
     )
 
 
-def _shape(value: Any) -> Any:
+def shape_of(value: Any) -> Any:
     """Shapes and kinds without the batch dimension, for comparison."""
     if isinstance(value, Tensor):
         return (value.shape[1:], value.dtype)
     if isinstance(value, Mapping):
-        return {key: _shape(item) for key, item in value.items()}
+        return {key: shape_of(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_shape(item) for item in value]
+        return [shape_of(item) for item in value]
     return value
 
 

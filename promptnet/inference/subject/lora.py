@@ -243,6 +243,63 @@ def joined_rows(parts: Sequence[RowLoRAs | None], counts: Sequence[int]) -> RowL
     return first._known[layout]
 
 
+class LoRABuffers:
+    """Stacks of one shape for many batches: A (B, R, d_in) and B (B, d_out, R) in every layer, zero in rows without.
+
+    They are filled in place, so that compiled code and graphs that read these addresses stay valid whoever is in the
+    batch. They belong to one worker, which fills and reads them behind its own lock.
+
+    Args:
+        layers: by name, such as `key_value_layers(unet)`.
+        num_rows: B, of the largest batch.
+        rank: R, of the largest LoRA layer.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], num_rows: int, rank: int) -> None:
+        self.num_rows, self.rank = num_rows, rank
+        self._stacks: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, layer in layers.items():
+            (d_out, d_in), like = _matrix_shape(name, layer), _base_layer(layer).get_parameter("weight")
+            zeros = like.detach().new_zeros
+            self._stacks[name] = zeros(num_rows, rank, d_in), zeros(num_rows, d_out, rank)
+        self._owners: list[LoRALayers | None] = [None] * num_rows
+
+    def fits(self, row_loras: Sequence[LoRALayers | None]) -> bool:
+        """Whether these rows' layers are among ours, with no larger rank and no other shape."""
+        return len(row_loras) <= self.num_rows and all(
+            name in self._stacks
+            and lora.rank <= self.rank
+            and lora.shape == (self._stacks[name][1].shape[1], self._stacks[name][0].shape[2])
+            for loras in row_loras
+            for name, lora in (loras or {}).items()
+        )
+
+    def filled(self, row_loras: Sequence[LoRALayers | None]) -> Stacks:
+        """The stacks of the first rows with these LoRA layers in them; rows that kept their owner are not copied.
+
+        Args:
+            row_loras: for each row the LoRA layers by name, or None; all of them `fits`.
+        """
+        for row, loras in enumerate(row_loras):
+            if self._owners[row] is not loras:
+                self._put(row, loras or {})
+                self._owners[row] = loras
+        count = len(row_loras)
+        return {name: (A[:count], B[:count]) for name, (A, B) in self._stacks.items()}
+
+    def forget(self) -> None:
+        """Empty every row, and let go of those who were in them."""
+        self.filled([None] * self.num_rows)
+
+    def _put(self, row: int, loras: LoRALayers) -> None:
+        for name, (A, B) in self._stacks.items():
+            A[row].zero_()
+            B[row].zero_()
+            if name in loras:
+                A[row, : loras[name].rank].copy_(loras[name].A)
+                B[row, :, : loras[name].rank].copy_(loras[name].B)
+
+
 # -- applying them ----------------------------------------------------------------------------------------------------
 
 

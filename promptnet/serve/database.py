@@ -125,14 +125,20 @@ def open_database(url: str) -> sa.Engine:
         ValueError: the database cannot be reached.
     """
     try:
-        engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        if url.startswith("sqlite"):
-            _make_private(engine.url.database)
-            event.listen(engine, "connect", _set_up_sqlite)
+        engine = connect(url)
         _SCHEMA.create_all(engine)
     except (SQLAlchemyError, ImportError) as error:
         # The URL may hold a password, and the error's own text holds the URL.
         raise ValueError(f"the database cannot be opened ({type(error).__name__}): check --database") from error
+    return engine
+
+
+def connect(url: str) -> sa.Engine:
+    """An engine whose SQLite connections wait for each other, survive a power cut and overwrite what they delete."""
+    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    if url.startswith("sqlite"):
+        _make_private(engine.url.database)
+        event.listen(engine, "connect", _set_up_sqlite)
     return engine
 
 

@@ -18,6 +18,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from promptnet.serve.database import connect
+
 QUEUE = "promptnet"
 VERSION = "promptnet-jobs-1"
 _WORKFLOW = "run_job"
@@ -39,7 +41,12 @@ class Queue:
 
         silence()
         DBOS.migrate(url)
-        self._client = DBOSClient(system_database_url=url, serializer=DBOSPortableJSONSerializer())
+        self._engine = _engine(url)
+        self._client = DBOSClient(
+            system_database_url=url,
+            system_database_engine=self._engine,
+            serializer=DBOSPortableJSONSerializer(),
+        )
 
     def enqueue(self, job: str, priority: int) -> None:
         """Put a job in; one that is there already stays as it is."""
@@ -69,6 +76,13 @@ class Queue:
 
     def close(self) -> None:
         self._client.destroy()
+        if self._engine is not None:
+            self._engine.dispose()
+
+
+def _engine(url: str) -> Any:
+    """Ours for SQLite, so that what the queue deletes is overwritten too; DBOS' own for Postgres."""
+    return connect(url) if url.startswith("sqlite") else None
 
 
 def executor_id(slot: int) -> str:
@@ -95,6 +109,7 @@ def work(url: str, slot: int, run: Callable[[str], None], jobs_at_once: int, num
         config={
             "name": "promptnet",
             "system_database_url": url,
+            "system_database_engine": _engine(url),
             "application_version": VERSION,
             "executor_id": executor_id(slot),
             "serializer": DBOSPortableJSONSerializer(),

@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 import typing
+from argparse import BooleanOptionalAction
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ from promptnet.commands.convert import convert
 from promptnet.commands.customize import customize
 from promptnet.commands.demo import demo
 from promptnet.commands.edit import edit
-from promptnet.commands.evaluate import avatars, base_model, edits, people, resolution, tune
+from promptnet.commands.evaluate import avatars, base_model, edits, exports, people, resolution, tune
+from promptnet.commands.export import export
 from promptnet.commands.generate import generate
+from promptnet.commands.inspect import inspect as inspect_command
 from promptnet.commands.learn_edit import learn_edit
 from promptnet.commands.prepare import prepare
 from promptnet.commands.serve import add_key, backup, list_keys, revoke_key, run, verify_deletion
@@ -32,11 +35,14 @@ COMMANDS: dict[str, Any] = {
     "customize": customize,
     "generate": generate,
     "edit": edit,
+    "export": export,
+    "inspect": inspect_command,
     "learn-edit": learn_edit,
     "evaluate": {
         "avatars": avatars,
         "base": base_model,
         "edits": edits,
+        "export": exports,
         "people": people,
         "resolution": resolution,
         "tune": tune,
@@ -118,7 +124,8 @@ def _summary(function: Command) -> str:
 def _add_options(parser: ArgumentParser, function: Command) -> None:
     """Add one option a parameter: `class_word: str = "person"` becomes `--class-word`, a list takes several values.
 
-    `from_` becomes `--from`, because `from` is a keyword.
+    `from_` becomes `--from`, because `from` is a keyword. A parameter before a `/` is given without a name. A flag that
+    is on by default also gets its opposite: `verify: bool = True` becomes `--verify` and `--no-verify`.
     """
     import docstring_parser
 
@@ -127,7 +134,10 @@ def _add_options(parser: ArgumentParser, function: Command) -> None:
     }
     types = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
-        option = {"help": about.get(name), **_parsing(types[name])}
+        option = {"help": about.get(name), **_parsing(types[name], parameter.default)}
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            parser.add_argument(name, **option)
+            continue
         if parameter.default is inspect.Parameter.empty:
             option["required"] = True
         elif types[name] is not bool:
@@ -135,8 +145,10 @@ def _add_options(parser: ArgumentParser, function: Command) -> None:
         parser.add_argument("--" + name.strip("_").replace("_", "-"), **option)
 
 
-def _parsing(kind: Any) -> dict[str, Any]:
+def _parsing(kind: Any, default: Any = None) -> dict[str, Any]:
     """Return the arguments for argparse that parse a value of one annotated type."""
+    if kind is bool and default is True:
+        return {"action": BooleanOptionalAction, "default": True}
     if kind is bool:
         return {"action": "store_true"}
     for part in (kind, *typing.get_args(kind)):
@@ -168,12 +180,18 @@ def _in_new_words(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0 done, 2 a user's error (one line on stderr), 130 interrupted."""
+    """Run one command and return the exit code.
+
+    0 is done, 1 a file that is wrong (export, inspect), 2 a user's error (one line on stderr), 130 interrupted.
+    """
     arguments = build_parser().parse_args(_in_new_words(sys.argv[1:] if argv is None else argv))
     command, options = _chosen(arguments)
     debug = arguments.debug or os.environ.get("PROMPTNET_DEBUG", "0") not in ("", "0")
+    signature = inspect.signature(command).parameters
+    unnamed = [name for name, each in signature.items() if each.kind is inspect.Parameter.POSITIONAL_ONLY]
+    given = [options.pop(name) for name in unnamed]
     try:
-        command(**options)
+        command(*given, **options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if debug:
             raise

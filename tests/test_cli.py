@@ -98,8 +98,9 @@ def test_every_option_of_every_command_is_explained(command: str, capsys: pytest
     assert done.value.code == 0
     text = capsys.readouterr().out
     documented = inspect.getdoc(LEAVES[command]) or ""
-    for name in inspect.signature(LEAVES[command]).parameters:
-        assert f"--{name.strip('_').replace('_', '-')}" in text
+    for name, parameter in inspect.signature(LEAVES[command]).parameters.items():
+        is_named = parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
+        assert (f"--{name.strip('_').replace('_', '-')}" if is_named else f"  {name} ") in text
         assert f"\n    {name}: " in documented, f"{command} does not explain {name}"
 
 

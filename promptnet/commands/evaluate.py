@@ -345,3 +345,48 @@ def edits(
         device=place,
         workers=workers,
     )
+
+
+def exports(
+    people: int = 32,
+    prompts: int = 4,
+    steps: int = 20,
+    split: Literal["train", "validation", "test"] = "test",
+    methods: list[str] | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Measure what exports lose: identity, attributes and distance against the exact pipeline.
+
+    Args:
+        people: number of people
+        prompts: number of prompts each
+        steps: denoising steps an image
+        split: test for figures to report; validation to choose settings
+        methods: to compare (null: all)
+        out: an existing folder for export.json
+        seed: makes the result reproducible
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    if out is not None:
+        check_folder(out)
+    found, place = find_base(base), pick_device(device)
+    quiet()
+    from promptnet.evaluation.exports.compare import METHODS, evaluate_exports, print_results
+
+    chosen = METHODS if methods is None else methods
+    results = evaluate_exports(
+        found,
+        people=people,
+        prompts=prompts,
+        steps=steps,
+        split=split,
+        methods=chosen,
+        out=out,
+        seed=seed,
+        device=place,
+    )
+    print_results(results)

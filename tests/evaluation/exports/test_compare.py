@@ -1,0 +1,37 @@
+"""The comparison of exports, on the embedded model with one untuned person."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptnet.evaluation.exports import compare
+from promptnet.evaluation.exports.compare import evaluate_exports, print_results
+from promptnet.export.distill import DistillConfig
+
+BASE = Path(__file__).parents[3] / "checkpoints" / "tiny"
+
+
+def untuned(studio: Any, person: Any) -> Any:
+    return studio.ours.encode(person.reference_image(64), class_word="a person")
+
+
+def test_every_way_is_drawn_and_compared_with_the_exact_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare._Studio, "subject", untuned)
+    config = DistillConfig(steps=1, num_images=2, drawing_steps=1)
+    found = evaluate_exports(BASE, people=1, prompts=1, steps=2, split="validation", out=tmp_path, config=config)
+    assert list(found["methods"]) == list(compare.METHODS)
+    assert found["minus exact"]["stock"]["pixel_l1"]["mean"] == pytest.approx(0, abs=1e-4)
+    assert found["minus exact"]["mean"]["pixel_l1"]["mean"] != 0
+    assert found["distillation_s"] > 0
+    assert json.loads((tmp_path / "export.json").read_text())["settings"]["people"] == 1
+    print_results(found)
+    assert "identity minus exact" in " ".join(capsys.readouterr().out.split())
+
+
+def test_unknown_methods_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\['gguf'\] are not among defaults, exact"):
+        evaluate_exports(BASE, methods=["gguf"])

@@ -105,7 +105,7 @@ def export_schedules(cards: Sequence[Path], folder: Path) -> list[Path]:
     """
     if not cards:
         raise ValueError("what is to be written as a prompt schedule? Give --card, a file of `promptnet learn-edit`")
-    from promptnet.export.prompt_schedule import prompt_schedule
+    from promptnet.export.prompt_schedules import prompt_schedule
     from promptnet.inference.editing.card import EditCard
     from promptnet.io.atomic import write_whole
 
@@ -187,7 +187,7 @@ def prompt_of(pipe: Any) -> str:
 
 def make_static(pipe: Any, subject: Subject, how: str, seed: int) -> StaticSubject:
     """Make static words and a LoRA, with a bar."""
-    from promptnet.export.distill import DistillConfig, distill, num_rounds
+    from promptnet.export.distillation import DistillConfig, distill, num_rounds
     from promptnet.export.static_words import mean_static
 
     if how == "mean":

@@ -5,9 +5,14 @@ from typing import TYPE_CHECKING
 from promptnet.io.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from promptnet.export.bundle import load_bundle, write_bundle
+    from promptnet.export.distillation import DistillConfig, distill
     from promptnet.export.errors import ExportError
+    from promptnet.export.formats.base import FileFormat
+    from promptnet.export.inspection import inspect_file
     from promptnet.export.passport import Passport
-    from promptnet.export.registry import FORMATS, FileFormat, write_files
+    from promptnet.export.prompt_schedules import PromptSchedule, prompt_schedule
+    from promptnet.export.registry import FORMATS, write_files
     from promptnet.export.static_subject import StaticSubject
     from promptnet.export.static_words import mean_static
     from promptnet.export.stock import in_stock_pipeline
@@ -16,27 +21,41 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "DistillConfig",
     "ExportError",
     "FileFormat",
     "Passport",
+    "PromptSchedule",
     "StaticSubject",
     "Verdict",
+    "distill",
     "in_stock_pipeline",
+    "inspect_file",
+    "load_bundle",
     "mean_static",
+    "prompt_schedule",
     "verify",
+    "write_bundle",
     "write_files",
 ]
 
 _HOMES = {
+    "DistillConfig": "promptnet.export.distillation",
     "ExportError": "errors",
     "FORMATS": "registry",
-    "FileFormat": "registry",
+    "FileFormat": "promptnet.export.formats.base",
     "Passport": "passport",
+    "PromptSchedule": "promptnet.export.prompt_schedules",
     "StaticSubject": "static_subject",
     "Verdict": "promptnet.export.verification.verdict",
+    "distill": "promptnet.export.distillation",
     "in_stock_pipeline": "stock",
+    "inspect_file": "inspection",
+    "load_bundle": "bundle",
     "mean_static": "static_words",
+    "prompt_schedule": "promptnet.export.prompt_schedules",
     "verify": "promptnet.export.verification.run",
+    "write_bundle": "bundle",
     "write_files": "registry",
 }
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from promptnet import cli
 from promptnet.commands import export as export_module
-from promptnet.export.distill import DistillConfig
+from promptnet.export.distillation import DistillConfig
 from promptnet.export.verification import reader, run
 from promptnet.inference.editing.card import EditCard
 from tests.export.conftest import bases, load, make_subject, pipes  # noqa: F401  (fixtures)
@@ -32,7 +32,7 @@ def call(
 
     few = DistillConfig(steps=2, num_images=2, drawing_steps=2, prompts=("a S*",))
     monkeypatch.setattr(run, "_run_reader", read_here)
-    monkeypatch.setattr("promptnet.export.distill.DistillConfig", lambda **_: few)
+    monkeypatch.setattr("promptnet.export.distillation.DistillConfig", lambda **_: few)
     monkeypatch.setattr(export_module, "load_pipeline", lambda *_: pipes["sd"])
     monkeypatch.setattr(export_module, "prompt_of", lambda _: "a S*")
     make_subject(pipes["sd"]).save(tmp_path / "me.safetensors")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptnet.export.distill import DistillConfig, distill, num_rounds
+from promptnet.export.distillation import DistillConfig, distill, num_rounds
 from promptnet.export.static_words import mean_static
 from promptnet.inference.subject.lora import key_value_layers
 

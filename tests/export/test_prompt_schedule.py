@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from promptnet.export.prompt_schedule import prompt_schedule
+from promptnet.export.prompt_schedules import prompt_schedule
 from promptnet.inference.editing.card import EditCard
 
 

@@ -11,6 +11,7 @@ FRONTS = [
     "promptnet.models",
     "promptnet.inference",
     "promptnet.inference.editing",
+    "promptnet.export",
     "promptnet.metrics",
     "promptnet.datasets",
     "promptnet.training",

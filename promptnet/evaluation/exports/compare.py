@@ -16,7 +16,7 @@ from promptnet.evaluation.harness.renderer import generator, image_size
 from promptnet.evaluation.harness.tasks import CLASS_PHRASE, PLACEHOLDER, Person, make_people
 from promptnet.evaluation.subjects.compare import check_run
 from promptnet.evaluation.subjects.score import METRICS, MethodScores, make_scorer
-from promptnet.export.distill import DistillConfig, distill
+from promptnet.export.distillation import DistillConfig, distill
 from promptnet.export.formats.textual_inversion import token_of
 from promptnet.export.passport import Passport
 from promptnet.export.registry import FORMATS, write_files

@@ -8,7 +8,7 @@ import pytest
 
 from promptnet.evaluation.exports import compare
 from promptnet.evaluation.exports.compare import evaluate_exports, print_results
-from promptnet.export.distill import DistillConfig
+from promptnet.export.distillation import DistillConfig
 
 BASE = Path(__file__).parents[3] / "checkpoints" / "tiny"
 

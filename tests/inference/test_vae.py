@@ -190,7 +190,14 @@ def scenes(height_px: int, width_px: int) -> dict[str, torch.Tensor]:
     return {name: scene[..., :height_px, :width_px] for name, scene in found.items()}
 
 
-@pytest.mark.parametrize("size_px", SIZES_PX, ids=str)
+LARGE_PX = 32_000  # in area: above it a case takes ten seconds
+
+
+@pytest.mark.parametrize(
+    "size_px",
+    [pytest.param(size, marks=[pytest.mark.slow] if size[0] * size[1] > LARGE_PX else []) for size in SIZES_PX],
+    ids=str,
+)
 @torch.no_grad()
 def test_at_any_ratio_tiles_are_as_near_as_diffusers_at_least(embedded_vae: Any, size_px: tuple[int, int]) -> None:
     """Row 1 of the faults: the statistics of wide images came from an image as low as one latent."""

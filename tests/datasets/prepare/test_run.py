@@ -219,6 +219,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_and_repeated_is_the_same_to_the_byte(
     few: Path, uninterrupted: dict[str, str], tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def whole(runs: Runs, base: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(runs: Runs, base: Path, whole: torch.Tensor, tmp_path: Path):
     ranks = start_ranks(runs, tmp_path, learning(runs, base), "--data.init_args.batch_size=2")
     assert [runs.wait(pid) for pid in ranks] == [0, 0], (tmp_path / "log").read_text()[-3000:]

@@ -148,6 +148,7 @@ def _fit(config: str, folder: Path, *options: str) -> None:
     subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_shipped_recipe_of_the_unet_runs_and_writes_unet_and_record_encoder(people_base: Path, tmp_path: Path):
     _fit("unet", tmp_path, f"--model.init_args.base_dir={people_base}", "--model.init_args.channels=[32,32,64]")
     for part in ("unet", "scheduler", "record_encoder"):
@@ -177,6 +178,7 @@ def test_an_encoder_without_a_teacher_says_how_to_get_one(people_base: Path, tmp
         PeoplePretrainStage(words_weight=1.0, base_dir=str(tmp_path / "base"))
 
 
+@pytest.mark.slow
 def test_the_shipped_recipe_of_the_judges_runs_and_a_judge_reads_words_colours_and_shapes(tmp_path: Path):
     _fit("judge-validation", tmp_path, f"--model.init_args.export_dir={tmp_path / 'judge'}")
     judge: Any = PeopleJudge.from_pretrained(tmp_path / "judge")
@@ -206,6 +208,7 @@ def test_a_twin_has_the_same_shapes_in_other_colours():
         assert mine.skin != twin.skin
 
 
+@pytest.mark.slow
 def test_a_decoder_goes_on_alone_and_leaves_latents_as_they_are(people_base: Path, tmp_path: Path):
     before: Any = AutoencoderKL.from_pretrained(people_base / "vae", torch_dtype=torch.float16)
     before.save_pretrained(tmp_path / "old")

@@ -300,7 +300,7 @@ def test_large_images_are_encoded_few_at_a_time(build: Build, monkeypatch: pytes
     assert counts == [5, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("gradient_checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_compiled_step_has_the_same_gradients(gradient_checkpointing: bool, build: Build):
     """By `aot_eager`: captured, with its backward pass, as for inductor, and run without its kernels."""
     options = {"gradient_checkpointing": gradient_checkpointing}

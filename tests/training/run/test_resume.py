@@ -39,7 +39,12 @@ def _taken(base: Path, config: str) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("config", list(CASES))
+FAST_CASES = ("pretrain/tiny", "tiny/unet")
+
+
+@pytest.mark.parametrize(
+    "config", [name if name in FAST_CASES else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_killed_and_repeated_is_bit_identical(
     config: str, runs: Runs, random_base: Path, image_cache: Path, tmp_path: Path
 ):

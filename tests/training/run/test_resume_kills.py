@@ -9,6 +9,7 @@ from tests.training.forked import Runs
 from tests.training.run import kill_run
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_repeated_is_bit_identical(runs: Runs, tmp_path: Path):
     seed = random.SystemRandom().randrange(10**6)
     print(f"python tests/training/run/kill_run.py --kills 3 --seed {seed}")

@@ -117,7 +117,7 @@ def print_results(results: Mapping[str, Any]) -> None:
 
     table = Table(title="exports", caption="95 % bootstrap intervals over people")
     shown = ("identity", "attributes", "distance")
-    for name in ("method", *shown, "identity minus exact"):
+    for name in ("method", *shown, "identity - exact"):
         table.add_column(name)
     for method, found in results["methods"].items():
         against = results["minus exact"].get(method, {}).get("identity")

@@ -1,4 +1,7 @@
-"""Single values that callers give: accepted as users of diffusers expect, or refused in one line with the fix."""
+"""Single values that callers give: accepted as users of diffusers expect, or refused in one line with the fix.
+
+torch is imported where a value is torch's own, so that a command can check numbers before it loads anything.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def generators(generator: Any, num_images: int | None = None) -> Any:
     Raises:
         ValueError: it is something else, or there are not as many as images.
     """
-    import torch  # settings are read by programs that have no use for it
+    import torch
 
     if generator is None or isinstance(generator, torch.Generator):
         return generator

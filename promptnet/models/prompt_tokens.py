@@ -50,18 +50,6 @@ class PromptTokens:
     places: tuple[tuple[WordPlace, ...], ...]
 
 
-def replace_placeholders(prompt: str, words: Mapping[str, str]) -> str:
-    """The prompt with words for placeholders: "S* in a hat" with {"S*": "a man"} gives "a man in a hat".
-
-    Raises:
-        ValueError: names a placeholder for which there is no word.
-    """
-    missing = sorted(set(find_placeholders(prompt)) - set(words))
-    if missing:
-        raise ValueError(f"No word is given for {', '.join(missing)} in the prompt {prompt!r}.")
-    return PLACEHOLDER.sub(lambda match: words[match.group()], prompt)
-
-
 def check_placeholders(prompts: Sequence[str], given: Sequence[Mapping[str, object]]) -> None:
     """Refuse placeholders without pseudo-words, and pseudo-words that no prompt calls for.
 

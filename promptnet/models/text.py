@@ -13,15 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from promptnet.models.prompt_tokens import (
-    PLACEHOLDER,
-    Padding,
-    PromptTokens,
-    WordPlace,
-    find_placeholders,
-    replace_placeholders,
-    tokenize_prompts,
-)
+from promptnet.models.placeholders import PLACEHOLDER, find_placeholders, replace_placeholders
+from promptnet.models.prompt_tokens import Padding, PromptTokens, WordPlace, tokenize_prompts
 from promptnet.models.slots import asking, slot_of
 
 __all__ = [

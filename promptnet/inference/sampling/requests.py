@@ -1,25 +1,15 @@
 """What is asked for, one row for each image: prompts and subjects matched, or refused."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
+from promptnet.inference.sampling.placeholders import check_negative_prompt, match_placeholders, with_class_words
 from promptnet.inference.subject.subject import Subject, check_class_word
 from promptnet.inference.values import whole
-from promptnet.models.placeholders import PLACEHOLDER, find_placeholders
 
 SubjectsOfPrompt = Subject | Sequence[Subject] | None
-
-_DETERMINERS = r"a|an|the|this|that|these|those|my|your|his|her|its|our|their|one|some|every"
-_HAS_DETERMINER = re.compile(rf"\b(?:{_DETERMINERS})\b", re.IGNORECASE)
-_STARTS_WITH_ARTICLE = re.compile(r"(?:a|an|the)\s+", re.IGNORECASE)
-# What ends the words that belong to the placeholder: "a photo of | S*", but "a smiling S*".
-_PHRASE_START = re.compile(
-    r"[,.;:!?()\"]|\b(?:of|with|and|or|by|as|like|for|from|in|on|at|to|near|beside|behind|next|is|are|was)\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,62 +120,7 @@ def _as_list(subjects: object) -> list[Subject]:
 
 
 def _make_request(prompt: str, negative_prompt: str | None, subjects: list[Subject], class_word: str | None) -> Request:
-    if find_placeholders(negative_prompt or ""):
-        raise ValueError(f"The negative prompt {negative_prompt!r} mentions a subject, but it takes plain words only.")
+    check_negative_prompt(negative_prompt or "")
     by_name = match_placeholders(prompt, subjects)
     words = {name: subject.class_word if class_word is None else class_word for name, subject in by_name.items()}
     return Request(prompt, negative_prompt, by_name, with_class_words(prompt, words))
-
-
-def match_placeholders(prompt: str, subjects: Sequence[Subject]) -> dict[str, Subject]:
-    """Placeholder -> subject: `S*` (or `S1*`) with one subject, `S1*`, `S2*`, ... with several.
-
-    Raises:
-        ValueError: a placeholder has no subject, or a subject no placeholder.
-    """
-    found = list(dict.fromkeys(find_placeholders(prompt)))
-    known = {f"S{index}*": subject for index, subject in enumerate(subjects, start=1)}
-    if len(subjects) == 1:
-        known["S*"] = subjects[0]
-    strangers = [name for name in found if name not in known]
-    if strangers and not subjects:
-        raise ValueError(
-            f"The prompt {prompt!r} mentions {strangers[0]}, but no subject is given: pass subject=..., made by "
-            "pipe.encode or pipe.customize, or write the prompt in plain words."
-        )
-    if strangers:
-        raise ValueError(
-            f"The prompt {prompt!r} mentions {strangers[0]}, but the {len(subjects)} subject(s) given are "
-            f"{', '.join(known)}."
-        )
-    unused = [name for name, subject in known.items() if not any(known[other] is subject for other in found)]
-    if unused:
-        raise ValueError(
-            f"A subject is given, but the prompt {prompt!r} does not mention {unused[-1]}. Write {unused[-1]} where "
-            'the subject should appear, as in "a photo of S* wearing a hat".'
-        )
-    return {name: known[name] for name in found}
-
-
-def with_class_words(prompt: str, words: Mapping[str, str]) -> str:
-    """The reference prompt of ProFusion's refinement: "S* in a hat" with "person" gives "a person in a hat".
-
-    An article is put before the class word, or left out, so that there is one: "a smiling S*" gives "a smiling
-    person", whether the class word is "person" or "a person".
-
-    Raises:
-        ValueError: a class word is empty.
-    """
-
-    def word_at(match: re.Match[str]) -> str:
-        word = words[match.group()].strip()
-        if not word:
-            raise ValueError("The class word is empty: say what the subject is, for instance class_word='person'.")
-        phrase = _PHRASE_START.split(prompt[: match.start()])[-1]
-        if _HAS_DETERMINER.search(phrase):
-            return _STARTS_WITH_ARTICLE.sub("", word, count=1)
-        if _HAS_DETERMINER.match(word):
-            return word
-        return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
-
-    return PLACEHOLDER.sub(word_at, prompt)

@@ -16,20 +16,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from promptnet.inference.subject.class_word import SubjectError, check_class_word
 from promptnet.inference.subject.fingerprint import differing
 from promptnet.inference.subject.fingerprint import fingerprint as fingerprint_of
 from promptnet.inference.subject.lora import LoRALayer, merge_loras
 from promptnet.io.artifacts import FileKind, Tensors, Texts, hash_content
-from promptnet.models.placeholders import find_placeholders
 
 FORMAT_VERSION = 1
-MAX_CLASS_WORD_LENGTH = 200
 _ENCODER_PARTS = {"promptnet", "image_encoder"}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-class SubjectError(ValueError):
-    """A subject, or its file, that cannot be used. The message says why, and what to do."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -236,18 +231,6 @@ def image_weights(weights: Any, count: int) -> Tensor:
     if len(given) != count or not numbers:
         raise SubjectError(f"weights={weights!r} must hold a number above 0 for each of the {count} images.")
     return torch.tensor([float(weight) for weight in given])
-
-
-def check_class_word(word: Any) -> None:
-    """Refuse what cannot stand for a person in a sentence.
-
-    Raises:
-        SubjectError: it is no short text of its own.
-    """
-    if not isinstance(word, str) or not word.strip() or len(word) > MAX_CLASS_WORD_LENGTH or not word.isprintable():
-        raise SubjectError(f"class_word={word!r} must be a short word, such as 'person' or 'woman'.")
-    if find_placeholders(word):
-        raise SubjectError(f"class_word={word!r} holds a placeholder: say what the person is, such as 'person'.")
 
 
 def _check_texts(subject: Subject) -> None:

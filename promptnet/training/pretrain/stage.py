@@ -24,7 +24,8 @@ from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.tuning.config import TuningConfig
 from promptnet.models.base_model import VisionInput, forces_zeros, load_base
 from promptnet.models.micro_conditioning import micro_conditions
-from promptnet.models.prompt_tokens import Padding, find_placeholders
+from promptnet.models.placeholders import find_placeholders
+from promptnet.models.prompt_tokens import Padding
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text import Positions
 from promptnet.models.text_encoders import mean_word_norm

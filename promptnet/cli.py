@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 import typing
 from argparse import BooleanOptionalAction
@@ -24,6 +25,7 @@ from promptnet.commands.inspect import inspect as inspect_command
 from promptnet.commands.learn_edit import learn_edit
 from promptnet.commands.prepare import prepare
 from promptnet.commands.serve import add_key, backup, list_keys, revoke_key, run, verify_deletion
+from promptnet.inference.values import did_you_mean
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -68,8 +70,12 @@ GROUP_HELP = {
 DEFAULTS = {"serve": "run"}
 
 
-def build_parser() -> ArgumentParser:
-    """Build the parser of the whole command line."""
+def build_parser(words: Sequence[str] | None = None) -> ArgumentParser:
+    """Build the parser of the whole command line.
+
+    Args:
+        words: of the command line; options are added to the commands among them only. None adds all.
+    """
     from importlib.metadata import version
 
     from jsonargparse import ArgumentParser
@@ -87,7 +93,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--debug", action="store_true", help="show the traceback of an error (or set PROMPTNET_DEBUG=1)"
     )
-    _add_commands(parser, COMMANDS, "command")
+    _add_commands(parser, COMMANDS, "command", words)
     return parser
 
 
@@ -103,7 +109,7 @@ def with_default(words: list[str]) -> list[str]:
     return words
 
 
-def _add_commands(parser: ArgumentParser, commands: Mapping[str, Any], dest: str) -> None:
+def _add_commands(parser: ArgumentParser, commands: Mapping[str, Any], dest: str, words: Sequence[str] | None) -> None:
     from jsonargparse import ArgumentParser
 
     subcommands = parser.add_subcommands(dest=dest)
@@ -112,8 +118,8 @@ def _add_commands(parser: ArgumentParser, commands: Mapping[str, Any], dest: str
         subparser = ArgumentParser(description=about, allow_abbrev=False)
         subcommands.add_subcommand(name, subparser, help=about)
         if isinstance(command, dict):
-            _add_commands(subparser, command, "what")
-        else:
+            _add_commands(subparser, command, "what", words)
+        elif words is None or name in words:
             _add_options(subparser, command)
 
 
@@ -142,7 +148,45 @@ def _add_options(parser: ArgumentParser, function: Command) -> None:
             option["required"] = True
         elif types[name] is not bool:
             option["default"] = parameter.default
-        parser.add_argument("--" + name.strip("_").replace("_", "-"), **option)
+        parser.add_argument(_option(name), **option)
+
+
+def _option(name: str) -> str:
+    return "--" + name.strip("_").replace("_", "-")
+
+
+def named(words: Sequence[str], commands: Mapping[str, Any] = COMMANDS) -> tuple[Command | None, Sequence[str]]:
+    """Return the command that a command line names, and the words after it; no command if it names none.
+
+    Raises:
+        ValueError: there is no such command.
+    """
+    place = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
+    if place is None:
+        return None, []
+    word, rest = words[place], words[place + 1 :]
+    if word not in commands:
+        raise ValueError(f"there is no command '{word}'{did_you_mean(word, commands)} (promptnet --help)")
+    found = commands[word]
+    return named(rest, found) if isinstance(found, dict) else (found, rest)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check the names of commands and options, before the parser says the same without advice.
+
+    Raises:
+        ValueError: there is no such command or option; names the closest.
+    """
+    command, rest = named(words)
+    if command is None:
+        return
+    options = inspect.signature(command).parameters
+    known = ["--help", *map(_option, options)]
+    known += ["--no-" + _option(name)[2:] for name, parameter in options.items() if parameter.default is True]
+    for word in rest:
+        option = word.partition("=")[0]
+        if re.fullmatch(r"--[A-Za-z][\w-]*", option) and option not in known:
+            raise ValueError(f"there is no option {option}{did_you_mean(option, known)}")
 
 
 def _parsing(kind: Any, default: Any = None) -> dict[str, Any]:
@@ -153,7 +197,8 @@ def _parsing(kind: Any, default: Any = None) -> dict[str, Any]:
         return {"action": "store_true"}
     for part in (kind, *typing.get_args(kind)):
         if typing.get_origin(part) is list:
-            return {"nargs": "+", "type": typing.get_args(part)[0]}
+            # Repeated options add up: without "extend" the last one would win without a word.
+            return {"nargs": "+", "action": "extend", "type": typing.get_args(part)[0]}
     return {"type": kind}
 
 
@@ -184,7 +229,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 is done, 1 a file that is wrong (export, inspect), 2 a user's error (one line on stderr), 130 interrupted.
     """
-    arguments = build_parser().parse_args(_in_new_words(sys.argv[1:] if argv is None else argv))
+    words = with_default(_in_new_words(sys.argv[1:] if argv is None else argv))
+    parser = build_parser(words)
+    try:
+        check_words(words)
+    except ValueError as error:
+        parser.error(str(error))
+    arguments = parser.parse_args(words)
     command, options = _chosen(arguments)
     debug = arguments.debug or os.environ.get("PROMPTNET_DEBUG", "0") not in ("", "0")
     signature = inspect.signature(command).parameters

@@ -1,6 +1,7 @@
 """The command line with a stand-in pipeline that records its calls: options, errors, and passed arguments."""
 
 import inspect
+import json
 import resource
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from PIL import Image
 
 import promptnet
@@ -41,6 +43,7 @@ class Pipeline:
         self.trained_size_px = (64, 64)
         self.tiled: list[bool] = []
         self.vae = SimpleNamespace(enable_tiling=lambda: self.tiled.append(True))
+        self.scheduler = DDIMScheduler()
 
     def set_progress_bar_config(self, **_: Any) -> None:
         pass
@@ -118,6 +121,95 @@ def test_help_imports_nothing_heavy_and_is_quick() -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
+# Row 28 of the faults of real use: what the text alone says is answered before torch is imported.
+BAD_TEXT = {
+    "an unknown option": ("generate --prompt x --out a.png --fusion-step 1", "did you mean --fusion-steps?"),
+    "an unknown command": ("genrate --prompt x", "did you mean generate?"),
+    "no subject": ("generate --prompt S* --out a.png", "give --subject"),
+    "no S*": ("generate --prompt x --out a.png --subject there.safetensors", "does not mention S*"),
+    "S* in the negative prompt": ("generate --prompt x --out a.png --negative-prompt S*", "plain words only"),
+    "size": ("generate --prompt x --out a.png --size 101x99", "width=101 pixels must be a multiple of"),
+    "steps": ("generate --prompt x --out a.png --steps 0", "num_inference_steps=0"),
+    "device": ("generate --prompt x --out a.png --device cudda", "device 'cudda' is not known"),
+    "scale": ("generate --prompt x --out a.png --guidance-scale nan", "guidance"),
+    "seed": (f"generate --prompt x --out a.png --seed {2**64}", "is too long"),
+    "scheduler": ("generate --prompt x --out a.png --scheduler DDIMSheduler", "did you mean DDIMScheduler?"),
+    "resolution": ("generate --prompt x --out a.png --resolution published:sd9", "no published settings"),
+    "base": ("generate --prompt x --out a.png --base ./none", "does not exist"),
+    "class word": ("customize --image there.png --out me.safetensors --class-word S*", "holds a placeholder"),
+    "image": ("customize --image nobody.png --out me.safetensors", "nobody.png"),
+    "tuning": ("customize --image there.png --out me.safetensors --steps -1", "steps=-1"),
+    "encoder": ("customize --image there.png --out me.safetensors --promptnet ./none", "--promptnet './none'"),
+    "card": ("edit --card nothing.safetensors --image there.png --out a.png", "nothing.safetensors"),
+    "strength": ("edit --card there.safetensors --image there.png --out a.png --strength inf", "strength"),
+    "fraction": ("edit --card there.safetensors --image there.png --out a.png --correction-end 2", "at most 1"),
+    "edit's prompt": ("edit --card there.safetensors --image there.png --out a.png --prompt S*", "no subject is given"),
+    "learned": ("learn-edit --from a --to b --out e.safetensors --iterations 0", "iterations=0"),
+    "learned with": ("learn-edit --from a --to b --out e.safetensors --scheduler DDPM", "--scheduler 'DDPM'"),
+    "demo": ("demo --device gpu", "device 'gpu' is not known"),
+    "methods": ("evaluate avatars --methods best profusio", "did you mean profusion?"),
+    "people": ("evaluate people --methods told", "--methods 'told'"),
+    "edits": ("evaluate edits --edits hapy", "did you mean happy?"),
+    "sizes": ("evaluate resolution --sizes 64", "WIDTHxHEIGHT"),
+    "rounds": ("evaluate tune --rounds 0", "rounds=0"),
+    "scored": ("evaluate base --people 0", "people=0"),
+    "prepared": ("prepare --source photos --out faces --workers 0", "workers=0"),
+    "converted": ("convert --source none --out made", "has no config.json"),
+}
+
+
+def test_bad_text_is_answered_before_torch_is_imported(tmp_path: Path) -> None:
+    """In one process: a command that imported torch would be seen in all that follow, and is named."""
+    for name in ("there.png", "there.safetensors"):
+        (tmp_path / name).touch()
+    code = (
+        "import json, sys; from promptnet import cli\n"
+        "for name, line in json.loads(sys.argv[1]).items():\n"
+        "    print('#', name, file=sys.stderr)\n"
+        "    try: code = cli.main(line.split())\n"
+        "    except SystemExit as done: code = done.code\n"
+        "    heavy = [each for each in ('torch', 'diffusers', 'transformers') if each in sys.modules]\n"
+        "    print(json.dumps([name, code, heavy]))"
+    )
+    lines = json.dumps({name: line for name, (line, _) in BAD_TEXT.items()})
+    done = subprocess.run([sys.executable, "-c", code, lines], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[name, 2, []] for name in BAD_TEXT]
+    said = {part.partition("\n")[0]: part.partition("\n")[2] for part in done.stderr.split("# ")[1:]}
+    assert {name: text for name, text in said.items() if BAD_TEXT[name][1] not in text} == {}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.png", "there.safetensors"]
+
+
+def test_a_missing_last_folder_is_made(pipe: Pipeline) -> None:
+    assert run("generate", "--prompt", "x", "--out", "new/a.png") == 0
+    assert Path("new/a.png").is_file()
+
+
+def test_a_base_model_that_cannot_renoise_draws_subjects_with_ddim(
+    pipe: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Row 25: the advice was Python, on the command line."""
+    Path("me.safetensors").touch()
+    line = "generate --prompt S* --out a.png --subject me.safetensors"
+    pipe.scheduler = PNDMScheduler(beta_end=0.012, steps_offset=1)
+    assert run(*line.split()) == 0
+    assert "using DDIMScheduler (--scheduler)" in capsys.readouterr().err
+    found = pipe.scheduler.config
+    assert (type(pipe.scheduler), found.beta_end, found.clip_sample) == (DDIMScheduler, 0.012, False)
+    assert run(*line.split(), "--scheduler", "EulerDiscreteScheduler") == 0
+    assert type(pipe.scheduler) is EulerDiscreteScheduler
+    assert run(*line.split(), "--scheduler", "PNDMScheduler") == 2
+    assert "--scheduler PNDMScheduler cannot re-noise" in capsys.readouterr().err
+    assert run(*line.split(), "--scheduler", "PNDMScheduler", "--fusion-steps", "0") == 0
+
+
+def test_repeated_options_add_up(pipe: Pipeline) -> None:
+    for name in "ab":
+        Path(f"{name}.safetensors").touch()
+    line = "generate --prompt S1*,S2* --out a.png --subject a.safetensors --subject b.safetensors"
+    assert run(*line.split()) == 0
+    assert len(pipe.calls[0]["subject"]) == 2
+
+
 def test_the_installed_command_is_this_one() -> None:
     command = Path(sys.executable).with_name("promptnet")
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
@@ -130,14 +222,14 @@ REFUSED = {
     "no such image": ("customize --image nobody.png --out me.safetensors", "nobody.png"),
     "not an image": ("customize --image text.png --out me.safetensors", "text.png"),
     "subject file's name": ("customize --image me.png --out me.pt", "must end in .safetensors"),
-    "subject file's folder": ("customize --image me.png --out missing/me.safetensors", "does not exist"),
+    "subject file's folder": ("customize --image me.png --out missing/deeper/me.safetensors", "does not exist"),
     "size": ("generate --prompt x --out a.png --size 64", "WIDTHxHEIGHT"),
     "image's name": ("generate --prompt x --out a.gif", "must end in .png"),
-    "image's folder": ("generate --prompt x --out missing/a.png", "does not exist"),
+    "image's folder": ("generate --prompt x --out missing/deeper/a.png", "does not exist"),
     "no images": ("generate --prompt x --out a.png --num-images 0", "num_images=0"),
     "no such subject": ("generate --prompt S* --out a.png --subject nobody.safetensors", "nobody.safetensors"),
-    "evaluation's folder": ("evaluate avatars --out missing", "missing"),
-    "demo's folder": ("demo --out missing", "missing"),
+    "evaluation's folder": ("evaluate avatars --out missing/deeper", "missing"),
+    "demo's folder": ("demo --out missing/deeper", "missing"),
     "demo's person": ("demo --out . --person -1", "person=-1"),
     "demo's last person": ("demo --out . --person 96", "person=96 must be 0 to 95"),
     "demo's steps": ("demo --out . --steps 0", "steps=0"),
@@ -230,6 +322,7 @@ def test_every_parameter_arrives(pipe: Pipeline) -> None:
 
 @pytest.mark.parametrize("resolution", ["off", "auto", "published:sd21-2048x2048", "mine.yaml"])
 def test_the_resolution_arrives(resolution: str, pipe: Pipeline) -> None:
+    Path("mine.yaml").touch()
     assert run("generate", "--prompt", "x", "--out", "a.png", "--size", "128x64", "--resolution", resolution) == 0
     (call,) = pipe.calls
     assert (call["resolution"], call["width"], call["height"]) == (resolution, 128, 64)
@@ -253,7 +346,7 @@ def test_several_subjects_are_a_list(pipe: Pipeline) -> None:
     assert len(pipe.calls[0]["subject"]) == 2
 
 
-@pytest.mark.parametrize("prompt", ["", "null", "12", "- a: b", "{S*: sad}"])
+@pytest.mark.parametrize("prompt", ["", "null", "12", "- a: b", "{x: sad}"])
 def test_prompts_are_text_whatever_they_look_like(prompt: str, pipe: Pipeline) -> None:
     assert run("generate", f"--prompt={prompt}", "--out", "a.png") == 0
     assert pipe.calls[0]["prompt"] == prompt

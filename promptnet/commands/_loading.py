@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from promptnet.commands._base_folder import BaseFolder
+from promptnet.commands._checks import check_device, check_seed
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -95,9 +99,52 @@ def make_generator(seed: int) -> Generator:
     """
     import torch
 
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed={seed} is too long: take a number of at most 19 digits")
+    check_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+def check_model(
+    base: str, device: str, promptnet: str | None = None, image_encoder: str | None = None, *, subjects: bool = False
+) -> BaseFolder:
+    """Check the options that name a model, and return what its folder says.
+
+    Args:
+        base: folder in diffusers layout, or Hub id.
+        device: "auto", "cpu", "cuda", ...
+        promptnet: folder or Hub id of an encoder.
+        image_encoder: folder or Hub id of a CLIP image encoder.
+        subjects: whether subjects are to be made or generated.
+
+    Raises:
+        OSError: a folder does not exist or lacks a file.
+        ValueError: the device is not known, or subjects need a part that is missing.
+    """
+    check_device(device)
+    folder = BaseFolder(find_base(base))
+    given = {"promptnet": promptnet, "image_encoder": image_encoder}
+    for component, name in given.items():
+        if name is not None:
+            find_part(name, component.replace("_", "-"))
+    if subjects:
+        folder.check_subjects(given)
+    return folder
+
+
+def choose_scheduler(pipe: PromptNetPipeline, name: str | None, *, renoising: bool) -> None:
+    """Give a pipeline the scheduler of `--scheduler`.
+
+    Without the option the base model's own stays; where it cannot re-noise, which Fusion Sampling needs, DDIM takes
+    its place, and a line on stderr says so.
+    """
+    from promptnet.inference.editing.inversion import converted_scheduler
+    from promptnet.inference.sampling.scheduler_names import RENOISING_SCHEDULERS
+
+    own = type(pipe.scheduler).__name__
+    if name is None and renoising and own not in RENOISING_SCHEDULERS:
+        name = RENOISING_SCHEDULERS[0]
+        print(f"{own} cannot re-noise, which Fusion Sampling needs: using {name} (--scheduler)", file=sys.stderr)
+    if name is not None and name != own:
+        pipe.scheduler = converted_scheduler(name, pipe.scheduler.config)
 
 
 def load_pipeline(

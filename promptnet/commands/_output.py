@@ -10,17 +10,20 @@ from promptnet.io.atomic import check_folder
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Check the name and folder of an output file.
+def check_output(path: Path, suffixes: tuple[str, ...], *, overwrite: bool = True) -> None:
+    """Check the name and folder of an output file; a missing folder will be made, those above it not.
 
     Raises:
-        ValueError: the name does not end in one of `suffixes`, it is a folder, or its folder does not exist.
+        ValueError: the name does not end in one of `suffixes`, it is a folder, its folder cannot be made, or it
+            exists and is not to be overwritten.
     """
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"output '{path}' must end in {' or '.join(suffixes)}")
     check_folder(path.parent)
     if path.is_dir():
         raise ValueError(f"output '{path}' is a folder")
+    if path.exists() and not overwrite:
+        raise ValueError(f"output '{path}' exists already: choose another name, or give --overwrite")
 
 
 def numbered(path: Path, count: int) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from promptnet.commands._loading import quiet
+from promptnet.io.atomic import check_folder
 
 
 def convert(source: Path, out: Path, keep_residual_heads: bool = False, to_published: bool = False) -> None:
@@ -18,6 +19,11 @@ def convert(source: Path, out: Path, keep_residual_heads: bool = False, to_publi
     """
     if to_published and keep_residual_heads:
         raise ValueError("--keep-residual-heads is for reading the published layout: leave it out with --to-published")
+    if not (source / "config.json").is_file():
+        raise FileNotFoundError(f"--source '{source}' has no config.json: give the encoder's own folder")
+    if out.exists():
+        raise ValueError(f"{out} exists already. Choose another name or remove it first.")
+    check_folder(out)
     quiet()
     from promptnet.models.convert import convert_from_published, convert_to_published
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from promptnet.commands._loading import EMBEDDED, load_pipeline, make_generator
+from promptnet.commands._checks import check_files, check_seed
+from promptnet.commands._loading import EMBEDDED, check_model, load_pipeline, make_generator
 from promptnet.commands._output import check_output
 from promptnet.commands._progress import status, tuning_bar
+from promptnet.inference.subject.class_word import check_class_word
+from promptnet.inference.tuning.config import TuningConfig
+from promptnet.io.atomic import make_folder
 
 
 def customize(
@@ -37,6 +41,11 @@ def customize(
         device: auto, cpu, cuda, ...
     """
     check_output(out, (".safetensors",))
+    check_files("image", image)
+    check_class_word(class_word)
+    check_seed(seed)
+    TuningConfig().replaced({"steps": steps, "learning_rate": learning_rate})
+    check_model(base, device, promptnet, image_encoder, subjects=True)
     from promptnet.images.load import open_image
 
     images = [open_image(path) for path in image]
@@ -54,5 +63,6 @@ def customize(
             progress_bar=False,
             callback=callback,
         )
+    make_folder(out.parent)
     subject.save(out)
     print(f"{out}: customised in {time.perf_counter() - start_s:.1f} s")

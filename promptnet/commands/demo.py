@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptnet.commands._loading import EMBEDDED, find_base, load_pipeline
+from promptnet.commands._checks import check_seed
+from promptnet.commands._loading import EMBEDDED, check_model, load_pipeline
 from promptnet.commands._progress import sampling_bar, status, tuning_bar
 from promptnet.io.atomic import check_folder, write_whole
 
@@ -38,7 +39,7 @@ def demo(
     """Customise to a person no training ever saw, generate five prompts, and compare with the true answers.
 
     Args:
-        out: an existing folder for demo.png, demo.json and the subject, demo.safetensors
+        out: a folder, made if it is missing, for demo.png, demo.json and the subject, demo.safetensors
         person: index of the test person, counted from 0
         steps: denoising steps an image (null: the pipeline's default)
         seed: decides the order of the people, the prompts and the noise
@@ -47,7 +48,8 @@ def demo(
     """
     folder = check_folder(out)
     check_request(person, steps)
-    found = find_base(base)
+    check_seed(seed)
+    found = check_model(base, device, subjects=True).name
     from promptnet.commands._demo_sheet import demo_sheet
     from promptnet.evaluation.harness.judges import judge_folder
     from promptnet.evaluation.harness.renderer import image_size

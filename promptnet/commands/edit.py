@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptnet.commands._loading import EMBEDDED, load_pipeline, make_generator
+from promptnet.commands._checks import check_files, check_numbers, check_plain, check_prompts, check_seed
+from promptnet.commands._loading import EMBEDDED, check_model, load_pipeline, make_generator
 from promptnet.commands._output import IMAGES, check_output
 from promptnet.commands._progress import status
-from promptnet.io.atomic import write_whole
+from promptnet.io.atomic import make_folder, write_whole
 
 
 def edit(
@@ -46,6 +47,14 @@ def edit(
     if (image is None) == (subject is None):
         raise ValueError("give either --image or --subject: the image to edit")
     check_output(out, IMAGES)
+    for option, paths in {"card": card, "image": [image], "subject": [subject], "mask": [mask]}.items():
+        check_files(option, paths)
+    check_numbers(strength=strength)
+    check_numbers(0, 1, correction_end=correction_end)
+    if prompt is not None:
+        check_prompts([prompt], 1) if subject is not None else check_plain(prompt)
+    check_seed(seed)
+    check_model(base, device, subjects=subject is not None)
     from promptnet import Subject
     from promptnet.inference.editing.card import EditCard
     from promptnet.inference.editing.edit_image import edit_image
@@ -70,5 +79,6 @@ def edit(
             crop=crop,
             generator=generator,
         )
+    make_folder(out.parent)
     write_whole(out, edited[0].save, public=True)
     print(out)

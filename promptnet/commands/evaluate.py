@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from promptnet.commands._loading import EMBEDDED, find_base, pick_device, quiet
+from promptnet.commands._checks import check_choice, check_choices, check_counts, check_files, check_numbers, check_seed
+from promptnet.commands._loading import EMBEDDED, check_model, pick_device, quiet
+from promptnet.commands._output import parse_size
+from promptnet.evaluation.method_names import EDIT_METHODS, LADDER, PEOPLE_METHODS
+from promptnet.inference.resolution.published_files import check_resolution
+from promptnet.inference.sampling.scheduler_names import INVERTIBLE_SCHEDULERS
 from promptnet.io.atomic import check_folder
+
+
+def _checked(base: str, device: str, seed: int, folders: Iterable[Path | None], **counts: int | None) -> str:
+    """Check what evaluations have in common; return the base model's folder.
+
+    Raises:
+        OSError: the base model does not exist.
+        ValueError: a folder cannot be made, a count is below 1, or device or seed cannot be.
+    """
+    for folder in folders:
+        if folder is not None:
+            check_folder(folder)
+    check_counts(1, **counts)
+    check_seed(seed)
+    return check_model(base, device).name
+
+
+def _check_methods(methods: list[str] | None) -> None:
+    from promptnet.evaluation.harness.methods import METHODS
+
+    check_choices("methods", methods, list(METHODS))
 
 
 def avatars(
@@ -33,15 +60,16 @@ def avatars(
         methods: to compare (null: all)
         curves: also generate the trade-off curves of identity against attributes
         settings: file of the methods' parameters (null: the shipped one)
-        out: an existing folder for results.json, sheet.png and plot.png; repeat the command to resume
+        out: a folder, made if it is missing, for results.json, sheet.png and plot.png; repeat the command to resume
         seed: makes the result reproducible
         workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
-    if out is not None:
-        check_folder(out)
-    found, place = find_base(base), pick_device(device)
+    found = _checked(base, device, seed, [out], people=people, prompts=prompts, steps=steps, workers=workers)
+    _check_methods(methods)
+    check_files("settings", [settings])
+    place = pick_device(device)
     quiet()
     from promptnet.evaluation.subjects.compare import evaluate_avatars
 
@@ -81,15 +109,15 @@ def base_model(
         steps: denoising steps an image
         split: validation, or test for figures to report
         guidance_scale: of the captions (null: that of the method prompt-only)
-        out: an existing folder for base.json
+        out: a folder, made if it is missing, for base.json
         seed: makes the result reproducible
         workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
-    if out is not None:
-        check_folder(out)
-    found, place = find_base(base), pick_device(device)
+    found = _checked(base, device, seed, [out], people=people, prompts=prompts, steps=steps, workers=workers)
+    check_numbers(guidance_scale=guidance_scale)
+    place = pick_device(device)
     quiet()
     from promptnet.evaluation.subjects.base_model import evaluate_base
 
@@ -133,15 +161,16 @@ def people(
         frame: how reference images were made: plain, zoom-0.7, zoom-1.4, shift, mirrored, jpeg-60, ...
         methods: which ways to compare: prompt, described, encode, tuned, truth (null: all)
         tune_steps: of per-user tuning
-        out: an existing folder for people.json and sheet.png
+        out: a folder, made if it is missing, for people.json and sheet.png
         judge: folder of the judge (null: the one beside the base model)
         seed: makes the outcome reproducible
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
-    if out is not None:
-        check_folder(out)
-    found, place = find_base(base), pick_device(device)
+    found = _checked(base, device, seed, [out], people=people, prompts=prompts, steps=steps)
+    check_counts(0, tune_steps=tune_steps)
+    check_choices("methods", methods, PEOPLE_METHODS)
+    place = pick_device(device)
     quiet()
     from promptnet.evaluation.people.compare import METHODS, evaluate_people
     from promptnet.evaluation.people.report import print_people
@@ -188,15 +217,17 @@ def tune(
         keep_customize: keep per-user tuning as in the settings, and choose the parameters of sampling only
         rounds: largest number of rounds over all parameters of a method
         settings: file to start from (null: the shipped one)
-        out: an existing folder for settings.yaml and tried.json; repeat the command to resume
+        out: a folder, made if it is missing, for settings.yaml and tried.json; repeat the command to resume
         seed: makes the result reproducible
         workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
-    if out is not None:
-        check_folder(out)
-    found, place = find_base(base), pick_device(device)
+    found = _checked(base, device, seed, [out], people=people, prompts=prompts, steps=steps, workers=workers)
+    check_counts(rounds=rounds)
+    _check_methods(methods)
+    check_files("settings", [settings])
+    place = pick_device(device)
     quiet()
     from promptnet.evaluation.subjects.tune import tune_settings
 
@@ -238,15 +269,21 @@ def resolution(
         methods: direct, attention, redilation, +dispersion, +damping, auto (null: these); published:NAME, a YAML file
         subjects: number of customised people to generate at the trained size and at twice that
         guidance_scale: of the captions (null: that of the method prompt-only)
-        out: an existing folder for results.json and a sheet a size; repeat the command to resume
+        out: a folder, made if it is missing, for results.json and a sheet a size; repeat the command to resume
         seed: makes the result reproducible
         workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
-    if out is not None:
-        check_folder(out)
-    found, place = find_base(base), pick_device(device)
+    found = _checked(base, device, seed, [out], people=people, steps=steps, workers=workers)
+    check_counts(0, subjects=subjects)
+    check_numbers(guidance_scale=guidance_scale)
+    for size in sizes or []:
+        parse_size(size.partition(":")[0])
+    for method in methods or []:
+        if method not in LADDER:
+            check_resolution(method)
+    place = pick_device(device)
     quiet()
     from promptnet.evaluation.resolution.compare import evaluate_resolution
 
@@ -307,17 +344,24 @@ def edits(
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
         correction_end: fraction of the steps, from the noisy end, that are corrected towards a real image
         split: test for figures to report; validation to choose settings
-        out: an existing folder for results.json and sheet.png; repeat the command to resume
-        cards: an existing folder for the cards learned on several seeds, named after the edits
+        out: a folder, made if it is missing, for results.json and sheet.png; repeat the command to resume
+        cards: a folder, made if it is missing, for the cards learned on several seeds, named after the edits
         seed: makes the result reproducible
         workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
-    for folder in (out, cards):
-        if folder is not None:
-            check_folder(folder)
-    found, place = find_base(base), pick_device(device)
+    found = _checked(base, device, seed, [out, cards], steps=steps, iterations=iterations, workers=workers)
+    check_counts(0, seeds=seeds, renders=renders, subjects=subjects, learned_on=learned_on)
+    check_numbers(guidance_scale=guidance_scale, preserve=preserve)
+    check_numbers(0, learning_rate=learning_rate)
+    check_numbers(0, 1, correction_end=correction_end)
+    check_choice("scheduler", scheduler, INVERTIBLE_SCHEDULERS)
+    from promptnet.evaluation.edits.tasks import EDITS
+
+    check_choices("edits", edits, list(EDITS))
+    check_choices("methods", methods, EDIT_METHODS)
+    place = pick_device(device)
     quiet()
     from promptnet.evaluation.edits.cards import Learning
     from promptnet.evaluation.edits.compare import Images, evaluate_edits

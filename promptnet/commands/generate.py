@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from promptnet.commands._loading import EMBEDDED, load_pipeline, make_generator
+from promptnet.commands._base_folder import check_scheduler_name
+from promptnet.commands._checks import check_counts, check_files, check_prompts, check_seed
+from promptnet.commands._loading import EMBEDDED, check_model, choose_scheduler, load_pipeline, make_generator
 from promptnet.commands._output import IMAGES, check_output, numbered, parse_size
 from promptnet.commands._progress import sampling_bar, status
-from promptnet.io.atomic import write_whole
+from promptnet.inference.resolution.published_files import check_resolution
+from promptnet.inference.sampling.config import SamplingConfig
+from promptnet.io.atomic import make_folder, write_whole
+
+SAMPLING = {field.name for field in fields(SamplingConfig)}
 
 
 def generate(
@@ -19,6 +26,7 @@ def generate(
     size: str | None = None,
     resolution: str | None = None,
     steps: int | None = None,
+    scheduler: str | None = None,
     num_images: int = 1,
     seed: int = 0,
     negative_prompt: str | None = None,
@@ -48,6 +56,7 @@ def generate(
         resolution: auto (also if null) adapts the base model to a size far from its own, off never does; or
             published:NAME, or a YAML file
         steps: denoising steps
+        scheduler: such as EulerDiscreteScheduler (null: the base model's own, or DDIMScheduler if subjects need it)
         num_images: number of images
         seed: makes the result reproducible
         negative_prompt: guides away from this prompt (null: none; SDXL treats that unlike an empty text)
@@ -83,16 +92,27 @@ def generate(
     options |= {name: value for name, value in config.items() if value is not None}
     if size is not None:
         options["width"], options["height"] = parse_size(size)
-    if num_images < 1:
-        raise ValueError(f"num_images={num_images} must be at least 1")
+    check_counts(num_images=num_images)
     paths = numbered(out, num_images)
     check_output(out, IMAGES)
+    check_files("subject", subject or [])
+    check_prompts([prompt], len(subject or []), negative_prompt, class_word)
+    check_seed(seed)
+    if resolution is not None:
+        check_resolution(resolution)
+    folder = check_model(base, device, promptnet, image_encoder, subjects=bool(subject))
+    if size is not None:
+        folder.check_size(parse_size(size))
+    sampling = folder.sampling({name: value for name, value in options.items() if name in SAMPLING})
+    renoising = bool(subject and sampling.fusion_steps)
+    check_scheduler_name(scheduler, renoising=renoising)
     from promptnet import Subject
 
     subjects = [Subject.load(path) for path in subject or []]
     generator = make_generator(seed)
     with status("loading the base model"):
         pipe = load_pipeline(base, device, promptnet, image_encoder)
+        choose_scheduler(pipe, scheduler, renoising=renoising)
     if size is not None and needs_tiles(parse_size(size), pipe.trained_size_px):
         pipe.vae.enable_tiling()
     if subjects:
@@ -106,6 +126,7 @@ def generate(
             callback_on_step_end=callback,
             **options,
         )
+    make_folder(out.parent)
     for path, image in zip(paths, generated.images, strict=True):
         write_whole(path, image.save, public=True)
         print(path)

@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from promptnet.commands._loading import EMBEDDED, find_base, pick_device, quiet
+from promptnet.commands._checks import check_choice, check_counts, check_files, check_numbers, check_plain, check_seed
+from promptnet.commands._loading import EMBEDDED, check_model, pick_device, quiet
 from promptnet.commands._output import check_output
 from promptnet.commands._progress import status
+from promptnet.inference.sampling.scheduler_names import INVERTIBLE_SCHEDULERS
+from promptnet.io.atomic import make_folder
 
 
 def learn_edit(
@@ -56,12 +59,21 @@ def learn_edit(
         device: auto, cpu, cuda, ...
     """
     check_output(out, (".safetensors",))
-    if iterations < 1:
-        raise ValueError(f"iterations={iterations} must be at least 1")
+    check_counts(iterations=iterations, num_seeds=num_seeds, batch_size=batch_size, steps=steps)
+    check_numbers(guidance_scale=guidance_scale)
+    check_numbers(0, learning_rate=learning_rate, preserve=preserve)
+    check_choice("scheduler", scheduler, INVERTIBLE_SCHEDULERS)
+    check_seed(seed)
+    check_files("image", image or [])
+    check_files("subject", subject or [])
+    for prompt in (from_, to):
+        if not subject:
+            check_plain(prompt)
     if image and subject:
         raise ValueError("give either --image or --subject: what to learn on")
     asked = asked_fields(show or [])
-    found, place = find_base(base), pick_device(device)
+    found = check_model(base, device, subjects=bool(subject)).name
+    place = pick_device(device)
     quiet()
     with status("loading the base model"):
         from promptnet.evaluation.harness.judges import judge_folder
@@ -91,6 +103,7 @@ def learn_edit(
         )
     count = len(image or subject or []) or num_seeds
     start_s = time.perf_counter()
+    make_folder(out.parent)
     fit(stage, SeedDataModule(count, min(batch_size, count), seed), place, iterations)
     print(f"{out}: learned in {time.perf_counter() - start_s:.1f} s")
 

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from promptnet.commands._checks import check_counts, check_numbers
+from promptnet.io.atomic import check_folder
+
 
 def prepare(
     source: list[str],
@@ -56,8 +59,9 @@ def prepare(
     import os
 
     from promptnet.datasets.prepare.options import PrepareOptions
-    from promptnet.datasets.prepare.run import prepare_images
-    from promptnet.datasets.prepare.sources.base import Columns
+
+    check_counts(workers=workers)
+    check_numbers(1e-6, None, max_megapixels=max_megapixels)
 
     options = PrepareOptions(
         detector=detector,
@@ -73,6 +77,10 @@ def prepare(
         encoding=encoding,
         part_size=part_size,
     )
+    check_folder(out)
+    from promptnet.datasets.prepare.run import prepare_images
+    from promptnet.datasets.prepare.sources.base import Columns
+
     columns = Columns(identity=identity, image=image_column, caption=caption_column, split=split)
     with _bar("preparing") as progress:
         prepared = prepare_images(

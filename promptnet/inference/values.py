@@ -6,6 +6,8 @@ torch is imported where a value is torch's own, so that a command can check numb
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -77,3 +79,25 @@ def tensor(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
     if tuple(value.shape) != shape:
         raise ValueError(f"{name} have shape {tuple(value.shape)}, but this call needs {shape}.")
     return value
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ": did you mean ...?" for a misspelt name, or nothing if no known one is close."""
+    close = get_close_matches(word, list(known), n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keyword arguments that do not exist.
+
+    Args:
+        what: takes them.
+        given: names that no parameter has.
+        known: names of the parameters.
+
+    Raises:
+        TypeError: there is one; names the closest that exists.
+    """
+    known = list(known)
+    for name in given:
+        raise TypeError(f"{what} has no argument {name!r}{did_you_mean(name, known)}")

@@ -64,14 +64,31 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def check_folder(out: str | Path) -> Path:
-    """Return the output folder.
+    """Return an output folder that exists or can be made by `make_folder`.
 
     Raises:
-        ValueError: it does not exist or is a file.
+        ValueError: it is a file, or the folder above it does not exist.
     """
     folder = Path(out)
-    if not folder.is_dir():
-        raise ValueError(f"output folder '{folder}' does not exist: create it first (mkdir -p '{folder}')")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output folder '{folder}' is a file: name a folder")
+    if not folder.is_dir() and not folder.parent.is_dir():
+        raise ValueError(
+            f"output folder '{folder}' cannot be made, as '{folder.parent}' does not exist: "
+            f"create that first (mkdir -p '{folder.parent}')"
+        )
+    return folder
+
+
+def make_folder(out: str | Path) -> Path:
+    """Return an output folder, made if it is missing; folders above it must exist.
+
+    Raises:
+        ValueError: see `check_folder`.
+        OSError: it cannot be made.
+    """
+    folder = check_folder(out)
+    folder.mkdir(exist_ok=True)
     return folder
 
 

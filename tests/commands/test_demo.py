@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from promptnet import cli
+from promptnet.commands import _loading
 from promptnet.commands import demo as demo_module
 from promptnet.commands._demo_sheet import CELL_PX, GENERATED_TOP_PX, TRUE_TOP_PX, demo_sheet, left_of
 from promptnet.evaluation.harness.tasks import Person, make_people
@@ -74,7 +75,7 @@ def set_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: Person) -> Sett
 
     def install(images: list[Image.Image]) -> Pipeline:
         pipe = Pipeline(images)
-        monkeypatch.setattr(demo_module, "find_base", lambda base: base)
+        monkeypatch.setattr(_loading, "find_base", lambda base: base)
         monkeypatch.setattr(demo_module, "load_pipeline", lambda *_: pipe)
         monkeypatch.setattr("promptnet.evaluation.harness.renderer.image_size", lambda _: SIZE_PX)
         monkeypatch.setattr("promptnet.evaluation.harness.judges.judge_folder", lambda *_: Path("judge"))

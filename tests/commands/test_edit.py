@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from promptnet import PromptNetPipeline, cli
+from promptnet.commands import _loading
 from promptnet.commands import edit as edit_module
 from promptnet.commands import learn_edit as optimize_module
 from promptnet.evaluation.edits.cards import Learning
@@ -37,6 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(mixing_images, "edit_image", edit_image)
     monkeypatch.chdir(tmp_path)
     EditCard(torch.tensor([1.0, 0.0]), "a", "b", "PNDMScheduler", 3.0, {}).save("card.safetensors")
+    Path("in.png").touch()
     return noted
 
 
@@ -57,7 +59,7 @@ def test_edit_passes_its_arguments_on(calls: list[Any]):
         (["--out", "out.png"], "either --image or --subject"),
         (["--image", "a.png", "--subject", "b.safetensors", "--out", "out.png"], "either --image or --subject"),
         (["--image", "a.png", "--out", "out.txt"], "must end in"),
-        (["--image", "a.png", "--out", "nowhere/out.png"], "does not exist"),
+        (["--image", "a.png", "--out", "nowhere/deeper/out.png"], "does not exist"),
         (["--image", "a.png", "--out", "out.png", "--card", "absent.safetensors"], "absent.safetensors"),
     ],
 )
@@ -84,7 +86,7 @@ def test_learn_edit_builds_the_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         noted.update(stage=stage, data=data, iterations=iterations)
 
     monkeypatch.setattr(disentangle, "EditStage", stage)
-    monkeypatch.setattr(optimize_module, "find_base", lambda base: base)
+    monkeypatch.setattr(_loading, "find_base", lambda base: base)
     monkeypatch.setattr(optimize_module, "fit", fit)
     monkeypatch.chdir(tmp_path)
     words = ["--from", "a person", "--to", "a happy person", "--out", "card.safetensors", "--steps", "7"]

@@ -2,10 +2,12 @@
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from promptnet.commands import _loading
 from promptnet.commands import evaluate as commands
 from promptnet.evaluation.resolution.compare import evaluate_resolution
 from promptnet.evaluation.subjects.base_model import evaluate_base
@@ -38,9 +40,12 @@ def test_all_options_arrive(
     monkeypatch.setattr(
         f"{function.__module__}.{function.__name__}", lambda base, **rest: heard.update(rest, base=base)
     )
-    monkeypatch.setattr(commands, "find_base", lambda base: base)
+    monkeypatch.setattr(_loading, "find_base", lambda base: base)
     names = [name for name in inspect.signature(command).parameters if name not in OTHERWISE | {"out"}]
-    given = {name: object() for name in names}
+    values: dict[str, Any] = {"methods": ["best"], "sizes": ["96x64:2"], "settings": Path(__file__), "split": "test"}
+    if command is commands.resolution:
+        values["methods"] = ["direct"]
+    given = {name: values.get(name, 11 + place) for place, name in enumerate(names)}
     command(**given, base="a base", device="cpu")
     assert {name: heard[name] for name in names} == given
     assert (heard["base"], heard["device"], heard["out"]) == ("a base", "cpu", None)

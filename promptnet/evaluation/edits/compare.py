@@ -45,7 +45,7 @@ from promptnet.evaluation.subjects.compare import check_run
 from promptnet.evaluation.subjects.results import save_results
 from promptnet.inference.editing.card import EditCard
 from promptnet.inference.editing.inversion import scheduler_class
-from promptnet.io.atomic import check_folder
+from promptnet.io.atomic import make_folder
 from promptnet.metrics.judge import Judge, load_judge
 
 ITEM_MS = 17.0
@@ -98,8 +98,8 @@ def evaluate_edits(
         how: config of learning; None takes the defaults of `Learning`.
         correction_end: fraction of the steps in which inverted images are corrected.
         split: "test" for results, scored by the test judge; "validation" for choices, scored by the validation judge.
-        out: an existing folder.
-        cards: an existing folder for the cards learned on several seeds, named after the edits.
+        out: a folder, made if it is missing.
+        cards: a folder, made if it is missing for the cards learned on several seeds, named after the edits.
         seed: decides images and noise.
         device: where to generate; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
@@ -115,8 +115,8 @@ def evaluate_edits(
     check_run(split, how.num_steps)
     scheduler_class(how.scheduler)
     chosen, names = chosen_edits(edits), check_methods(methods)
-    folder = None if out is None else check_folder(out)
-    ready = None if cards is None else check_folder(cards)
+    folder = None if out is None else make_folder(out)
+    ready = None if cards is None else make_folder(cards)
     read_by = judge_folder(base, split, judge)
     reader, size_px = load_judge(read_by, device), image_size(base)
     groups = images.groups(split, seed)

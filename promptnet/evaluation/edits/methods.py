@@ -8,12 +8,10 @@ import torch
 
 from promptnet.evaluation.edits.cards import DDIM
 from promptnet.evaluation.edits.tasks import Edit
+from promptnet.evaluation.method_names import EDIT_METHODS, EIGHT, LEDITS, ONE, STYLED
 from promptnet.inference.editing.card import EditCard, start_weights
 
-STYLED, SWITCH, ONE, EIGHT, LEDITS = "styled-prompt", "fixed-switch", "one-seed", "eight-seeds", "ledits++"
-METHODS = (STYLED, SWITCH, ONE, EIGHT, LEDITS)
-"""In printing order: weights 0, weights 1 then 0, learned on one seed, learned on several, a baseline."""
-
+METHODS = EDIT_METHODS
 LEARNED = (ONE, EIGHT)
 LEDITS_EDITS = ("happy", "sunglasses")
 """The baseline's editing prompt for each edit."""

@@ -12,14 +12,15 @@ from PIL import Image
 from promptnet.datasets.people.person import Split, World, nearest_name
 from promptnet.datasets.people.render import render_avatar
 from promptnet.evaluation.harness.judges import judge_folder
+from promptnet.evaluation.method_names import PEOPLE_METHODS
 from promptnet.evaluation.people.colors import Array
 from promptnet.evaluation.people.score import ERRORS, FRACTIONS, a_person, edit_method, score
 from promptnet.evaluation.people.tasks import PersonAsked, ask_people
 from promptnet.images.contact_sheet import contact_sheet
-from promptnet.io.atomic import check_folder, write_whole
+from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.bootstrap import difference, interval
 
-METHODS = ("prompt", "described", "encode", "tuned", "truth")
+METHODS = PEOPLE_METHODS
 """The prompt alone; the person and all that stays described in words; S* untuned and tuned; the true rendering."""
 
 
@@ -53,7 +54,7 @@ def evaluate_people(
         frame: how references were made, one of `people_tasks.FRAMES`.
         methods: some of `METHODS`; "prompt" and "truth" are always among them.
         tune_steps: of per-user tuning.
-        out: an existing folder.
+        out: a folder, made if it is missing.
         seed: decides people, prompts and noise.
         device: where to generate; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
@@ -68,7 +69,7 @@ def evaluate_people(
     unknown = set(methods) - set(METHODS)
     if unknown:
         raise ValueError(f"methods {sorted(unknown)} are not among {', '.join(METHODS)}")
-    folder = None if out is None else check_folder(out)
+    folder = None if out is None else make_folder(out)
     asked = ask_people(people, prompts, split=split, world=world, frame=frame, seed=seed)
     named: Literal["test", "validation"] = "test" if split == "test" else "validation"
     reader = _load_people_judge(judge_folder(base, named, judge), device)

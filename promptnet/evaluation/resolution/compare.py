@@ -19,7 +19,7 @@ from promptnet.evaluation.resolution.report import print_sizes, save_size_sheet
 from promptnet.evaluation.resolution.score import FEWEST, SizeScorer, SizeScores, real_images
 from promptnet.evaluation.resolution.subjects import compare_identity
 from promptnet.evaluation.subjects.compare import check_run, renderer_cache
-from promptnet.io.atomic import check_folder, write_whole
+from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.bootstrap import Interval
 from promptnet.metrics.head_count import HeadFinder
 from promptnet.metrics.judge import load_judge
@@ -59,7 +59,7 @@ def evaluate_resolution(
         methods: of `LADDER`, or settings ("published:...", YAML files); None is the ladder.
         subjects: number of customised people to generate at the trained size and at twice that.
         guidance_scale: of the captions; None is that of the method `prompt-only`.
-        out: an existing folder.
+        out: a folder, made if it is missing.
         seed: decides people, captions and noise.
         device: where to generate; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
@@ -74,7 +74,7 @@ def evaluate_resolution(
     """
     check_run("validation", steps)
     wanted = [Size.parse(text) for text in (SIZES if sizes is None else sizes)]
-    folder = None if out is None else check_folder(out)
+    folder = None if out is None else make_folder(out)
     config = {**load_settings().method("prompt-only").config}
     if guidance_scale is not None:
         config["guidance_scale"] = guidance_scale

@@ -10,13 +10,9 @@ from typing import Any
 
 from promptnet.evaluation.harness.methods import PROMPT_PARAMETERS, Method
 from promptnet.evaluation.harness.renderer import image_size
+from promptnet.evaluation.method_names import LADDER
 from promptnet.inference.resolution.auto import automatic_settings, in_proportion, is_far, redilation
 from promptnet.inference.resolution.settings import ResolutionSettings, load_settings
-
-LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "adapted", "auto")
-"""The plain network; Attn-SF alone; ScaleCrafter's re-dilation alone, with dispersed kernels, with damped guidance
-(each added to re-dilation alone); what `auto` makes of all at the requested size, as `adapt_resolution` does in any
-pipeline; and what it does in `PromptNetPipeline`, which may generate at another size and resize the image."""
 
 SIZES = ("32x32", "96x96", "128x128", "160x96", "192x192:16", "256x256:4")
 TRAINED = "trained"

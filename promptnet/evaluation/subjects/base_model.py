@@ -18,7 +18,7 @@ from promptnet.evaluation.harness.settings import load_settings
 from promptnet.evaluation.harness.tasks import Person, attribute_chances, identity_chances, make_described_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.subjects.compare import check_run, renderer_cache
-from promptnet.io.atomic import check_folder, write_whole
+from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.bootstrap import interval
 from promptnet.metrics.judge import Judge, load_judge, read_images
 
@@ -58,7 +58,7 @@ def evaluate_base(
         steps: denoising steps.
         split: "validation" or "test", each scored by its own judge.
         guidance_scale: None is that of the method `prompt-only`.
-        out: an existing folder.
+        out: a folder, made if it is missing.
         seed: decides people, captions and noise.
         device: where to generate; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
@@ -76,7 +76,7 @@ def evaluate_base(
         config["guidance_scale"] = guidance_scale
     method = Method("full captions", "prompt", config=config)
     described = make_described_people(split, people, prompts, seed)
-    folder = None if out is None else check_folder(out)
+    folder = None if out is None else make_folder(out)
     reader = load_judge(judge_folder(base, split, judge), device)
     spec = RendererSpec(Path(base), steps, device or "cpu")
     with renderer_cache(spec, [method], folder) as image_cache, WorkerPool(spec, workers) as pool:

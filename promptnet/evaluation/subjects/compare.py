@@ -20,7 +20,7 @@ from promptnet.evaluation.subjects.plots import check_matplotlib, save_plot
 from promptnet.evaluation.subjects.report import print_results, save_sheet
 from promptnet.evaluation.subjects.results import Results, save_results, summarise
 from promptnet.evaluation.subjects.score import MethodScores, Scorer, make_scorer
-from promptnet.io.atomic import check_folder
+from promptnet.io.atomic import make_folder
 from promptnet.metrics.judge import Judge, load_judge
 
 
@@ -53,7 +53,7 @@ def evaluate_avatars(
         split: "test" for results, scored by the test judge; "validation" for choices, scored by the validation judge;
             "train" to measure the gap to people seen in training, scored by the validation judge too.
         methods: names of `methods.METHODS`; None is all of them.
-        out: an existing folder.
+        out: a folder, made if it is missing.
         seed: decides people, prompts and noise.
         device: where to generate; None is the CPU.
         curves: also generate the trade-off curves of identity against attributes.
@@ -70,7 +70,7 @@ def evaluate_avatars(
     """
     check_run(split, steps, SPLITS)
     chosen = load_settings(settings).all_methods(methods)
-    folder = None if out is None else check_folder(out)
+    folder = None if out is None else make_folder(out)
     if folder is not None:
         check_matplotlib()
     tasks = make_people(split, people, prompts, seed)

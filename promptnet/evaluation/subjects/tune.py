@@ -28,7 +28,7 @@ from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.subjects.compare import check_run, renderer_cache
 from promptnet.evaluation.subjects.coordinate_search import Point, coordinate_search
 from promptnet.evaluation.subjects.score import Scorer, make_scorer
-from promptnet.io.atomic import check_folder, write_whole
+from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.judge import load_judge
 
 GRID: dict[str, tuple[float | int, ...]] = {
@@ -90,7 +90,7 @@ def tune_settings(
         methods: to choose parameters of; None is all methods. The others keep those of `settings`.
         customize: also choose how subjects are tuned, for the encoders of these methods.
         rounds: largest number of rounds over all parameters of a method.
-        out: an existing folder.
+        out: a folder, made if it is missing.
         settings: file to start from; None is the shipped one.
         seed: decides people, prompts and noise.
         device: where to generate; None is the CPU.
@@ -106,7 +106,7 @@ def tune_settings(
     check_run("validation", steps)
     start = load_settings(settings)
     names = [method.name for method in start.all_methods(methods) if METHODS[method.name].chooses]
-    folder = None if out is None else check_folder(out)
+    folder = None if out is None else make_folder(out)
     tasks = make_people("validation", people, prompts, seed)
     reader = load_judge(judge_folder(base, "validation", judge), device)
     spec = RendererSpec(Path(base), steps, device or "cpu", keep=6 * people)

@@ -19,9 +19,8 @@ from torch import Tensor
 from promptnet.inference.sampling.loop import Rule, predict_output, sample
 from promptnet.inference.sampling.phases import Phase
 from promptnet.inference.sampling.schedule import Step, check_scheduler, plan, prediction_type
+from promptnet.inference.sampling.scheduler_names import INVERTIBLE_SCHEDULERS
 
-# Deterministic solvers whose levels the plan knows.
-INVERTIBLE_SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 PUBLISHED_END = 0.66
 """The published share of the steps that are corrected: 33 of 50, and 34 of PLMS's 51 calls."""
 _RESCALING = "rescale_betas_zero_snr"
@@ -34,10 +33,27 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: the name is none of those that edits can be learned with.
     """
-    kind, options = scheduler_class(name), {}
+    scheduler_class(name)
+    return converted_scheduler(name, config)
+
+
+def converted_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """Return a scheduler of diffusers by name, with another's noise levels, that leaves latents unclipped.
+
+    Args:
+        name: of the class.
+        config: of the other scheduler.
+
+    Raises:
+        ValueError: the scheduler is not supported.
+    """
+    kind: Any = getattr(diffusers, name)
+    known, options = inspect.signature(kind.__init__).parameters, {}
+    if "clip_sample" in known and "clip_sample" not in config:
+        options["clip_sample"] = False
     if name == "PNDMScheduler":
         options["skip_prk_steps"] = True
-    if config.get(_RESCALING) and _RESCALING not in inspect.signature(kind.__init__).parameters:
+    if config.get(_RESCALING) and _RESCALING not in known:
         options |= _rescaled(config)
         config = {key: value for key, value in config.items() if key != _RESCALING}
     scheduler = kind.from_config(config, **options)

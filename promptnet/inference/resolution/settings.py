@@ -3,12 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from promptnet.inference.resolution.convolution import factor_pair
 from promptnet.inference.resolution.dispersion import Transform
+from promptnet.inference.resolution.published_files import (
+    check_published,
+    check_resolution,
+    published_folder,
+)
 
 Progressive = Literal["no", "published", "capped"]
 Factors = Mapping[str, tuple[float, float]]  # (vertical, horizontal), by layer name or the start of one
@@ -130,15 +134,6 @@ def settings_from_mapping(values: Mapping[str, Any], name: str) -> ResolutionSet
     return ResolutionSettings(name, **given)
 
 
-def published_names() -> list[str]:
-    """The published settings that come with the package, such as "sd21-2048x2048" (width x height)."""
-    return sorted(path.name.removesuffix(".yaml") for path in _published_folder().iterdir() if path.name.endswith("l"))
-
-
-def _published_folder() -> Any:
-    return resources.files("promptnet.inference.resolution") / "published"
-
-
 def load_settings(source: str | Path | Mapping[str, Any] | ResolutionSettings) -> ResolutionSettings:
     """Published settings by name ("published:sd21-2048x2048"), a YAML file, a mapping, or settings as they are.
 
@@ -153,18 +148,13 @@ def load_settings(source: str | Path | Mapping[str, Any] | ResolutionSettings) -
     if name.startswith("published:"):
         return _read(_published_file(name.removeprefix("published:")), name)
     path = Path(source)
-    if not path.is_file():
-        raise ValueError(
-            f"settings={name!r} is none of 'auto', 'published:...' and a YAML file that exists. Published are: "
-            f"{', '.join(published_names())}."
-        )
+    check_resolution(name)
     return _read(path, name)
 
 
 def _published_file(name: str) -> Any:
-    if name not in published_names():
-        raise ValueError(f"There are no published settings {name!r}: there are {', '.join(published_names())}.")
-    return _published_folder() / f"{name}.yaml"
+    check_published(name)
+    return published_folder() / f"{name}.yaml"
 
 
 def _read(file: Any, name: str) -> ResolutionSettings:

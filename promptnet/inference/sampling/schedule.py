@@ -11,22 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-# Single-step solvers whose noise levels are known exactly: latents may be re-noised between their steps.
-RENOISING_SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler")
-# Right in the plain loop; tests hold each of them against diffusers' own pipeline.
-OTHER_SCHEDULERS = (
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-)
+from promptnet.inference.sampling.scheduler_names import OTHER_SCHEDULERS, RENOISING_SCHEDULERS
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,4 +54,4 @@ def test_guidance_can_be_chosen(base: Path):
 
 def test_a_missing_folder_raises(base: Path):
     with pytest.raises(ValueError, match="does not exist"):
-        evaluate_base(base, out=base / "missing", **PEOPLE)
+        evaluate_base(base, out=base / "missing" / "deeper", **PEOPLE)

@@ -82,7 +82,7 @@ def test_curves_vary_one_parameter_each(base: Path, loaded):
         ({"people": 1000}, "people=1000"),
         ({"prompts": 0}, "prompts=0"),
         ({"steps": 0}, "steps=0"),
-        ({"out": "missing"}, "output folder 'missing' does not exist"),
+        ({"out": "missing/deeper"}, "'missing' does not exist"),
         ({"judge": "missing"}, "no judge at 'missing'"),
     ],
 )

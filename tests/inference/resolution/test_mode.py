@@ -7,7 +7,8 @@ from torch import nn
 from promptnet.inference.resolution.attention import attention_scale
 from promptnet.inference.resolution.layers import plain_name, spatial_attentions, spatial_convolutions
 from promptnet.inference.resolution.mode import check_settings
-from promptnet.inference.resolution.settings import load_settings, published_names, settings_from_mapping
+from promptnet.inference.resolution.published_files import published_names
+from promptnet.inference.resolution.settings import load_settings, settings_from_mapping
 from promptnet.models.slots import is_asked
 
 SIZES: Any = ((128, 128), (256, 256))  # trained, asked

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from promptnet.inference.resolution.published_files import published_names
 from promptnet.inference.resolution.settings import (
     ResolutionSettings,
     factor_at,
     load_settings,
-    published_names,
     settings_from_mapping,
 )
 

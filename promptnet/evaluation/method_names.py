@@ -1,0 +1,12 @@
+"""Names of what evaluations compare, apart from the modules that run them, so that commands can check names at once."""
+
+STYLED, SWITCH, ONE, EIGHT, LEDITS = "styled-prompt", "fixed-switch", "one-seed", "eight-seeds", "ledits++"
+EDIT_METHODS = (STYLED, SWITCH, ONE, EIGHT, LEDITS)
+"""In printing order: weights 0, weights 1 then 0, learned on one seed, learned on several, a baseline."""
+
+PEOPLE_METHODS = ("prompt", "described", "encode", "tuned", "truth")
+
+LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "adapted", "auto")
+"""The plain network; Attn-SF alone; ScaleCrafter's re-dilation alone, with dispersed kernels, with damped guidance
+(each added to re-dilation alone); what `auto` makes of all at the requested size, as `adapt_resolution` does in any
+pipeline; and what it does in `PromptNetPipeline`, which may generate at another size and resize the image."""

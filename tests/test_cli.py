@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import promptnet
 from promptnet import cli
 from promptnet.commands import customize as customize_module
 from promptnet.commands import generate as generate_module
 from promptnet.commands._loading import find_base, pick_device
+from promptnet.commands._metadata import KEY, read_record
 from promptnet.commands._output import check_output, numbered, parse_size
+from promptnet.inference.sampling.config import SamplingConfig
+from promptnet.inference.tuning.config import TuningProgress
 
 
 def leaves(commands: dict[str, Any], before: str = "") -> dict[str, Callable[..., Any]]:
@@ -44,6 +48,8 @@ class Pipeline:
         self.tiled: list[bool] = []
         self.vae = SimpleNamespace(enable_tiling=lambda: self.tiled.append(True))
         self.scheduler = DDIMScheduler()
+        self.sampling_defaults = SamplingConfig()
+        self.config: dict[str, Any] = {"tuning": {}}
 
     def set_progress_bar_config(self, **_: Any) -> None:
         pass
@@ -54,18 +60,20 @@ class Pipeline:
             raise self.failure
         for step in range(3):
             assert options["callback_on_step_end"](self, step, 0, {"latents": step}) == {"latents": step}
-        size = (options.get("width", 64), options.get("height", 64))
-        return SimpleNamespace(images=[Image.new("RGB", size, "grey") for _ in range(options["num_images_per_prompt"])])
+        size, count = (options.get("width", 64), options.get("height", 64)), options.get("num_images_per_prompt", 1)
+        return SimpleNamespace(images=[Image.new("RGB", size, "grey") for _ in range(count)])
 
     def customize(self, images: list[Image.Image], **options: Any) -> "Subject":
         self.calls.append({"images": images, **options})
         if self.failure:
             raise self.failure
-        options["callback"](SimpleNamespace(step=1, num_steps=2))
+        options["callback"](TuningProgress(1, 2, 0.5, 0.4, 0.4, 0.6))
         return Subject()
 
 
 class Subject:
+    content_hash = "a hash"
+
     def save(self, path: Path) -> None:
         path.write_bytes(b"subject")
 
@@ -82,6 +90,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pipeline:
     pipeline = Pipeline()
     monkeypatch.setattr(generate_module, "load_pipeline", lambda *_: pipeline)
     monkeypatch.setattr(customize_module, "load_pipeline", lambda *_: pipeline)
+    monkeypatch.setattr("promptnet.commands._preview.reference_image", lambda *_: Image.new("RGB", (64, 64)))
     monkeypatch.setitem(vars(promptnet), "Subject", Subject)
     monkeypatch.chdir(tmp_path)
     return pipeline
@@ -189,7 +198,7 @@ def test_a_base_model_that_cannot_renoise_draws_subjects_with_ddim(
 ) -> None:
     """Row 25: the advice was Python, on the command line."""
     Path("me.safetensors").touch()
-    line = "generate --prompt S* --out a.png --subject me.safetensors"
+    line = "generate --prompt S* --out a.png --subject me.safetensors --overwrite"
     pipe.scheduler = PNDMScheduler(beta_end=0.012, steps_offset=1)
     assert run(*line.split()) == 0
     assert "using DDIMScheduler (--scheduler)" in capsys.readouterr().err
@@ -316,7 +325,7 @@ def test_every_parameter_arrives(pipe: Pipeline) -> None:
     (call,) = pipe.calls
     assert {name: call[name] for name in config} == config
     assert (call["width"], call["height"], call["num_inference_steps"]) == (96, 64, 7)
-    assert (call["class_word"], call["negative_prompt"], call["generator"].initial_seed()) == ("dog", "blur", 5)
+    assert (call["class_word"], call["negative_prompt"], call["generator"][0].initial_seed()) == ("dog", "blur", 5)
     assert isinstance(call["subject"], Subject)
 
 
@@ -362,14 +371,78 @@ def test_an_image_that_cannot_be_written_leaves_the_old_one(
 ) -> None:
     Path("a.png").write_bytes(b"old")
 
-    def full_disk(_image: Image.Image, path: Path) -> None:
+    def full_disk(_image: Image.Image, path: Path, **_: Any) -> None:
         Path(path).write_bytes(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    assert run("generate", "--prompt", "x", "--out", "a.png") == 2
+    assert run("generate", "--prompt", "x", "--out", "a.png", "--overwrite") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert Path("a.png").read_bytes() == b"old"
+
+
+def test_several_prompts_come_from_the_line_and_from_a_file(pipe: Pipeline, tmp_path: Path) -> None:
+    Path("more.txt").write_text("c\n\n  d  \n", "utf-8-sig")
+    line = "generate --prompt a --prompt b --prompts more.txt --out x.png --num-images 2 --seed 3"
+    assert run(*line.split()) == 0
+    assert [call["prompt"] for call in pipe.calls] == ["a", "b", "c", "d"]
+    assert [[each.initial_seed() for each in call["generator"]] for call in pipe.calls] == [[3, 4]] * 4
+    assert sorted(tmp_path.glob("x-*.png")) == sorted(tmp_path / f"x-{number}.png" for number in range(1, 9))
+
+
+def test_an_image_that_exists_is_replaced_only_with_overwrite(
+    pipe: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a-2.png").write_bytes(b"old")
+    line = ["generate", "--prompt", "x", "--out", "a.png", "--num-images", "2"]
+    assert run(*line) == 2
+    assert "output 'a-2.png' exists already" in capsys.readouterr().err
+    assert Path("a-2.png").read_bytes() == b"old"
+    assert run(*line, "--overwrite") == 0
+    assert Image.open("a-2.png").size == (64, 64)
+
+
+def test_an_image_says_how_it_was_made_and_like_makes_it_again(pipe: Pipeline) -> None:
+    Path("me.safetensors").touch()
+    line = "generate --prompt S* --out a.png --subject me.safetensors --size 96x64 --seed 5 --num-images 2 --steps 3"
+    assert run(*line.split(), "--subject-scale", "2", "--negative-prompt", "blur") == 0
+    record = read_record(Path("a-2.png"))
+    assert (record["prompt"], record["seed"], record["size"], record["subjects"]) == ("S*", 6, "96x64", ["a hash"])
+    assert record["versions"]["promptnet"] == promptnet.__version__
+    again = "generate --like a-2.png --subject me.safetensors --out b.png --class-scale 1"
+    assert run(*again.split()) == 0
+    before, now = pipe.calls
+    assert [each.initial_seed() for each in now["generator"]] == [6]
+    assert {name: now[name] for name in ("prompt", "negative_prompt", "width", "height", "num_inference_steps")} == {
+        name: before[name] for name in ("prompt", "negative_prompt", "width", "height", "num_inference_steps")
+    }
+    assert (now["subject_scale"], now["class_scale"]) == (2.0, 1.0)
+
+
+def test_like_needs_the_record_and_the_subjects(pipe: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "--prompt", "x", "--out", "a.png", "--no-metadata") == 0
+    assert KEY not in Image.open("a.png").info
+    assert run("generate", "--like", "a.png", "--out", "b.png") == 2
+    assert "holds no record of how it was made" in capsys.readouterr().err
+    Path("me.safetensors").touch()
+    assert run("generate", "--prompt", "S*", "--subject", "me.safetensors", "--out", "c.png") == 0
+    assert run("generate", "--like", "c.png", "--prompt", "x", "--out", "b.png") == 2
+    assert "was made with 1 subjects: give --subject" in capsys.readouterr().err
+    assert not Path("b.png").exists()
+
+
+def test_a_record_of_somebody_elses_is_not_believed(pipe: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    info = PngInfo()
+    info.add_itxt(KEY, '{"prompt": ["x"]}')
+    Image.new("RGB", (64, 64)).save("a.png", pnginfo=info)
+    assert run("generate", "--like", "a.png", "--out", "b.png") == 2
+    assert "holds a record that cannot be read" in capsys.readouterr().err
+
+
+def test_no_record_names_a_folder_of_the_user(pipe: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    assert run("generate", "--prompt", "x", "--out", "a.png", "--base", str(tmp_path)) == 0
+    assert read_record(Path("a.png"))["base"] == tmp_path.name
 
 
 # --- customize ----------------------------------------------------------------------------------------------------
@@ -380,8 +453,11 @@ def test_customize_opens_every_image_and_saves_the_subject(pipe: Pipeline) -> No
     Image.new("L", (64, 64)).save("b.jpg")
     line = "customize --image a.png b.jpg --out me.safetensors --steps 9 --learning-rate 0.1 --seed 3 --class-word dog"
     assert run(*line.split()) == 0
-    (call,) = pipe.calls
+    call, preview = pipe.calls
     assert [image.mode for image in call["images"]] == ["RGB", "RGB"]
+    assert (preview["prompt"], type(preview["subject"])) == ("a photo of S*", Subject)
+    assert Image.open("me-preview.png").width > 2 * 64
+    assert Path("me-preview.png").stat().st_mode & 0o777 == 0o600
     assert (call["steps"], call["learning_rate"], call["class_word"]) == (9, 0.1, "dog")
     assert call["generator"].initial_seed() == 3
     assert Path("me.safetensors").read_bytes() == b"subject"

@@ -11,6 +11,7 @@ from promptnet.commands._base_folder import BaseFolder
 from promptnet.commands._checks import check_device, check_seed
 
 if TYPE_CHECKING:
+    import torch
     from torch import Generator
 
     from promptnet import PromptNetPipeline
@@ -148,7 +149,11 @@ def choose_scheduler(pipe: PromptNetPipeline, name: str | None, *, renoising: bo
 
 
 def load_pipeline(
-    base: str, device: str, promptnet: str | None = None, image_encoder: str | None = None
+    base: str,
+    device: str,
+    promptnet: str | None = None,
+    image_encoder: str | None = None,
+    dtype: str = "float32",
 ) -> PromptNetPipeline:
     """Load the pipeline of a base model, with the encoder and image encoder that it lacks from elsewhere.
 
@@ -157,6 +162,7 @@ def load_pipeline(
         device: "auto", "cpu", "cuda", ...
         promptnet: folder or Hub id of an encoder; None takes the base model's own.
         image_encoder: folder or Hub id of a CLIP image encoder; None takes the base model's own.
+        dtype: "float32", "float16" or "bfloat16".
 
     Raises:
         OSError: one of them does not exist or lacks a file.
@@ -166,28 +172,29 @@ def load_pipeline(
     given = {"promptnet": promptnet, "image-encoder": image_encoder}
     encoder, vision = (None if name is None else find_part(name, option) for option, name in given.items())
     quiet()
+    import torch
     from safetensors import SafetensorError
 
     from promptnet import PromptNetPipeline
 
+    kind: torch.dtype = getattr(torch, dtype)
     parts: dict[str, object] = {} if encoder is None else {"promptnet": encoder}
     try:
         if vision is not None:
-            parts |= _image_encoder(vision)
-        return PromptNetPipeline.from_pretrained(found, use_safetensors=True, **parts).to(place)
+            parts |= _image_encoder(vision, kind)
+        return PromptNetPipeline.from_pretrained(found, use_safetensors=True, dtype=kind, **parts).to(place)
     except SafetensorError as error:  # transformers does not convert it, and it does not name the file
         named = ", ".join(f"'{name}'" for name in (base, encoder, vision) if name is not None)
         raise ValueError(f"a weights file of {named} is broken ({error}): copy or download it again") from error
 
 
-def _image_encoder(name: str) -> dict[str, object]:
+def _image_encoder(name: str, dtype: torch.dtype) -> dict[str, object]:
     """Load a CLIP image encoder and its preprocessing, by the names of the pipeline's components."""
-    import torch
     from transformers import CLIPImageProcessor, CLIPVisionModel
 
     try:
         return {
-            "image_encoder": CLIPVisionModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32),
+            "image_encoder": CLIPVisionModel.from_pretrained(name, use_safetensors=True, dtype=dtype),
             "feature_extractor": CLIPImageProcessor.from_pretrained(name),
         }
     except OSError as error:  # its message may name only the Hub's address

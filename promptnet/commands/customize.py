@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Literal
 
 from promptnet.commands._checks import check_files, check_seed
-from promptnet.commands._loading import EMBEDDED, check_model, load_pipeline, make_generator
+from promptnet.commands._faces import face_square
+from promptnet.commands._loading import EMBEDDED, check_model, choose_scheduler, load_pipeline, make_generator
 from promptnet.commands._output import check_output
+from promptnet.commands._preview import preview_sheet
 from promptnet.commands._progress import status, tuning_bar
 from promptnet.inference.subject.class_word import check_class_word
-from promptnet.inference.tuning.config import TuningConfig
-from promptnet.io.atomic import make_folder
+from promptnet.inference.tuning.config import TuningConfig, TuningProgress
+from promptnet.io.atomic import make_folder, write_whole
 
 
 def customize(
@@ -24,6 +27,10 @@ def customize(
     base: str = EMBEDDED,
     promptnet: str | None = None,
     image_encoder: str | None = None,
+    crop_face: bool = False,
+    no_preview: bool = False,
+    overwrite: bool = False,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     device: str = "auto",
 ) -> None:
     """Tune the model to one person in seconds and save the subject as a small file.
@@ -38,9 +45,16 @@ def customize(
         base: base model, a folder in diffusers layout or a Hub id
         promptnet: folder of the encoder, if the base model has none or another one is wanted
         image_encoder: CLIP image encoder for that encoder, a folder or a Hub id
+        crop_face: take the square around the largest face of each image instead of its central square
+        no_preview: do not generate the preview, an image beside the subject with its ending -preview.png
+        overwrite: replace files that exist
+        dtype: of the networks; float16 and bfloat16 are for GPUs
         device: auto, cpu, cuda, ...
     """
-    check_output(out, (".safetensors",))
+    check_output(out, (".safetensors",), overwrite=overwrite)
+    preview = out.with_name(f"{out.stem}-preview.png")
+    if not no_preview:
+        check_output(preview, (".png",), overwrite=overwrite)
     check_files("image", image)
     check_class_word(class_word)
     check_seed(seed)
@@ -48,12 +62,18 @@ def customize(
     check_model(base, device, promptnet, image_encoder, subjects=True)
     from promptnet.images.load import open_image
 
-    images = [open_image(path) for path in image]
+    images = [face_square(path) if crop_face else open_image(path) for path in image]
     generator = make_generator(seed)
     with status("loading the base model"):
-        pipe = load_pipeline(base, device, promptnet, image_encoder)
+        pipe = load_pipeline(base, device, promptnet, image_encoder, dtype)
     start_s = time.perf_counter()
-    with tuning_bar("customising") as callback:
+    tuning: list[TuningProgress] = []
+    with tuning_bar("customising") as advance:
+
+        def callback(progress: TuningProgress) -> None:
+            tuning.append(progress)
+            advance(progress)
+
         subject = pipe.customize(
             images,
             class_word=class_word,
@@ -66,3 +86,8 @@ def customize(
     make_folder(out.parent)
     subject.save(out)
     print(f"{out}: customised in {time.perf_counter() - start_s:.1f} s")
+    if not no_preview:
+        losses = (tuning[-1].first_validation_loss, tuning[-1].best_validation_loss) if tuning else None
+        choose_scheduler(pipe, None, renoising=True)
+        write_whole(preview, preview_sheet(pipe, subject, make_generator(seed), losses).save)
+        print(preview)

@@ -244,7 +244,7 @@ def test_edit_rejects_a_card_and_writes_no_image(
 
 def failed_edit(base: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """Return the error of `promptnet edit` on in.png and card.safetensors, which must leave no other file."""
-    words = ["--image", "in.png", "--card", "card.safetensors", "--out", "out.png", "--base", str(base)]
+    words = ["--image", "in.png", "--card", "card.safetensors", "--out", "out.png", "--no-crop", "--base", str(base)]
     capsys.readouterr()  # the bars of making the card
     assert cli.main(["edit", *words, "--device", "cpu"]) == 2
     assert {path.name for path in Path().iterdir()} == {"in.png", "card.safetensors"}

@@ -97,6 +97,7 @@ class TuningProgress:
         loss: of this step's batch.
         validation_loss: at the held-out noise levels, at the last look.
         best_validation_loss: the lowest so far, which is what will be kept.
+        first_validation_loss: before the first step.
     """
 
     step: int
@@ -104,3 +105,4 @@ class TuningProgress:
     loss: float
     validation_loss: float
     best_validation_loss: float
+    first_validation_loss: float = float("nan")

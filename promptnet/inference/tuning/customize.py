@@ -308,7 +308,7 @@ def _tune(
     trainable = Trainable(pipe, config, draws)
     taking = Steps(pipe, trainable, config)
     validation = _finite(validation_loss(pipe, tuning_views.references, held_out_set, trainable), 0, config)
-    best = Best(validation)
+    best, first = Best(validation), validation
     with pipe.progress_bar(total=config.steps) if progress_bar else nullcontext() as bar:
         for step in range(1, config.steps + 1):
             batch = training_batch(tuning_views, config, num_timesteps, held_out, draws)
@@ -319,7 +319,7 @@ def _tune(
             if bar is not None:
                 bar.update()
             if callback is not None:
-                callback(TuningProgress(step, config.steps, loss, validation, best.loss))
+                callback(TuningProgress(step, config.steps, loss, validation, best.loss, first))
             if best.looks_since >= config.patience:
                 break
     return best.loras

@@ -5,6 +5,7 @@ This file connects: what a call asks for becomes requests (sampling/requests.py)
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from transformers import (
 from promptnet.images.crop import fitted
 from promptnet.inference.editing.card import EditCard, listed_cards
 from promptnet.inference.editing.rule import check_request_lengths, learned_config, mixing_rule
+from promptnet.inference.mixins.adapters import AdaptersMixin
 from promptnet.inference.mixins.loading import LoadingMixin
 from promptnet.inference.mixins.state import StateMixin
 from promptnet.inference.mixins.subjects import SubjectsMixin
@@ -44,6 +46,7 @@ from promptnet.inference.sampling.arguments import (
 )
 from promptnet.inference.sampling.conditions import networks_of
 from promptnet.inference.sampling.config import SamplingConfig
+from promptnet.inference.sampling.given_states import GivenStates, check_given, check_rows, given_states
 from promptnet.inference.sampling.loop import sample
 from promptnet.inference.sampling.own_call import OwnCall, own_call
 from promptnet.inference.sampling.requests import (
@@ -54,7 +57,7 @@ from promptnet.inference.sampling.requests import (
 from promptnet.inference.sampling.rules import Generators, build_rules
 from promptnet.inference.sampling.schedule import Step, plan, prediction_type
 from promptnet.inference.tuning.config import TuningConfig
-from promptnet.inference.values import generators
+from promptnet.inference.values import generators, refuse_unknown
 from promptnet.io.renamed import renamed_arguments
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.models.text_encoders import text_encoders_of
@@ -62,7 +65,9 @@ from promptnet.models.text_encoders import text_encoders_of
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
 
 
-class PromptNetPipeline(LoadingMixin, SubjectsMixin, StateMixin, DiffusionPipeline, StableDiffusionMixin):
+class PromptNetPipeline(
+    LoadingMixin, AdaptersMixin, SubjectsMixin, StateMixin, DiffusionPipeline, StableDiffusionMixin
+):
     """Draws prompts, with one person or several in them as `S*`.
 
     Made of a Stable Diffusion base model (1, 2 or XL) and, for subjects, of PromptNet and the image encoder it was
@@ -195,10 +200,16 @@ class PromptNetPipeline(LoadingMixin, SubjectsMixin, StateMixin, DiffusionPipeli
         num_images_per_prompt: int = 1,
         generator: Generators = None,
         latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        clip_skip: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
+        **unknown: Any,
     ) -> Any:
         """Draw images.
 
@@ -241,6 +252,12 @@ class PromptNetPipeline(LoadingMixin, SubjectsMixin, StateMixin, DiffusionPipeli
             generator: one for all, or one for each image; an image with its own generator does not depend on the
                 others in the batch. The fusion's noise is drawn from it too.
             latents: (B, 4, H, W) to start from, standard normal, in place of the generator's.
+            prompt_embeds: (B, T, D), states of prompts in place of their texts, for prompts without a subject or edits.
+            negative_prompt_embeds: (B, T, D), the same of negative prompts; beside a subject, too.
+            pooled_prompt_embeds: (B, P), SDXL's pooled states beside `prompt_embeds`.
+            negative_pooled_prompt_embeds: (B, P), the same of negative prompts.
+            clip_skip: how many layers before their usual one the text encoders are read; as in diffusers, not for
+                negative prompts.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: if false, a tuple (images,).
             callback_on_step_end: (pipe, index, timestep, {"latents": ...}) -> the same dict, as in diffusers. The
@@ -254,7 +271,9 @@ class PromptNetPipeline(LoadingMixin, SubjectsMixin, StateMixin, DiffusionPipeli
         Raises:
             ValueError: an argument is out of range, prompts and subjects do not match, a subject was made for another
                 base model, or the scheduler is not supported. Nothing is drawn then.
+            TypeError: there is no such argument.
         """
+        refuse_unknown("PromptNetPipeline", unknown, signature(type(self).__call__).parameters)
         cards = listed_cards(edits)
         config = self.sampling_defaults.replaced(learned_config(cards)).replaced(
             {
@@ -279,15 +298,26 @@ class PromptNetPipeline(LoadingMixin, SubjectsMixin, StateMixin, DiffusionPipeli
             callback_on_step_end, callback_on_step_end_tensor_inputs, known=self._callback_tensor_inputs
         )
         size_px = chosen_size_px((height, width), self.trained_size_px, self.size_multiple_px)
+        given = self._given_states(
+            prompt=prompt_embeds,
+            negative=negative_prompt_embeds,
+            pooled=pooled_prompt_embeds,
+            negative_pooled=negative_pooled_prompt_embeds,
+        )
+        check_given(given, prompt, negative_prompt, subject, cards)
+        if given.prompt is not None:
+            prompt = [""] * len(given.prompt.hidden)
         rows = make_requests(prompt, subject, negative_prompt, class_word, num_images_per_prompt)
         generator = generators(generator, len(rows))
+        given = given.repeated(num_images_per_prompt)
+        check_rows(given, rows)
         self._check_rows(rows, config)
         for card in cards:
             card.check(self, config.num_inference_steps)
         step_kwargs = kwargs_of_step(self.scheduler, eta=config.eta, generator=generator)
 
         device = self._execution_device
-        networks = networks_of(self)
+        networks = networks_of(self, clip_skip)
         if cards:
             check_request_lengths(rows, networks)
         sizing = plan_size(
@@ -302,7 +332,12 @@ class PromptNetPipeline(LoadingMixin, SubjectsMixin, StateMixin, DiffusionPipeli
         shape = (len(rows), self.unet.config["in_channels"], *latent_size)
         x = starting_noise(shape, generator, latents, device, self.unet.dtype)
         rules = build_rules(
-            moved(rows, device), config, networks, prediction=prediction_type(self.scheduler), generator=generator
+            moved(rows, device),
+            config,
+            networks,
+            prediction=prediction_type(self.scheduler),
+            generator=generator,
+            given=given,
         )
         if cards:
             rules.append(mixing_rule(cards, networks))
@@ -330,6 +365,10 @@ class PromptNetPipeline(LoadingMixin, SubjectsMixin, StateMixin, DiffusionPipeli
         images = self._finish(x, output_type, size_px)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _given_states(self, **tensors: Tensor | None) -> GivenStates:
+        pooled_width = None if self.text_encoder_2 is None else self.text_encoder_2.config.projection_dim
+        return given_states(text_encoders_of(self).width, pooled_width, **tensors)
 
     def _call_back(self, callback: StepCallback | None, names: Sequence[str], x: Tensor, step: Step) -> Tensor:
         if callback is None:

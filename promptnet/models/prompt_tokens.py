@@ -139,12 +139,24 @@ def _tokenize_one(
     pieces = PLACEHOLDER.split(prompt)
     ids, places = [start], []
     for index, piece in enumerate(pieces):
-        ids += tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
+        ids += tokenizer(with_all_vectors(tokenizer, piece), add_special_tokens=False, verbose=False).input_ids
         if index < len(names):
             places.append(WordPlace(names[index], len(ids), counts[names[index]]))
             ids += [_filler_id(end)] * counts[names[index]]
     _check_room(tokenizer, prompt, ids, places, max_length)
     return [*ids[: max_length - 1], end], tuple(places)
+
+
+def with_all_vectors(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return the text with every vector of a textual inversion: "<cat>" of three is "<cat> <cat>_1 <cat>_2"."""
+    added = getattr(tokenizer, "added_tokens_encoder", {})
+    for token in [token for token in added if f"{token}_1" in added and token in text]:
+        names, place = [token], 1
+        while f"{token}_{place}" in added:
+            names.append(f"{token}_{place}")
+            place += 1
+        text = text.replace(token, " ".join(names))
+    return text
 
 
 def _check_room(

@@ -115,6 +115,7 @@ def encode_tokens(
     positions: Positions = "natural",
     layer: Layer = "last",
     final_norm: bool = True,
+    clip_skip: int = 0,
     device: torch.device | None = None,
 ) -> PromptStates:
     """Encode tokenised prompts with these pseudo-words; differentiable in them.
@@ -132,6 +133,7 @@ def encode_tokens(
         layer: which states. "last" for SD 1.5 and SD 2 (whose own encoder was cut short), "penultimate" for SDXL and
             for SD 2's complete encoder.
         final_norm: whether the encoder's final layer norm is applied. SDXL's penultimate states go without.
+        clip_skip: how many layers earlier the states are read.
         device: where the encoder computes, default where it is; they differ when a pipeline offloads it.
 
     Raises:
@@ -144,7 +146,7 @@ def encode_tokens(
     embeddings = _embeddings(text_encoder)
     device = text_encoder.device if device is None else device
     splice = _Splice.gather(tokens, pseudo_words, embeddings)
-    whole_output = layer == "last" and final_norm
+    whole_output = layer == "last" and final_norm and not clip_skip
     arguments: dict[str, Any] = {"output_hidden_states": not whole_output}
     if getattr(text_encoder.config, "use_attention_mask", False):
         arguments["attention_mask"] = tokens.attention_mask.to(device)
@@ -153,16 +155,18 @@ def encode_tokens(
     with _spliced(embeddings, splice, with_positions=positions == "natural"):
         output = text_encoder(tokens.input_ids.to(device), **arguments)
     states = PromptStates(
-        hidden_states=output.last_hidden_state if whole_output else _chosen(text_encoder, output, layer, final_norm),
+        hidden_states=output.last_hidden_state
+        if whole_output
+        else _chosen(text_encoder, output, layer, final_norm, clip_skip),
         pooled=getattr(output, "text_embeds", None),
         places=tokens.places,
     )
     return states.scaled(pseudo_word_scale)
 
 
-def _chosen(text_encoder: PreTrainedModel, output: Any, layer: Layer, final_norm: bool) -> Tensor:
+def _chosen(text_encoder: PreTrainedModel, output: Any, layer: Layer, final_norm: bool, clip_skip: int) -> Tensor:
     """Intermediate states (B, T, D); the encoder keeps them without its final norm."""
-    states = output.hidden_states[-1 if layer == "last" else -2]
+    states = output.hidden_states[(-1 if layer == "last" else -2) - clip_skip]
     return _text_encoder(text_encoder).final_layer_norm(states) if final_norm else states
 
 

@@ -27,6 +27,7 @@ class TextEncoder:
     network: Any
     layer: Layer = "last"
     final_norm: bool = True
+    clip_skip: int = 0
 
     @property
     def width(self) -> int:
@@ -59,6 +60,21 @@ class TextEncoders:
         if len(pairs) == 1:
             return cls((TextEncoder(*pairs[0], layer or "last"),))
         return cls(tuple(TextEncoder(*pair, "penultimate", final_norm=False) for pair in pairs))
+
+    def skipping(self, clip_skip: int | None) -> "TextEncoders":
+        """These encoders read so many layers earlier, as diffusers' `clip_skip`; None is 0.
+
+        Raises:
+            ValueError: an encoder has not as many layers.
+        """
+        if clip_skip is None:
+            return self
+        layers = [
+            encoder.network.config.num_hidden_layers - (encoder.layer != "last") for encoder in self.text_encoders
+        ]
+        if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or not 0 <= clip_skip <= min(layers):
+            raise ValueError(f"clip_skip={clip_skip!r} must be a whole number from 0 to {min(layers)}.")
+        return TextEncoders(tuple(replace(encoder, clip_skip=clip_skip) for encoder in self.text_encoders))
 
     @property
     def width(self) -> int:
@@ -151,6 +167,7 @@ class TextEncoders:
                     positions=positions,
                     layer=text_encoder.layer,
                     final_norm=text_encoder.final_norm,
+                    clip_skip=text_encoder.clip_skip,
                     device=device,
                 )
                 for text_encoder, of_text_encoder, part in zip(self.text_encoders, tokens, parts, strict=True)

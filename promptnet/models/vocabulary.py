@@ -29,7 +29,10 @@ def unknown_words(tokenizer: Any, texts: Iterable[str]) -> list[str]:
     if len(tokenizer) >= _SMALL:
         return []
     known = tokenizer.get_vocab()
-    words = [word for text in texts for word in _WORD.findall(PLACEHOLDER.sub(" ", text))]
+    texts = [PLACEHOLDER.sub(" ", text) for text in texts]
+    for token in getattr(tokenizer, "added_tokens_encoder", {}):  # words of textual inversions
+        texts = [text.replace(token, " ") for text in texts]
+    words = [word for text in texts for word in _WORD.findall(text)]
     return [word for word in dict.fromkeys(words) if f"{word.lower()}{_END}" not in known]
 
 

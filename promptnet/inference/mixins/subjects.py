@@ -1,6 +1,7 @@
 """How a pipeline makes subjects, and which it can draw."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -13,6 +14,7 @@ from promptnet.inference.sampling.requests import Request, distinct_subjects, te
 from promptnet.inference.sampling.schedule import check_scheduler
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.subject import Subject, base_name, check_class_word, image_weights
+from promptnet.inference.values import refuse_unknown
 from promptnet.models.text_encoders import text_encoders_of
 from promptnet.models.vocabulary import warn_of_unknown_words
 
@@ -88,6 +90,8 @@ class SubjectsMixin(DiffusionPipeline):
         """
         from promptnet.inference.tuning.customize import customize_subject
 
+        known = signature(customize_subject).parameters
+        refuse_unknown("customize", [name for name in options if name not in known], known)
         self._require_promptnet()
         return customize_subject(self, images, class_word=class_word, **options)
 

@@ -36,6 +36,7 @@ class Networks:
         latent_px: pixels of an image for each of its latents, along a side.
         zeros_without_prompt: whether a prompt that is not given is zeros, as SDXL's U-Net may be trained; otherwise it
             is an empty one.
+        negative_encoders: what reads negative prompts, if it is something else.
     """
 
     text_encoders: TextEncoders
@@ -44,6 +45,7 @@ class Networks:
     dtype: torch.dtype
     latent_px: int = 8
     zeros_without_prompt: bool = False
+    negative_encoders: TextEncoders | None = None
 
     def inputs(self, states: Tensor, pooled: Tensor | None, x: Tensor, loras: RowLoRAs | None = None) -> UNetInputs:
         """What the U-Net gets for rows with these states (B, T, D) and SDXL's pooled states (B, P).
@@ -61,15 +63,25 @@ class Networks:
         return UNetInputs(states.to(self.dtype), micro_conditions(pooled, sizes, self.dtype), loras)
 
 
-def networks_of(pipe: Any) -> Networks:
-    """What turns a pipeline's prompts and subjects into conditions."""
+def networks_of(pipe: Any, clip_skip: int | None = None) -> Networks:
+    """What turns a pipeline's prompts and subjects into conditions.
+
+    Args:
+        pipe: whose.
+        clip_skip: how many layers earlier text encoders are read.
+
+    Raises:
+        ValueError: an encoder has not as many layers.
+    """
+    text_encoders = text_encoders_of(pipe)
     return Networks(
-        text_encoders_of(pipe),
+        text_encoders.skipping(clip_skip),
         pipe.promptnet,
         pipe._execution_device,
         pipe.unet.dtype,
         pipe.vae_scale_factor,
         pipe.config.get("force_zeros_for_empty_prompt", False),
+        text_encoders if clip_skip else None,
     )
 
 

@@ -1,7 +1,7 @@
 """From what a call asks for to the rules of the loop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from promptnet.inference.sampling.conditions import Networks, PlainPrompts, SubjectPrompts
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.fusion import FusionSampling
-from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, GuidanceRescale, Refinement
+from promptnet.inference.sampling.given_states import GivenStates, States
+from promptnet.inference.sampling.guidance import ClassifierFreeGuidance, Condition, GuidanceRescale, Refinement
 from promptnet.inference.sampling.loop import Rule
 from promptnet.inference.sampling.requests import Request
 
@@ -43,6 +44,7 @@ def build_rules(
     *,
     prediction: str,
     generator: Generators = None,
+    given: GivenStates | None = None,
 ) -> list[Rule]:
     """Guidance for rows without a subject; refinement and fusion for those with one.
 
@@ -52,13 +54,14 @@ def build_rules(
         networks: what makes conditions.
         prediction: what the U-Net predicts.
         generator: where the fusion's noise comes from.
+        given: states of all rows that stand for their prompts or negative prompts.
     """
     plain = [index for index, row in enumerate(rows) if not row.subjects]
     held = [index for index, row in enumerate(rows) if row.subjects]
-    prompts = PlainPrompts(networks, _plain_prompts(rows, config))
+    prompts = _Prompts.of(networks, rows, config, given or GivenStates())
     rules: list[Rule] = []
     if plain:
-        rules.append(_plain_guidance(rows, plain, config, prompts, networks))
+        rules.append(_plain_guidance(plain, config, prompts))
     if held:
         rules += _subject_rules(rows, held, config, prompts, networks, prediction, generator)
     if config.guidance_rescale:
@@ -66,34 +69,61 @@ def build_rules(
     return rules
 
 
-def _plain_prompts(rows: Sequence[Request], config: SamplingConfig) -> list[str | None]:
-    """The prompts without S* that will be needed."""
-    found: list[str | None] = [row.negative_prompt for row in rows]
-    found += [row.prompt for row in rows if not row.subjects]
-    return found + [row.reference_prompt for row in rows if row.subjects and config.class_scale]
+@dataclass(frozen=True, eq=False)
+class _Prompts:
+    """The conditions of rows, from their texts or from states that a caller gives in their place."""
+
+    networks: Networks
+    rows: Sequence[Request]
+    plain: PlainPrompts
+    negatives: PlainPrompts
+    given: GivenStates
+
+    @classmethod
+    def of(cls, networks: Networks, rows: Sequence[Request], config: SamplingConfig, given: GivenStates) -> "_Prompts":
+        """Encode the prompts without S* that will be needed, all at once where one set of encoders reads them."""
+        negative: list[str | None] = [row.negative_prompt for row in rows]
+        positive: list[str | None] = [row.prompt for row in rows if not row.subjects]
+        positive += [row.reference_prompt for row in rows if row.subjects and config.class_scale]
+        if networks.negative_encoders is None:
+            both = PlainPrompts(networks, negative + positive)
+            return cls(networks, rows, both, both, given)
+        reading = replace(networks, text_encoders=networks.negative_encoders)
+        return cls(networks, rows, PlainPrompts(networks, positive or [""]), PlainPrompts(reading, negative), given)
+
+    def negative(self, indices: Sequence[int]) -> Condition:
+        texts = [self.rows[i].negative_prompt for i in indices]
+        return self._condition(self.negatives, self.given.negative, texts, indices)
+
+    def positive(self, indices: Sequence[int]) -> Condition:
+        return self._condition(self.plain, self.given.prompt, [self.rows[i].prompt for i in indices], indices)
+
+    def reference(self, indices: Sequence[int]) -> Condition:
+        return self._condition(self.plain, None, [self.rows[i].reference_prompt for i in indices], indices)
+
+    def _condition(
+        self, prompts: PlainPrompts, given: States | None, texts: Sequence[str | None], indices: Sequence[int]
+    ) -> Condition:
+        places, networks = torch.tensor(indices, device=self.networks.device), self.networks
+        if given is None:
+            return prompts.condition(texts, places)
+        found = given.of_rows(indices, networks.device, networks.dtype)
+        return Condition(lambda x, step: networks.inputs(found.hidden, found.pooled, x), places)
 
 
-def _plain_guidance(
-    rows: Sequence[Request], indices: list[int], config: SamplingConfig, prompts: PlainPrompts, networks: Networks
-) -> Rule:
-    places = torch.tensor(indices, device=networks.device)
-    return ClassifierFreeGuidance(
-        prompts.condition([rows[i].negative_prompt for i in indices], places),
-        prompts.condition([rows[i].prompt for i in indices], places),
-        config.guidance_scale,
-    )
+def _plain_guidance(indices: list[int], config: SamplingConfig, prompts: _Prompts) -> Rule:
+    return ClassifierFreeGuidance(prompts.negative(indices), prompts.positive(indices), config.guidance_scale)
 
 
 def _subject_rules(
     rows: Sequence[Request],
     indices: list[int],
     config: SamplingConfig,
-    prompts: PlainPrompts,
+    prompts: _Prompts,
     networks: Networks,
     prediction: str,
     generator: Generators,
 ) -> list[Rule]:
-    places = torch.tensor(indices, device=networks.device)
     noise = RowNoise(generator, tuple(indices))
     held = [rows[i] for i in indices]
     subjects = SubjectPrompts(
@@ -103,11 +133,11 @@ def _subject_rules(
         word_positions=config.word_positions,
         level_noise=noise if config.encoder_input == "reference" else None,
     )
-    uncond = prompts.condition([row.negative_prompt for row in held], places)
+    uncond = prompts.negative(indices)
     refinement = Refinement(
         uncond,
         subjects.references(),
-        prompts.condition([row.reference_prompt for row in held], places) if config.class_scale else None,
+        prompts.reference(indices) if config.class_scale else None,
         config.subject_scale,
         config.class_scale,
         each=config.reference_weights == "each",

@@ -5,6 +5,7 @@ It holds the face as plainly as the photographs do: treat the file like one. It 
 made with, which it knows by its weights.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,6 +111,19 @@ class Subject:
             weights=self.weights.to(device=device),
             loras={name: lora.to(device, dtype) for name, lora in self.loras.items()},
         )
+
+    def scaled(self, strength: float) -> Self:
+        """What tuning learnt, dialled: 0 is the encoder's words alone, 1 as tuned, more is more.
+
+        Raises:
+            SubjectError: the strength is not a finite number, or the subject was not tuned.
+        """
+        if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
+            raise SubjectError(f"strength={strength!r} must be a finite number: 0 is not tuned, 1 as tuned.")
+        if not self.loras:
+            raise SubjectError("The subject was not tuned, so nothing can be scaled: change subject_scale of the call.")
+        loras = {name: LoRALayer(lora.A, lora.B * float(strength)) for name, lora in self.loras.items()}
+        return replace(self, loras=loras if strength else {})
 
     def check(self, pipe: Any) -> None:
         """Refuse a pipeline whose base model is not the one that this subject was made with.

@@ -15,6 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -137,10 +138,15 @@ def _trained_size_px(unet: nn.Module, given: int | tuple[int, int] | None, scale
             raise ValueError("This U-Net's config has no sample_size: give trained_size, in pixels.")
         height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
         return height * scale, width * scale
-    height, width = (given, given) if isinstance(given, int) else given
-    if height < 1 or width < 1:
-        raise ValueError(f"trained_size={given} must be at least 1 pixel.")
-    return height, width
+    sides = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+    if len(sides) != 2 or not all(_is_side(side) for side in sides):
+        raise ValueError(f"trained_size={given!r} must be a number of pixels of at least 1 pixel, or (height, width).")
+    return int(sides[0]), int(sides[1])
+
+
+def _is_side(side: Any) -> bool:
+    """Whether it is a whole number of pixels; 32.0 is one."""
+    return isinstance(side, Real) and not isinstance(side, bool) and float(side).is_integer() and side >= 1
 
 
 class ResolutionHandle:

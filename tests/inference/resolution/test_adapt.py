@@ -239,6 +239,9 @@ def test_a_bare_network_says_that_guidance_is_not_damped(unet: Any) -> None:
         ({"height": 100, "width": 256}, "height=100"),
         ({"height": 256, "width": 0}, "width=0"),
         ({**SIZE, "trained_size": 0}, "trained_size=0"),
+        ({**SIZE, "trained_size": 32.5}, "trained_size=32.5"),
+        ({**SIZE, "trained_size": "32"}, "trained_size='32'"),
+        ({**SIZE, "trained_size": (32, 32, 3)}, r"trained_size=\(32, 32, 3\)"),
         ({**SIZE, "num_inference_steps": 0}, "num_inference_steps=0"),
         ({**SIZE, "settings": "published:nothing"}, "no published settings"),
         ({**SIZE, "settings": {"factors": {"mid_block.resnets.7": 2}}}, "mid_block.resnets.7"),
@@ -255,3 +258,12 @@ def test_things_without_a_unet_are_refused() -> None:
         adapt_resolution(object(), 64, 64)
     with pytest.raises(ValueError, match="down_blocks"):
         adapt_resolution(torch.nn.Linear(1, 1), 64, 64)
+
+
+def test_a_trained_size_may_be_a_whole_float(unet: Any) -> None:
+    """Row 31 of the faults of real use: a bare TypeError."""
+    explained = []
+    for size in (32, 32.0, [32, 32.0]):
+        with adapt_resolution(unet, 256, 256, trained_size=size) as handle:  # type: ignore[arg-type]
+            explained.append(handle.settings)
+    assert explained[0] == explained[1] == explained[2]

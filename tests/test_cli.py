@@ -47,7 +47,7 @@ class Pipeline:
         self.trained_size_px = (64, 64)
         self.tiled: list[bool] = []
         self.vae = SimpleNamespace(enable_tiling=lambda: self.tiled.append(True))
-        self.scheduler = DDIMScheduler()
+        self.scheduler: Any = DDIMScheduler()
         self.sampling_defaults = SamplingConfig()
         self.config: dict[str, Any] = {"tuning": {}}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from promptnet.commands._checks import check_choice, check_choices, check_counts, check_files, check_numbers, check_seed
-from promptnet.commands._loading import EMBEDDED, check_model, pick_device, quiet
+from promptnet.commands._loading import EMBEDDED, check_model, find_base, pick_device, quiet
 from promptnet.commands._output import parse_size
 from promptnet.evaluation.method_names import EDIT_METHODS, LADDER, PEOPLE_METHODS
 from promptnet.inference.resolution.published_files import check_resolution

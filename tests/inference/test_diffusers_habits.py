@@ -40,7 +40,7 @@ def xl(tmp_path: Path) -> tuple[Any, Any]:
     return ours, stock
 
 
-def draw(pipe: Any, prompt: Any = PROMPT, seed: int = 0, **options: Any) -> Tensor:
+def draw(pipe: Any, prompt: Any = PROMPT, seed: int = 0, **options: Any) -> Any:
     if options.get("prompt_embeds") is not None:
         prompt = None if isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)) else ""
     options = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent", **options}
@@ -159,7 +159,7 @@ def test_words_of_textual_inversions(new_pipe: Any, make_subject: Any) -> None:
 
 def test_states_draw_as_in_diffusers(pipe: Any) -> None:
     generator = torch.Generator().manual_seed(4)
-    given = {"prompt_embeds": torch.randn(2, 24, 32, generator=generator)}
+    given: dict[str, Any] = {"prompt_embeds": torch.randn(2, 24, 32, generator=generator)}
     given |= {"negative_prompt_embeds": torch.randn(2, 24, 32, generator=generator)}
     same(draw(pipe, **given), draw(stock_of(pipe), **given))
     same(draw(pipe, **given, num_images_per_prompt=2), draw(stock_of(pipe), **given, num_images_per_prompt=2))
@@ -167,7 +167,9 @@ def test_states_draw_as_in_diffusers(pipe: Any) -> None:
 
 def test_states_of_sdxl_draw_as_in_diffusers(xl: tuple[Any, Any]) -> None:
     generator = torch.Generator().manual_seed(4)
-    given = {f"{name}prompt_embeds": torch.randn(1, 16, 56, generator=generator) for name in ("", "negative_")}
+    given: dict[str, Any] = {
+        f"{name}prompt_embeds": torch.randn(1, 16, 56, generator=generator) for name in ("", "negative_")
+    }
     given |= {f"{name}pooled_prompt_embeds": torch.randn(1, 12, generator=generator) for name in ("", "negative_")}
     same(draw(xl[0], **given), draw(xl[1], **given))
 

@@ -146,7 +146,7 @@ def _trained_size_px(unet: nn.Module, given: int | tuple[int, int] | None, scale
 
 def _is_side(side: Any) -> bool:
     """Whether it is a whole number of pixels; 32.0 is one."""
-    return isinstance(side, Real) and not isinstance(side, bool) and float(side).is_integer() and side >= 1
+    return isinstance(side, Real) and not isinstance(side, bool) and float(side).is_integer() and float(side) >= 1
 
 
 class ResolutionHandle:

@@ -44,7 +44,8 @@ def draw(pipe: Any, prompt: Any = PROMPT, seed: int = 0, **options: Any) -> Any:
     if options.get("prompt_embeds") is not None:
         prompt = None if isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)) else ""
     options = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent", **options}
-    return pipe(prompt, generator=torch.Generator().manual_seed(seed), **options).images
+    result: Any = pipe(prompt, generator=torch.Generator().manual_seed(seed), **options)
+    return result.images
 
 
 def same(one: Tensor, other: Tensor) -> None:

@@ -31,7 +31,6 @@ from promptnet.evaluation.edits.methods import (
     ONE,
     ORIGINAL,
     STYLED,
-    SWITCH,
     EditMethod,
     fixed_weights,
 )
@@ -40,6 +39,7 @@ from promptnet.evaluation.edits.score import EditScores, averaged, difference
 from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL, Group, chosen_edits, make_groups
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.renderer import weight_hashes
+from promptnet.evaluation.method_names import SWITCH
 from promptnet.inference.editing.card import EditCard
 from promptnet.models.judge import AvatarJudge
 from tests.evaluation.conftest import FakeJudge

@@ -166,7 +166,7 @@ def show(result: dict[str, Any], folder: Path) -> None:
     table.add_column("prompt")
     table.add_column("same person", justify="right")
     table.add_column("as prompted", justify="right")
-    for image in result["pictures"]:
+    for image in result["images"]:
         counts = [image["identity_right"].values(), image["asked_right"].values()]
         table.add_row(image["prompt"], *(f"{sum(right)} of {len(right)}" for right in counts))
     console = Console()

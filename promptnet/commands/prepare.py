@@ -111,7 +111,7 @@ def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("pictures", "number", box=None, pad_edge=False)
+    table = Table("images", "number", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     table.add_row("in the sources", str(report["pictures"]))
     table.add_row("accepted", str(report["accepted"]))

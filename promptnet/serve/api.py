@@ -23,7 +23,7 @@ from promptnet.serve.problems import Problem, invalid, not_found, too_many, unau
 from promptnet.serve.records import ENDED, Job, KeyIsGone, TooMany
 from promptnet.serve.service import Service, checked_id
 from promptnet.serve.store import Missing
-from promptnet.serve.uploads import clean_picture
+from promptnet.serve.uploads import clean_image
 from promptnet.serve.views import edit_view, job_view, page_of, parse_cursor, subject_view
 
 _bearer = HTTPBearer(auto_error=False, description="a key of `promptnet serve keys add`")
@@ -104,7 +104,7 @@ def workers(service: Known, _who: Who) -> dict[str, Any]:
     openapi_extra=form_schema(schemas.SubjectRequest, "images"),
 )
 async def make_subject(request: Request, service: Known, who: Who, idempotency_key: Idempotency = None) -> Any:
-    """Learn a person from pictures: multipart with `images`, `class_word` and `consent`."""
+    """Learn a person from images: multipart with `images`, `class_word` and `consent`."""
     form = await read_form(request, files=("images", "image"), max_files=service.settings.max_references)
     asked = form.checked(schemas.SubjectRequest)
     check_consent(asked.consent)
@@ -115,19 +115,19 @@ async def make_subject(request: Request, service: Known, who: Who, idempotency_k
 
 
 def check_consent(given: bool) -> None:
-    """Refuse pictures without it.
+    """Refuse images without it.
 
     Raises:
         Problem: 422.
     """
     if not given:
-        raise invalid("pictures of a person need consent=true, which makes the statement of GET /v1/consent", "consent")
+        raise invalid("images of a person need consent=true, which makes the statement of GET /v1/consent", "consent")
 
 
 def cleaned(service: Service, files: list[bytes], field: str) -> list[str]:
-    """Pictures as requests hold them."""
+    """Images as requests hold them."""
     pixels = service.settings.max_pixels
-    return [base64.b64encode(clean_picture(data, pixels, field)).decode() for data in files]
+    return [base64.b64encode(clean_image(data, pixels, field)).decode() for data in files]
 
 
 def _submit_subject(
@@ -135,7 +135,7 @@ def _submit_subject(
 ) -> Job:
     request = {**asked.model_dump(exclude={"consent"}), "images": cleaned(service, files, "images")}
     steps = asked.steps or 0
-    return service.submit(who, "subject", request, num_steps=steps, pictures=files, idempotency=idempotency)
+    return service.submit(who, "subject", request, num_steps=steps, images=files, idempotency=idempotency)
 
 
 @router.get("/subjects", response_model=schemas.SubjectPage, tags=["subjects"])
@@ -153,7 +153,7 @@ def get_subject(subject: str, service: Known, who: Who) -> Any:
 
 @router.get("/subjects/{subject}/file", response_class=Response, tags=["subjects"])
 def get_subject_file(subject: str, service: Known, who: Who) -> Response:
-    """The subject file, for its owner: treat it like the pictures."""
+    """The subject file, for its owner: treat it like the images."""
     _owned(service, SUBJECTS, subject, who)
     return _file(service, who, "subjects", subject, "application/octet-stream")
 

@@ -1,6 +1,6 @@
-"""The consent record: who declared, when, and to which words, that the person in a picture agrees.
+"""The consent record: who declared, when, and to which words, that the person in an image agrees.
 
-A record keeps no face: of the pictures only a keyed hash, with which the service can answer whether a picture it is
+A record keeps no face: of the images only a keyed hash, with which the service can answer whether an image it is
 shown was one of them. After deletion key id, time, version and that hash remain, and nothing that leads to the user.
 """
 
@@ -18,8 +18,8 @@ from promptnet.serve.vault import Vault
 # Never change a text: add another version.
 TEXTS = {
     "2026-11": (
-        "I am the person in these pictures, or I have this person's explicit consent to their being processed "
-        "here to draw pictures of them. I can withdraw it at any time by deleting the subject."
+        "I am the person in these images, or I have this person's explicit consent to their being processed "
+        "here to make images of them. I can withdraw it at any time by deleting the subject."
     ),
 }
 CURRENT = "2026-11"
@@ -31,9 +31,9 @@ def statement() -> dict[str, str]:
     return {"version": CURRENT, "text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def consent_row(caller: Caller, job: str, pictures: Sequence[bytes], vault: Vault) -> dict[str, Any]:
-    """A record for the pictures of a job."""
-    hashes = sorted(hashlib.sha256(picture).digest() for picture in pictures)
+def consent_row(caller: Caller, job: str, images: Sequence[bytes], vault: Vault) -> dict[str, Any]:
+    """A record for the images of a job."""
+    hashes = sorted(hashlib.sha256(image).digest() for image in images)
     return {
         "id": new_id("consent"),
         "owner": caller.user,

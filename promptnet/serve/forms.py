@@ -1,4 +1,4 @@
-"""Multipart forms: text fields checked by a schema, pictures read whole, their names never looked at."""
+"""Multipart forms: text fields checked by a schema, images read whole, their names never looked at."""
 
 import json
 from dataclasses import dataclass
@@ -67,8 +67,8 @@ def form_schema(model: type[BaseModel], files: str) -> dict[str, Any]:
     for name in _AS_JSON:
         if name in schema["properties"]:
             schema["properties"][name] = {"type": "string", "description": "JSON, as in POST /v1/images"}
-    pictures = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
-    schema["properties"][files] = pictures
+    images = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+    schema["properties"][files] = images
     schema["required"] = [*schema.get("required", []), files]
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 

@@ -42,7 +42,7 @@ async def generate(
 
 @router.post("/edits", openapi_extra=form_schema(schemas.EditsRequest, "image"))
 async def edit(request: Request, service: Known, who: Who, idempotency_key: Idempotency = None) -> dict[str, Any]:
-    """Draw the person in a picture as the prompt says, and forget both: `consent` goes into `extra_body`."""
+    """Draw the person in an image as the prompt says, and forget both: `consent` goes into `extra_body`."""
     form = await read_form(request, files=("image", "image[]"), max_files=service.settings.max_references)
     asked = form.checked(schemas.EditsRequest)
     check_consent(asked.consent)
@@ -59,7 +59,7 @@ def _submit_edit(
     request = drawing_request(service, who, asked, size)
     request |= {"class_word": asked.class_word, "images": cleaned(service, files, "image")}
     steps = asked.num_inference_steps or 0
-    return service.submit(who, "edit", request, num_steps=steps, pictures=files, idempotency=idempotency)
+    return service.submit(who, "edit", request, num_steps=steps, images=files, idempotency=idempotency)
 
 
 async def _answer(service: Service, job: Job) -> dict[str, Any]:

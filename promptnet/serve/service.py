@@ -56,7 +56,7 @@ class Service:
         *,
         subjects: Sequence[str] = (),
         num_steps: int = 0,
-        pictures: Sequence[bytes] = (),
+        images: Sequence[bytes] = (),
         idempotency: str | None = None,
     ) -> Job:
         """Accept a job: what it asks is stored, encrypted, before its row is written, and the row before it is queued.
@@ -67,7 +67,7 @@ class Service:
             request: what the worker reads; missing seeds are drawn here, so that a repeated drawing is the same.
             subjects: ids of those it draws.
             num_steps: of its progress.
-            pictures: uploads that consent was given for.
+            images: uploads that consent was given for.
             idempotency: the client's key.
 
         Raises:
@@ -82,7 +82,7 @@ class Service:
             num_steps,
             None if idempotency is None else self.vault.mark(caller.user, "idempotency", idempotency),
             mark,
-            consent_row(caller, name, pictures, self.vault) if pictures else None,
+            consent_row(caller, name, images, self.vault) if images else None,
         )
         try:
             stored = self.store.size(caller.user)

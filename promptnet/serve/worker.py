@@ -133,11 +133,11 @@ class Worker:
     # -- subjects -----------------------------------------------------------------------------------------------------
 
     def _customise(self, job: Job, request: Mapping[str, Any]) -> None:
-        pictures = _pictures(request)
+        images = _images(request)
         generator = torch.Generator().manual_seed(request["seed"])
         if request["tune"]:
             subject = self.pipe.customize(
-                pictures,
+                images,
                 class_word=request["class_word"],
                 steps=request["steps"],
                 generator=generator,
@@ -145,7 +145,7 @@ class Worker:
                 callback=lambda at: self._at(job, at.step, at.num_steps),
             )
         else:
-            subject = self.pipe.encode(pictures, class_word=request["class_word"])
+            subject = self.pipe.encode(images, class_word=request["class_word"])
         name = named_after(job.id, "sub")
         num_bytes = self.store.put(job.owner, "subjects", name, subject.to_bytes())
         now = time.time()
@@ -156,7 +156,7 @@ class Worker:
             raise Canceled
 
     def _encode(self, request: Mapping[str, Any]) -> Subject:
-        return self.pipe.encode(_pictures(request), class_word=request["class_word"])
+        return self.pipe.encode(_images(request), class_word=request["class_word"])
 
     def _subjects(self, job: Job, request: Mapping[str, Any]) -> list[Subject]:
         return [self.subjects.get(job.owner, name) for name in request["subjects"]]
@@ -277,8 +277,8 @@ def named_after(job: str, kind: str, place: int = 0) -> str:
     return f"{kind}_{hashlib.sha256(f'{job}/{kind}/{place}'.encode()).hexdigest()[:24]}"
 
 
-def _pictures(request: Mapping[str, Any]) -> list[Image.Image]:
-    return [open_image(BytesIO(base64.b64decode(picture))) for picture in request["images"]]
+def _images(request: Mapping[str, Any]) -> list[Image.Image]:
+    return [open_image(BytesIO(base64.b64decode(image))) for image in request["images"]]
 
 
 def quiet_libraries() -> None:

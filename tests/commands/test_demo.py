@@ -92,7 +92,7 @@ def test_the_truth_scores_one(set_up: Setting, who: Person, tmp_path: Path, caps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "demo.png", "demo.safetensors"]
     result = json.loads(Path("demo.json").read_text())
     assert (result["identity"], result["attributes"], result["harmonic"], result["pixel_l1"]) == (1, 1, 1, 0)
-    assert len(result["pictures"]) == 5
+    assert len(result["images"]) == 5
     assert set(result["seconds"]) == {"load", "customise", "draw", "judge"}
     assert who.eval_prompts[0].prompt.split(",")[0] in capsys.readouterr().out
     assert pipe.call["prompts"] == [eval_prompt.prompt for eval_prompt in who.eval_prompts]
@@ -105,7 +105,7 @@ def test_copying_the_reference_keeps_the_identity_and_follows_no_prompt(set_up: 
     result = json.loads(Path("demo.json").read_text())
     assert result["identity"] == 1
     assert result["attributes"] <= 0
-    for image in result["pictures"]:
+    for image in result["images"]:
         assert all(image["identity_right"].values())
         assert not any(image["asked_right"].values())
 

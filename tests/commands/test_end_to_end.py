@@ -230,7 +230,7 @@ def test_errors_name_what_is_missing(rest: str, base: Path, here: Path, capsys: 
 def test_the_demo(base: Path, here: Path) -> None:
     assert run("demo --out . --steps 2", base) == 0
     result = json.loads((here / "demo.json").read_text())
-    assert len(result["pictures"]) == 5
+    assert len(result["images"]) == 5
     assert {"identity", "attributes", "harmonic", "distance", "fields", "seconds"} <= set(result)
     assert Image.open("demo.png").width > 1000
     assert generate("a happy portrait of S*", "--subject demo.safetensors --out again.png", base) == 0

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 from promptnet.serve.problems import Problem
-from promptnet.serve.uploads import clean_picture
+from promptnet.serve.uploads import clean_image
 from tests.serve.conftest import Running, User, picture
 
 NUM_MUTATED = 150
@@ -62,7 +62,7 @@ def test_bombs_and_other_files_are_refused(user: User, kind: str) -> None:
 
 def test_a_polyglot_leaves_its_second_half_outside(running: Running, user: User) -> None:
     hidden = b"PK\x03\x04<script>hidden</script>"
-    assert b"hidden" not in clean_picture(picture() + hidden, 10**7)
+    assert b"hidden" not in clean_image(picture() + hidden, 10**7)
     job = user.ended(upload(user, picture() + hidden).json())
     assert job["status"] == "succeeded"
 
@@ -114,7 +114,7 @@ def test_mutated_uploads_are_no_internal_error_and_memory_is_bounded(running: Ru
         data = mutated(draws.choice(originals), draws)
         statuses.add(user.call("POST", "/v1/edits", files={"card": data}).status_code)
         try:
-            clean_picture(data, running.settings.max_pixels)
+            clean_image(data, running.settings.max_pixels)
         except Problem as problem:
             statuses.add(problem.status)
     assert {415, 422} <= statuses <= {413, 415, 422}

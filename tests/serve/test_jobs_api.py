@@ -1,4 +1,4 @@
-"""The jobs API, from pictures to images."""
+"""The jobs API, from uploads to images."""
 
 import io
 import json

@@ -77,18 +77,18 @@ def evaluate_exports(
     check_run(split, steps)
     folder = None if out is None else check_folder(out)
     chosen = [method for method in METHODS if method in {*methods, EXACT}]
-    who, studio = make_people(split, people, prompts, seed), _Studio(str(base), steps, device or "cpu", config)
+    who, renderer = make_people(split, people, prompts, seed), _Renderer(str(base), steps, device or "cpu", config)
     images: dict[str, list[list[Image.Image]]] = {method: [] for method in chosen}
     with counting_bar("drawing exports", len(who), "people") as advance:
         for person in who:
-            for method, drawn in studio(person, chosen).items():
+            for method, drawn in renderer(person, chosen).items():
                 images[method].append(drawn)
             advance()
     scorer = make_scorer(who, load_judge(judge_folder(base, split, judge), device), split, image_size(base), device)
     scores = {method: scorer.score(images[method]) for method in chosen}
     results = summarise(scores)
     results["settings"] = {"split": split, "people": people, "prompts": prompts, "steps": steps, "seed": seed}
-    results["distillation_s"] = round(float(np.mean(studio.seconds)), 1) if studio.seconds else None
+    results["distillation_s"] = round(float(np.mean(renderer.seconds)), 1) if renderer.seconds else None
     if folder is not None:
         write_whole(folder / "export.json", json.dumps(results, indent=1) + "\n", public=True)
     return results
@@ -131,7 +131,7 @@ def _cell(record: Mapping[str, float]) -> str:
 
 
 @dataclass
-class _Studio:
+class _Renderer:
     """Draws one person in every way, from the same noise."""
 
     base: str

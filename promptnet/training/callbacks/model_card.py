@@ -231,7 +231,7 @@ def model_card(
     parts = [
         *_front_matter(text, base),
         *(MARK, "", f"# {text.title}", ""),
-        f"An image-to-word encoder (PromptNet, arXiv 2305.13579) for the base model `{base}`: it turns one picture of",
+        f"An image-to-word encoder (PromptNet, arXiv 2305.13579) for the base model `{base}`: it turns one image of",
         "a person into the pseudo-word `S*` that the base model draws. To load it:",
         "`PromptNetPipeline.from_pretrained(base, promptnet=folder)`.",
         *("", "## Data", "", text.data, ""),

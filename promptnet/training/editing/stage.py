@@ -268,7 +268,7 @@ class EditStage(L.LightningModule):
         if add_image is None or not self.image_every or step % self.image_every:
             return
         rows = [torch.cat(list(pixels[:8]), dim=2) for pixels in (original, image)]  # (3, H, 8 W)
-        add_image("pictures", (torch.cat(rows, dim=1) / 2 + 0.5).clamp(0, 1).float().cpu(), step)
+        add_image("images", (torch.cat(rows, dim=1) / 2 + 0.5).clamp(0, 1).float().cpu(), step)
         add_image("weights", weights_image(self.weights.detach().cpu()), step)
 
 

@@ -13,14 +13,14 @@ from promptnet.export.distillation import DistillConfig
 BASE = Path(__file__).parents[3] / "checkpoints" / "tiny"
 
 
-def untuned(studio: Any, person: Any) -> Any:
-    return studio.ours.encode(person.reference_image(64), class_word="a person")
+def untuned(renderer: Any, person: Any) -> Any:
+    return renderer.ours.encode(person.reference_image(64), class_word="a person")
 
 
 def test_every_way_is_drawn_and_compared_with_the_exact_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compare._Studio, "subject", untuned)
+    monkeypatch.setattr(compare._Renderer, "subject", untuned)
     config = DistillConfig(steps=1, num_images=2, drawing_steps=1)
     found = evaluate_exports(BASE, people=1, prompts=1, steps=2, split="validation", out=tmp_path, config=config)
     assert list(found["methods"]) == list(compare.METHODS)

@@ -439,7 +439,7 @@ def test_tensorboard_shows_curves_images_and_weights(base: Path, tmp_path: Path)
     shown = EventAccumulator(trainer.logger.log_dir, {"images": 0, "scalars": 0})  # pyright: ignore[reportOptionalMemberAccess]
     shown.Reload()
     assert {"train/loss", "train/perceptual", "train/direction"} <= {*shown.Tags()["scalars"]}
-    for name, size in (("pictures", (128, 128)), ("weights", (24, 96))):  # two beside each other, edited below
+    for name, size in (("images", (128, 128)), ("weights", (24, 96))):  # two beside each other, edited below
         assert [image.step for image in shown.Images(name)] == [0, 2]
         assert [(image.width, image.height) for image in shown.Images(name)] == [size] * 2
 

@@ -141,7 +141,7 @@ def score(scorer: Scorer, who: Person, images: list[Image]) -> dict[str, Any]:
         "reference": who.reference.record(),
         **{metric: round(float(values[0]), 4) for metric, values in scores.people.items()},
         "fields": {field: round(fraction, 4) for field, fraction in scores.fields.items()},
-        "pictures": [
+        "images": [
             {
                 "prompt": eval_prompt.prompt,
                 "identity_right": compare(record, who.identity.record()),

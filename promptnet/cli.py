@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from promptnet.commands.convert import convert
 from promptnet.commands.customize import customize
 from promptnet.commands.demo import demo
+from promptnet.commands.doctor import doctor
 from promptnet.commands.edit import edit
 from promptnet.commands.evaluate import avatars, base_model, edits, exports, people, resolution, tune
 from promptnet.commands.export import export
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Any] = {
     },
     "prepare": prepare,
     "convert": convert,
+    "doctor": doctor,
     "serve": {
         "run": run,
         "keys": {"add": add_key, "list": list_keys, "revoke": revoke_key},

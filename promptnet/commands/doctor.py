@@ -22,6 +22,8 @@ def doctor(base: str = EMBEDDED) -> None:
         base: base model, a folder in diffusers layout
     """
     folder = Path(find_base(base))
+    if not folder.is_dir():
+        raise ValueError(f"base model '{base}' is not on this machine: give --base a folder in diffusers layout")
     lines = [*_versions(), *_extras()]
     quiet()
     weights = weights_bytes(folder)

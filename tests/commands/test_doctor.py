@@ -26,6 +26,11 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     assert dict(doctor._extras())["extra serve"].startswith("lacks nowhere-to-be-found: pip install")
 
 
+def test_an_id_of_the_hub_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--base", "owner/name"]) == 2
+    assert "'owner/name' is not on this machine" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("free", "said"), [(100, "fits"), (19, "may not fit")])
 def test_weights_need_as_much_room_again(free: int, said: str) -> None:
     assert doctor._fits(free, 10).endswith(said)

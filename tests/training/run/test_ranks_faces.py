@@ -35,7 +35,9 @@ def whole_epochs(run_dir: Path, num_rows: int) -> list[list[set[int]]]:
     ]
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "cached" else []) for name in CASES]
+)
 def test_two_ranks_see_each_image_once_an_epoch_between_them_and_go_on_exactly(
     name: str, runs: Runs, face_base: Path, faces: Path, tmp_path: Path
 ):

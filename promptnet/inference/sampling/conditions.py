@@ -29,7 +29,7 @@ class Networks:
     """What turns prompts and subjects into conditions, and where it computes.
 
     Args:
-        encoders: the base model's text encoders.
+        text_encoders: the base model's text encoders.
         promptnet: the encoder; None where no prompt holds a subject.
         device: where to compute.
         dtype: the U-Net's.

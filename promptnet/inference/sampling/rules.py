@@ -50,7 +50,7 @@ def build_rules(
 
     Args:
         rows: the batch; subjects on the networks' device.
-        parameters: all of them.
+        config: all parameters.
         networks: what makes conditions.
         prediction: what the U-Net predicts.
         generator: where the fusion's noise comes from.

@@ -40,13 +40,11 @@ def weights_bytes(folder: Path) -> int:
 
 def missing_packages(extra: str) -> list[str]:
     """Return the packages of an extra that are not installed."""
-    wanted = [line for line in requires("promptnet") or () if f"extra == '{extra}'" in line.replace('"', "'")]
-    return [name for name in map(_package, wanted) if _version(name) is None]
+    from packaging.requirements import Requirement
 
-
-def _package(requirement: str) -> str:
-    name = requirement.split(";")[0]
-    return name[: next((place for place, letter in enumerate(name) if letter in "[<>=!~ "), len(name))]
+    needed = map(Requirement, requires("promptnet") or ())
+    wanted = [each.name for each in needed if each.marker is not None and each.marker.evaluate({"extra": extra})]
+    return [name for name in wanted if _version(name) is None]
 
 
 def _version(name: str) -> str | None:

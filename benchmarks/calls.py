@@ -102,20 +102,20 @@ def timed(call: Callable[[], Any], device: str) -> float:
 def calls_of(base: Path, device: str) -> dict[str, Callable[[], Any]]:
     """One call of each kind, always the same."""
     import torch
-    from PIL import Image
 
     from promptnet import PromptNetPipeline
+    from promptnet.datasets.avatars.render import sample_avatar
 
     torch.set_num_threads(1)
     pipe: Any = PromptNetPipeline.from_pretrained(base).to(device)
     pipe.set_progress_bar_config(disable=True)
-    photo = Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 100).convert("RGB")
+    portrait = sample_avatar(0, 0, "validation").render(64)
 
     def seeded() -> torch.Generator:
         return torch.Generator().manual_seed(0)
 
     def customize(steps: int) -> Any:
-        return pipe.customize(photo, steps=steps, batch_size=2, num_views=4, generator=seeded(), progress_bar=False)
+        return pipe.customize(portrait, steps=steps, batch_size=2, num_views=4, generator=seeded(), progress_bar=False)
 
     def generated(prompt: str, **options: Any) -> Callable[[], Any]:
         return lambda: pipe(prompt, generator=seeded(), num_inference_steps=10, output_type="latent", **options)

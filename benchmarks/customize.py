@@ -133,7 +133,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     pipe.to(args.device)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
     image = noise if args.image is None else args.image
-    options = {"steps": args.steps, "batch_size": args.batch_size, "patience": 10**6}
+    options = {
+        "steps": args.steps,
+        "batch_size": args.batch_size,
+        "patience": 10**6,
+        "registration": "never",
+        "allow_foreign": True,
+    }
     print(f"{torch.get_num_threads()} threads, {args.device}, torch {torch.__version__}, base {args.base or 'random'}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.save_to or Path(scratch)

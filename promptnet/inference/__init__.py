@@ -5,6 +5,14 @@ from typing import TYPE_CHECKING
 from promptnet.io.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from promptnet.inference.admission import (
+        Admission,
+        ForeignReferenceError,
+        Registration,
+        UnfamiliarReferenceWarning,
+        admit,
+    )
+    from promptnet.inference.calibration import calibrate
     from promptnet.inference.pipeline import PromptNetPipeline
     from promptnet.inference.references import decode_latents, encode_pixels
     from promptnet.inference.registration import register
@@ -29,8 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PUBLISHED",
+    "Admission",
     "ClassifierFreeGuidance",
     "Condition",
+    "ForeignReferenceError",
     "FusionSampling",
     "GuidanceRescale",
     "Mode",
@@ -40,6 +50,7 @@ __all__ = [
     "PromptNetPipeline",
     "References",
     "Refinement",
+    "Registration",
     "Request",
     "Role",
     "Rule",
@@ -52,7 +63,10 @@ __all__ = [
     "TuningConfig",
     "TuningError",
     "UNetInputs",
+    "UnfamiliarReferenceWarning",
+    "admit",
     "build_rules",
+    "calibrate",
     "customize_subject",
     "decode_latents",
     "encode_pixels",
@@ -66,6 +80,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Admission": "admission",
+    "ForeignReferenceError": "admission",
+    "Registration": "admission",
+    "UnfamiliarReferenceWarning": "admission",
+    "admit": "admission",
+    "calibrate": "calibration",
     "ClassifierFreeGuidance": "promptnet.inference.sampling.guidance",
     "Condition": "promptnet.inference.sampling.guidance",
     "FusionSampling": "promptnet.inference.sampling.fusion",

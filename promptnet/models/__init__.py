@@ -7,6 +7,7 @@ from promptnet.io.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from promptnet.models.base_model import BaseModel, load_base
     from promptnet.models.convert import convert_from_published, convert_to_published
+    from promptnet.models.familiarity import Familiarity
     from promptnet.models.prompt_tokens import PromptTokens, tokenize_prompts
     from promptnet.models.promptnet import PromptNetModel, PromptNetOutput
     from promptnet.models.text import PromptStates, encode_prompts, encode_tokens
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BaseModel",
+    "Familiarity",
     "PromptNetModel",
     "PromptNetOutput",
     "PromptStates",
@@ -30,6 +32,7 @@ __all__ = [
 
 _HOMES = {
     "BaseModel": "base_model",
+    "Familiarity": "familiarity",
     "PromptNetModel": "promptnet",
     "PromptNetOutput": "promptnet",
     "PromptStates": "text",

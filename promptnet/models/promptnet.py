@@ -19,6 +19,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 
+from promptnet.models.familiarity import Familiarity, find_familiarity
 from promptnet.models.trunk import build_down_blocks, build_mid_block, per_block, refuse_unknown_trunk
 
 # What the published class fixes in code: its flag `use_clip_vision_embeds` chooses between two image encoders.
@@ -96,7 +97,12 @@ class PromptNetModel(ModelMixin, AttentionMixin, ConfigMixin):
             None, as published, leaves the words as they come.
 
     The other arguments are those of diffusers' `UNet2DConditionModel`.
+
+    Attributes:
+        familiarity: what the encoder knows, if `promptnet calibrate` has measured it.
     """
+
+    familiarity: Familiarity | None = None
 
     __module__ = "promptnet"  # the public path; pipelines write it into their model_index.json
 
@@ -377,7 +383,15 @@ class PromptNetModel(ModelMixin, AttentionMixin, ConfigMixin):
         missing = sorted(loaded[1]["missing_keys"])
         if missing:
             raise ValueError(f"{path} is not a complete encoder: it lacks {', '.join(missing)}.")
+        if path is not None:
+            loaded[0].familiarity = find_familiarity(path, kwargs)
         return loaded if with_info else loaded[0]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """diffusers' `save_pretrained`; what the encoder knows, if it was measured, is written beside the weights."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.familiarity is not None:
+            self.familiarity.save(save_directory)
 
 
 def _refuse_pickle_only(folder: str) -> None:

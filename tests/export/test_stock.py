@@ -120,7 +120,9 @@ def test_the_embedded_model() -> None:
     for pipe in (ours, stock):
         pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    subject = ours.customize(_noise_image(), steps=2, generator=generator, progress_bar=False)
+    subject = ours.customize(
+        _noise_image(), allow_foreign=True, registration="never", steps=2, generator=generator, progress_bar=False
+    )
     latents = both(ours, stock, subject, "a portrait of S* wearing glasses", num_inference_steps=5)
     assert distance(*latents) < 1e-5
 

@@ -7,6 +7,7 @@ from typing import Any
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from promptnet.images.load import Source
+from promptnet.inference.admission import Admission, Registration, admit, assess, likeness
 from promptnet.inference.references import EncodedReferences, encode_references, open_references
 from promptnet.inference.sampling.arguments import check_encoder
 from promptnet.inference.sampling.config import SamplingConfig
@@ -57,6 +58,9 @@ class SubjectsMixin(DiffusionPipeline):
         images: Source | Sequence[Source],
         class_word: str = "person",
         weights: Sequence[float] | None = None,
+        *,
+        registration: Registration = "auto",
+        allow_foreign: bool = False,
     ) -> Subject:
         """A subject without tuning: PromptNet's words alone.
 
@@ -64,13 +68,17 @@ class SubjectsMixin(DiffusionPipeline):
             images: one reference image of the person or several.
             class_word: what the person is in a sentence.
             weights: how much each image counts; default all the same.
+            registration: whether to search the frame that the encoder knows: "auto" where an image is doubtful,
+                "always" or "never".
+            allow_foreign: whether images that the encoder does not know are let in, with a warning.
 
         Raises:
+            ForeignReferenceError: an image is unlike all that the encoder knows.
             ValueError: an image cannot be used, numbers do not match, or this pipeline has no PromptNet.
         """
         self._require_promptnet()
         check_class_word(class_word)
-        opened = open_references(images)
+        opened = self._admitted(images, registration, allow_foreign)
         fractions = image_weights(weights, len(opened))
         latents, vision_states = self.encode_references(opened)
         return Subject(
@@ -82,10 +90,23 @@ class SubjectsMixin(DiffusionPipeline):
             base=base_name(self),
         )
 
-    def customize(self, images: Source | Sequence[Source], class_word: str = "person", **options: Any) -> Subject:
-        """A subject tuned to this person, in seconds; options as in `promptnet.inference.tuning.customize`.
+    def customize(
+        self,
+        images: Source | Sequence[Source],
+        class_word: str = "person",
+        *,
+        registration: Registration = "auto",
+        allow_foreign: bool = False,
+        **options: Any,
+    ) -> Subject:
+        """A subject tuned to this person, in seconds.
+
+        Args:
+            images, class_word, registration, allow_foreign: as `encode`.
+            options: as in `promptnet.inference.customize_subject`.
 
         Raises:
+            ForeignReferenceError: an image is unlike all that the encoder knows.
             ValueError: as `encode`, or an option is out of range.
         """
         from promptnet.inference.tuning.customize import customize_subject
@@ -93,7 +114,33 @@ class SubjectsMixin(DiffusionPipeline):
         known = signature(customize_subject).parameters
         refuse_unknown("customize", [name for name in options if name not in known], known)
         self._require_promptnet()
-        return customize_subject(self, images, class_word=class_word, **options)
+        check_class_word(class_word)
+        opened = self._admitted(images, registration, allow_foreign)
+        return customize_subject(self, opened, class_word=class_word, **options)
+
+    def assess(self, image: Source) -> Admission:
+        """Measure how far a reference image is from what the encoder knows, without changing or refusing it.
+
+        Raises:
+            ValueError: the image cannot be used, or this pipeline has no PromptNet.
+        """
+        self._require_promptnet()
+        return assess(self, image)
+
+    def likeness(self, image: Source, generated: Source) -> float | None:
+        """Return how alike a reference image and a generated one are to the encoder, -1 to 1.
+
+        None where nobody has measured what the encoder knows (`promptnet calibrate`).
+
+        Raises:
+            ValueError: an image cannot be used, or this pipeline has no PromptNet.
+        """
+        self._require_promptnet()
+        return likeness(self, image, generated)
+
+    def _admitted(self, images: Source | Sequence[Source], registration: Registration, allow_foreign: bool) -> Any:
+        found = admit(self, images, registration=registration, allow_foreign=allow_foreign)
+        return [admission.image for admission in found]
 
     def _check_rows(self, rows: Sequence[Request], config: SamplingConfig) -> None:
         warn_of_unknown_words([encoder.tokenizer for encoder in text_encoders_of(self).text_encoders], texts_of(rows))

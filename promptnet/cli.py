@@ -14,6 +14,7 @@ from argparse import BooleanOptionalAction
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from promptnet.commands.calibrate import calibrate
 from promptnet.commands.convert import convert
 from promptnet.commands.customize import customize
 from promptnet.commands.demo import demo
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Any] = {
     },
     "prepare": prepare,
     "convert": convert,
+    "calibrate": calibrate,
     "doctor": doctor,
     "serve": {
         "run": run,

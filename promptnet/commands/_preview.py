@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def preview_sheet(
     pipe: PromptNetPipeline, subject: Subject, generator: Generator, losses: tuple[float, float] | None
-) -> Image:
-    """Return the two images side by side, with the loss before and after tuning below.
+) -> tuple[Image, str]:
+    """Return the two images side by side above a line of text, and that text: how alike they are, and the losses.
 
     Args:
         pipe: that the subject was made with.
@@ -28,8 +28,26 @@ def preview_sheet(
     prompt = pipe.config["tuning"].get("prompts", ["a photo of S*"])[0]
     with sampling_bar(pipe, "generating the preview") as callback:
         generated: Any = pipe(prompt, subject=subject, generator=generator, callback_on_step_end=callback)
+    reference, drawn = reference_image(pipe, subject), generated.images[0]
     loss = "not tuned" if losses is None else f"loss {losses[0]:.4f} before, {losses[1]:.4f} after"
-    return labelled({"as the encoder sees it": reference_image(pipe, subject), prompt: generated.images[0]}, loss)
+    told = "; ".join([*judgement(pipe, reference, drawn), loss])
+    return labelled({"as the encoder sees it": reference, prompt: drawn}, told), told
+
+
+def judgement(pipe: PromptNetPipeline, reference: Image, drawn: Image) -> list[str]:
+    """Say how alike a person drawn again is, and how far the reference from what the encoder knows, if that is known.
+
+    Args:
+        pipe: holds the encoder.
+        reference: as the encoder sees it.
+        drawn: the person drawn again.
+    """
+    encoder: Any = pipe.promptnet
+    known, alike = encoder.familiarity, pipe.likeness(reference, drawn)
+    distance = pipe.assess(reference).distance
+    if known is None or alike is None or distance is None:
+        return []
+    return [known.verdict(distance, alike), f"likeness {alike:.2f}", f"distance {distance:.2f} of {known.doubtful:.2f}"]
 
 
 def labelled(images: Mapping[str, Image], below: str) -> Image:

@@ -23,32 +23,35 @@ def status(message: str) -> Iterator[None]:
 
 
 @contextmanager
-def sampling_bar(pipe: PromptNetPipeline, message: str) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Show a bar on stderr in place of the pipeline's own; yield a `callback_on_step_end` that advances it."""
+def counting_bar(message: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr; yield a callback that takes what is done and how much there is."""
     from rich.console import Console
     from rich.progress import Progress
 
-    pipe.set_progress_bar_config(disable=True)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(message, total=None)
 
-        def advance(running: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            progress.update(task, completed=step + 1, total=running.num_timesteps)
-            return values
+        def advance(done: int, number: int) -> None:
+            progress.update(task, completed=done, total=number)
 
         yield advance
 
 
 @contextmanager
+def sampling_bar(pipe: PromptNetPipeline, message: str) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Show a bar on stderr in place of the pipeline's own; yield a `callback_on_step_end` that advances it."""
+    pipe.set_progress_bar_config(disable=True)
+    with counting_bar(message) as advance:
+
+        def after_step(running: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            advance(step + 1, running.num_timesteps)
+            return values
+
+        yield after_step
+
+
+@contextmanager
 def tuning_bar(message: str) -> Iterator[Callable[[TuningProgress], None]]:
     """Show a bar on stderr; yield a callback of per-user tuning that advances it."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(message, total=None)
-
-        def advance(tuning: TuningProgress) -> None:
-            progress.update(task, completed=tuning.step, total=tuning.num_steps)
-
-        yield advance
+    with counting_bar(message) as advance:
+        yield lambda tuning: advance(tuning.step, tuning.num_steps)

@@ -12,6 +12,7 @@ from promptnet.commands._loading import EMBEDDED, check_model, choose_scheduler,
 from promptnet.commands._output import check_output
 from promptnet.commands._preview import preview_sheet
 from promptnet.commands._progress import status, tuning_bar
+from promptnet.commands._warnings import plain_warnings
 from promptnet.inference.subject.class_word import check_class_word
 from promptnet.inference.tuning.config import TuningConfig, TuningProgress
 from promptnet.io.atomic import make_folder, write_whole
@@ -28,6 +29,8 @@ def customize(
     promptnet: str | None = None,
     image_encoder: str | None = None,
     crop_face: bool = False,
+    registration: Literal["auto", "always", "never"] = "auto",
+    allow_foreign: bool = False,
     no_preview: bool = False,
     overwrite: bool = False,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
@@ -46,6 +49,8 @@ def customize(
         promptnet: folder of the encoder, if the base model has none or another one is wanted
         image_encoder: CLIP image encoder for that encoder, a folder or a Hub id
         crop_face: take the square around the largest face of each image instead of its central square
+        registration: search the frame that the encoder knows: auto (where an image is doubtful), always or never
+        allow_foreign: let in an image that is unlike all that the encoder knows
         no_preview: do not generate the preview, an image beside the subject with its ending -preview.png
         overwrite: replace files that exist
         dtype: of the networks; float16 and bfloat16 are for GPUs
@@ -74,20 +79,24 @@ def customize(
             tuning.append(progress)
             advance(progress)
 
-        subject = pipe.customize(
-            images,
-            class_word=class_word,
-            steps=steps,
-            learning_rate=learning_rate,
-            generator=generator,
-            progress_bar=False,
-            callback=callback,
-        )
+        with plain_warnings():
+            subject = pipe.customize(
+                images,
+                class_word=class_word,
+                registration=registration,
+                allow_foreign=allow_foreign,
+                steps=steps,
+                learning_rate=learning_rate,
+                generator=generator,
+                progress_bar=False,
+                callback=callback,
+            )
     make_folder(out.parent)
     subject.save(out)
     print(f"{out}: customised in {time.perf_counter() - start_s:.1f} s")
     if not no_preview:
         losses = (tuning[-1].first_validation_loss, tuning[-1].best_validation_loss) if tuning else None
         choose_scheduler(pipe, None, renoising=True)
-        write_whole(preview, preview_sheet(pipe, subject, make_generator(seed), losses).save)
-        print(preview)
+        sheet, told = preview_sheet(pipe, subject, make_generator(seed), losses)
+        write_whole(preview, sheet.save)
+        print(f"{preview}: {told}")

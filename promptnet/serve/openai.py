@@ -27,7 +27,7 @@ from promptnet.serve.service import Service
 from promptnet.serve.views import job_view
 
 router = APIRouter(prefix="/v1/images", responses=ERRORS, tags=["openai"])
-_STATUS = {"invalid": 422, "gone": 404}
+_STATUS = {"invalid": 422, "foreign": 422, "gone": 404}
 
 
 @router.post("/generations")
@@ -57,7 +57,8 @@ def _submit_edit(
 ) -> Job:
     size = None if asked.size == "auto" else asked.size
     request = drawing_request(service, who, asked, size)
-    request |= {"class_word": asked.class_word, "images": cleaned(service, files, "image")}
+    request |= {"class_word": asked.class_word, "allow_foreign": asked.allow_foreign}
+    request |= {"images": cleaned(service, files, "image")}
     steps = asked.num_inference_steps or 0
     return service.submit(who, "edit", request, num_steps=steps, images=files, idempotency=idempotency)
 

@@ -122,6 +122,7 @@ class EditsRequest(Drawing):
     user: Annotated[str | None, Field(max_length=200)] = None
     class_word: Annotated[str, Field(min_length=1, max_length=200)] = "person"
     consent: bool = False
+    allow_foreign: Annotated[bool, Field(description="whether to take an image that the encoder does not know")] = False
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> "EditsRequest":
@@ -135,6 +136,7 @@ class SubjectRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     class_word: Annotated[str, Field(min_length=1, max_length=200)] = "person"
     consent: bool = False
+    allow_foreign: Annotated[bool, Field(description="whether to take an image that the encoder does not know")] = False
     tune: bool = True
     steps: Annotated[int | None, Field(ge=1)] = None
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None

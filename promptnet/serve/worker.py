@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from promptnet.images.load import open_image
+from promptnet.inference.admission import ForeignReferenceError, UnfamiliarReferenceWarning
 from promptnet.inference.editing.card import EditCard
 from promptnet.inference.sampling.together import Together
 from promptnet.inference.subject.fingerprint import fingerprint
@@ -110,6 +112,8 @@ class Worker:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             log_error("job failed", error, job=job.id, kind=job.kind)
             self._fail(job, "storage" if full else "internal", "the disk is full" if full else "a file failed")
+        except ForeignReferenceError as error:
+            self._fail(job, "foreign", str(error))
         except (ValueError, TypeError) as error:
             log("job refused", job=job.id, kind=job.kind, error=type(error).__name__, where=place_of(error))
             self._fail(job, "invalid", str(error))
@@ -133,19 +137,19 @@ class Worker:
     # -- subjects -----------------------------------------------------------------------------------------------------
 
     def _customise(self, job: Job, request: Mapping[str, Any]) -> None:
-        images = _images(request)
         generator = torch.Generator().manual_seed(request["seed"])
         if request["tune"]:
             subject = self.pipe.customize(
-                images,
+                _images(request),
                 class_word=request["class_word"],
+                allow_foreign=request.get("allow_foreign", False),
                 steps=request["steps"],
                 generator=generator,
                 progress_bar=False,
                 callback=lambda at: self._at(job, at.step, at.num_steps),
             )
         else:
-            subject = self.pipe.encode(images, class_word=request["class_word"])
+            subject = self._encode(request)
         name = named_after(job.id, "sub")
         num_bytes = self.store.put(job.owner, "subjects", name, subject.to_bytes())
         now = time.time()
@@ -156,7 +160,8 @@ class Worker:
             raise Canceled
 
     def _encode(self, request: Mapping[str, Any]) -> Subject:
-        return self.pipe.encode(_images(request), class_word=request["class_word"])
+        options = {"class_word": request["class_word"], "allow_foreign": request.get("allow_foreign", False)}
+        return self.pipe.encode(_images(request), **options)
 
     def _subjects(self, job: Job, request: Mapping[str, Any]) -> list[Subject]:
         return [self.subjects.get(job.owner, name) for name in request["subjects"]]
@@ -282,6 +287,7 @@ def _images(request: Mapping[str, Any]) -> list[Image.Image]:
 
 
 def quiet_libraries() -> None:
-    """Prompts are in what the libraries say of them."""
+    """Prompts are in what the libraries say of them, and a doubtful face is nobody's business but its owner's."""
+    warnings.simplefilter("ignore", UnfamiliarReferenceWarning)
     for name in ("promptnet.models", "promptnet.inference"):
         logging.getLogger(name).setLevel(logging.ERROR)

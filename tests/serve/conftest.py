@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from starlette.testclient import TestClient
 
+from promptnet.datasets.avatars.render import sample_avatar
 from promptnet.serve.heartbeat import Heartbeat
 from promptnet.serve.keys import KeyLimits
 from promptnet.serve.settings import Settings
@@ -22,9 +22,8 @@ PLENTY = KeyLimits(requests_per_minute=100_000, open_jobs=1000, subjects=1000)
 
 
 def picture(color: tuple[int, int, int] = (200, 160, 120), size_px: int = 64) -> bytes:
-    """A PNG of a head in front of a wall, nearly."""
-    image = Image.new("RGB", (size_px, size_px), (40, 60, 90))
-    image.paste(color, (size_px // 4, size_px // 6, size_px * 3 // 4, size_px * 5 // 6))
+    """A PNG of somebody whom the encoder knows; another colour, somebody else."""
+    image = sample_avatar(1, sum(color), "validation").render(size_px)
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()

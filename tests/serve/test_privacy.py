@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from promptnet.datasets.avatars.render import sample_avatar
 from promptnet.serve import logs
 from promptnet.serve.backup import back_up
 from promptnet.serve.database import CONSENTS, DELETIONS, JOBS, every_text, open_database
@@ -31,7 +31,7 @@ def marked_picture() -> bytes:
     """A picture with the marker in its metadata and behind its end."""
     info, out = PngInfo(), io.BytesIO()
     info.add_text("Comment", MARKER)
-    Image.new("RGB", (64, 64), (180, 140, 90)).save(out, "PNG", pnginfo=info)
+    sample_avatar(1, 7, "validation").render(64).save(out, "PNG", pnginfo=info)
     return out.getvalue() + MARKER.encode()
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -24,6 +25,7 @@ from promptnet.commands._metadata import KEY, read_record
 from promptnet.commands._output import check_output, numbered, parse_size
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.tuning.config import TuningProgress
+from promptnet.models.familiarity import Familiarity
 
 
 def leaves(commands: dict[str, Any], before: str = "") -> dict[str, Callable[..., Any]]:
@@ -48,6 +50,7 @@ class Pipeline:
         self.tiled: list[bool] = []
         self.vae = SimpleNamespace(enable_tiling=lambda: self.tiled.append(True))
         self.scheduler: Any = DDIMScheduler()
+        self.promptnet = SimpleNamespace(familiarity=None)
         self.sampling_defaults = SamplingConfig()
         self.config: dict[str, Any] = {"tuning": {}}
 
@@ -461,6 +464,17 @@ def test_customize_opens_every_image_and_saves_the_subject(pipe: Pipeline) -> No
     assert (call["steps"], call["learning_rate"], call["class_word"]) == (9, 0.1, "dog")
     assert call["generator"].initial_seed() == 3
     assert Path("me.safetensors").read_bytes() == b"subject"
+
+
+def test_customize_says_how_well_the_encoder_knows_the_person(
+    pipe: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save("a.png")
+    pipe.promptnet.familiarity = Familiarity(torch.zeros(1), torch.ones(1), torch.eye(1), doubtful=1.2, alike=0.4)
+    pipe.likeness = lambda reference, generated: 0.31  # type: ignore[attr-defined]
+    pipe.assess = lambda image: SimpleNamespace(distance=1.1)  # type: ignore[attr-defined]
+    assert run("customize", "--image", "a.png", "--out", "me.safetensors") == 0
+    assert "doubtful; likeness 0.31; distance 1.10 of 1.20; " in capsys.readouterr().out
 
 
 def test_tuning_that_fails_writes_nothing(pipe: Pipeline, tmp_path: Path) -> None:

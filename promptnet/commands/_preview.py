@@ -43,10 +43,12 @@ def judgement(pipe: PromptNetPipeline, reference: Image, drawn: Image) -> list[s
         drawn: the person drawn again.
     """
     encoder: Any = pipe.promptnet
-    known, alike = encoder.familiarity, pipe.likeness(reference, drawn)
-    distance = pipe.assess(reference).distance
-    if known is None or alike is None or distance is None:
+    known = encoder.familiarity
+    if known is None:
         return []
+    alike, distance = pipe.likeness(reference, drawn), pipe.assess(reference).distance
+    assert alike is not None
+    assert distance is not None
     return [known.verdict(distance, alike), f"likeness {alike:.2f}", f"distance {distance:.2f} of {known.doubtful:.2f}"]
 
 

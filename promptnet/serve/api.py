@@ -158,6 +158,18 @@ def get_subject_file(subject: str, service: Known, who: Who) -> Response:
     return _file(service, who, "subjects", subject, "application/octet-stream")
 
 
+@router.get(
+    "/subjects/{subject}/thumbnail",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+    tags=["subjects"],
+)
+def get_thumbnail(subject: str, service: Known, who: Who) -> Response:
+    """The subject's reference image as the encoder sees it, for its owner."""
+    _owned(service, SUBJECTS, subject, who)
+    return _file(service, who, "thumbnails", subject, "image/png")
+
+
 @router.delete("/subjects/{subject}", status_code=204, tags=["subjects"])
 def remove_subject(subject: str, service: Known, who: Who) -> None:
     """Delete a subject, and every image and job that drew it."""

@@ -11,7 +11,14 @@ from promptnet.serve.keys import Caller
 from promptnet.serve.service import Service
 from promptnet.serve.store import Missing
 
-_ENDINGS = {"subjects": "safetensors", "images": "png", "edits": "safetensors", "requests": "json", "results": "json"}
+_ENDINGS = {
+    "subjects": "safetensors",
+    "thumbnails": "png",
+    "images": "png",
+    "edits": "safetensors",
+    "requests": "json",
+    "results": "json",
+}
 
 
 class _Sink:

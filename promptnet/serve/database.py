@@ -1,4 +1,4 @@
-"""The service's records: ids, times, states and sizes. No prompt, face, class word or file name is ever in them.
+"""The service's records: ids, times, states, sizes and tuning losses. No prompt, face, class word or file name.
 
 SQLite and Postgres take the same statements. What a job is about lies in the store, encrypted; see `store.py`.
 """
@@ -75,6 +75,14 @@ JOB_SUBJECTS = Table(
     _SCHEMA,
     Column("job", String, primary_key=True),
     Column("subject", String, primary_key=True, index=True),
+)
+LOSSES = Table(
+    "losses",
+    _SCHEMA,
+    Column("job", String, primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("loss", Float, nullable=False),
+    Column("held_out", Float),
 )
 IMAGES = Table(
     "images",

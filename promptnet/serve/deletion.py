@@ -20,6 +20,7 @@ from promptnet.serve.database import (
     JOB_SUBJECTS,
     JOBS,
     KEYS,
+    LOSSES,
     OWNED,
     SUBJECTS,
     every_text,
@@ -41,7 +42,8 @@ def delete_user(service: Service, caller: Caller) -> dict[str, Any]:
     rows = {table.name: [row["id"] for row in service.records.all_owned(table, user)] for table in OWNED}
     service.store.remove_user(user)
     with service.engine.begin() as connection:
-        connection.execute(JOB_SUBJECTS.delete().where(JOB_SUBJECTS.c.job.in_(_jobs_of(user))))
+        for table in (JOB_SUBJECTS, LOSSES):
+            connection.execute(table.delete().where(table.c.job.in_(_jobs_of(user))))
         for table in OWNED:
             connection.execute(table.delete().where(table.c.owner == user))
         forget_owner(connection, user)
@@ -72,7 +74,8 @@ def delete_subject(service: Service, user: str, subject: str) -> None:
         query = sa.select(JOB_SUBJECTS.c.job).where(JOB_SUBJECTS.c.subject == subject)
         jobs = list(connection.execute(query).scalars())
     delete_jobs(service, user, jobs)
-    service.store.remove(user, "subjects", subject)
+    for kind in ("subjects", "thumbnails"):
+        service.store.remove(user, kind, subject)
     with service.engine.begin() as connection:
         connection.execute(SUBJECTS.delete().where(SUBJECTS.c.id == subject))
         connection.execute(JOB_SUBJECTS.delete().where(JOB_SUBJECTS.c.subject == subject))
@@ -85,7 +88,8 @@ def delete_jobs(service: Service, user: str, jobs: Sequence[str]) -> None:
     with service.engine.begin() as connection:
         images = list(connection.execute(sa.select(IMAGES.c.id).where(IMAGES.c.job.in_(jobs))).scalars())
         connection.execute(IMAGES.delete().where(IMAGES.c.job.in_(jobs)))
-        connection.execute(JOB_SUBJECTS.delete().where(JOB_SUBJECTS.c.job.in_(jobs)))
+        for table in (JOB_SUBJECTS, LOSSES):
+            connection.execute(table.delete().where(table.c.job.in_(jobs)))
         connection.execute(JOBS.delete().where(JOBS.c.id.in_(jobs)))
     service.store.remove(user, "images", *images)
     for kind in ("requests", "results", "previews"):

@@ -1,8 +1,9 @@
-"""Server-sent events of a job: its place in the queue, its progress, the image as it stands, its end."""
+"""Server-sent events of a job: its place in the queue, its progress and tuning losses, the image as it stands,
+its end."""
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi.sse import ServerSentEvent
@@ -20,19 +21,24 @@ _ALIVE_S = 15.0
 async def job_events(service: Service, job: Job) -> AsyncIterator[ServerSentEvent]:
     """`queued`, `progress` and `preview` events where something changed, a comment where nothing does, and `ended`."""
     last: Any = None
+    seen = 0
     quiet_s = 0.0
     while True:
         found = await run_in_threadpool(service.records.job, job.id, job.owner)
         if found is None:
             yield ServerSentEvent(event="ended", data={"id": job.id, "status": "canceled"})
             return
+        losses = await run_in_threadpool(service.records.losses, job.id, seen)
+        seen = losses[-1][0] if losses else seen
         if found.state in ENDED:
+            if losses:
+                yield _event(found, 0, losses)
             yield ServerSentEvent(event="ended", data=await run_in_threadpool(job_view, service, found))
             return
         place = await run_in_threadpool(service.records.place, found)
         now = (found.state, place, found.step)
-        if now != last:
-            yield _event(found, place)
+        if now != last or losses:
+            yield _event(found, place, losses)
             preview = await run_in_threadpool(_preview, service, found)
             if preview is not None:
                 yield ServerSentEvent(event="preview", data={"step": found.step, "b64_json": preview})
@@ -44,10 +50,13 @@ async def job_events(service: Service, job: Job) -> AsyncIterator[ServerSentEven
         quiet_s += _LOOK_S
 
 
-def _event(job: Job, place: int) -> ServerSentEvent:
+def _event(job: Job, place: int, losses: Sequence[tuple[int, float, float | None]]) -> ServerSentEvent:
     if job.state == "starting":
         return ServerSentEvent(event="queued", data={"status": job.state, "place": place})
-    return ServerSentEvent(event="progress", data={"status": job.state, "step": job.step, "num_steps": job.num_steps})
+    told: dict[str, Any] = {"status": job.state, "step": job.step, "num_steps": job.num_steps}
+    if losses:
+        told["losses"] = [dict(zip(("step", "loss", "held_out"), row, strict=True)) for row in losses]
+    return ServerSentEvent(event="progress", data=told)
 
 
 def _preview(service: Service, job: Job) -> str | None:

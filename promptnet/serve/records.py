@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from promptnet.serve.database import CONSENTS, EDITS, IMAGES, JOB_SUBJECTS, JOBS, KEYS, SUBJECTS
+from promptnet.serve.database import CONSENTS, EDITS, IMAGES, JOB_SUBJECTS, JOBS, KEYS, LOSSES, SUBJECTS
 from promptnet.serve.keys import Caller
 
 Row = Mapping[Any, Any]
@@ -167,6 +167,19 @@ class Records:
                 connection.execute(sa.select(JOB_SUBJECTS.c.subject).where(JOB_SUBJECTS.c.job == job)).scalars()
             )
 
+    def num_images_of(self, subject: str) -> int:
+        """How many images show a subject: what its deletion takes along."""
+        jobs = sa.select(JOB_SUBJECTS.c.job).where(JOB_SUBJECTS.c.subject == subject)
+        with self.engine.connect() as connection:
+            return _count(connection, IMAGES, IMAGES.c.job.in_(jobs))
+
+    def losses(self, job: str, after_step: int = 0) -> list[tuple[int, float, float | None]]:
+        """The tuning losses of a job as (step, of its batch, at held-out noise levels), from a step on."""
+        query = sa.select(LOSSES.c.step, LOSSES.c.loss, LOSSES.c.held_out)
+        query = query.where(LOSSES.c.job == job, LOSSES.c.step > after_step).order_by(LOSSES.c.step)
+        with self.engine.connect() as connection:
+            return [(step, loss, held_out) for step, loss, held_out in connection.execute(query)]
+
     def place(self, job: Job) -> int:
         """How many jobs are before this one; 0 for one that runs."""
         if job.state != "starting":
@@ -197,14 +210,31 @@ class Records:
         values = {"state": "processing", "started": time.time(), "starts": JOBS.c.starts + 1}
         with self.engine.begin() as connection:
             query = JOBS.update().where(JOBS.c.id == job, JOBS.c.state.in_(OPEN)).values(**values)
-            return _job(connection, JOBS.c.id == job) if connection.execute(query).rowcount else None
+            if not connection.execute(query).rowcount:
+                return None
+            connection.execute(LOSSES.delete().where(LOSSES.c.job == job))  # of a start that died
+            return _job(connection, JOBS.c.id == job)
 
-    def progress(self, job: str, step: int, num_steps: int) -> bool:
-        """Write down how far a job is; false if it is to stop: canceled, ended or deleted."""
+    def progress(
+        self, job: str, step: int, num_steps: int, loss: float | None = None, held_out: float | None = None
+    ) -> bool:
+        """Write down how far a job is; false if it is to stop: canceled, ended or deleted.
+
+        Args:
+            job: its id.
+            step: steps done.
+            num_steps: of all.
+            loss: of a tuning step's batch.
+            held_out: the loss at held-out noise levels, at the last look.
+        """
         with self.engine.begin() as connection:
             running = (JOBS.c.id == job, JOBS.c.state == "processing", JOBS.c.canceling.is_(False))
             query = JOBS.update().where(*running).values(step=step, num_steps=num_steps)
-            return connection.execute(query).rowcount == 1
+            if connection.execute(query).rowcount != 1:
+                return False
+            if loss is not None:
+                connection.execute(LOSSES.insert().values(job=job, step=step, loss=loss, held_out=held_out))
+            return True
 
     def requeue(self, job: str) -> None:
         """Let a job wait again; a start that was asked to stop does not count as a death."""

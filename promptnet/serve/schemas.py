@@ -218,6 +218,7 @@ class SubjectView(BaseModel):
     bytes: int
     tuned: bool
     num_references: int
+    num_images: Annotated[int, Field(description="images that show it, which its deletion takes along")] = 0
 
 
 class EditView(BaseModel):

@@ -1,6 +1,7 @@
 """What users own, as encrypted files: users/USER/KIND/ID, each whole or not there.
 
 subjects   a person, as the file of `Subject.save`
+thumbnails a subject's reference image as the encoder sees it
 images     drawn images
 edits      edit cards that users brought
 requests   what a job is asked: prompt, settings and, until they are encoded, reference images
@@ -15,7 +16,7 @@ from pathlib import Path
 from promptnet.io.atomic import write_whole
 from promptnet.serve.vault import Vault, VaultError
 
-KINDS = ("subjects", "images", "edits", "requests", "results", "previews")
+KINDS = ("subjects", "thumbnails", "images", "edits", "requests", "results", "previews")
 
 
 class Missing(LookupError):

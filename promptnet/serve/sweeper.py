@@ -114,5 +114,5 @@ def _is_known(service: Service, user: str, kind: str, name: str) -> bool:
         return job is not None and job.state in OPEN
     if kind == "results":
         return service.records.job(name, user) is not None
-    table = {"subjects": SUBJECTS, "images": IMAGES, "edits": EDITS}[kind]
+    table = {"subjects": SUBJECTS, "thumbnails": SUBJECTS, "images": IMAGES, "edits": EDITS}[kind]
     return service.records.owned(table, name, user) is not None

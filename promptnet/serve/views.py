@@ -72,6 +72,7 @@ def subject_view(service: Service, row: Mapping[str, Any]) -> dict[str, Any]:
     """A subject's facts, and nothing of the face."""
     expires = row["used"] + service.settings.subject_days * DAY_S
     own = {name: row[name] for name in ("id", "bytes", "tuned", "num_references")}
+    own |= {"num_images": service.records.num_images_of(row["id"])}
     return {**own, "object": "subject", "created_at": row["created"], "used_at": row["used"], "expires_at": expires}
 
 

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import threading
 import time
 import warnings
@@ -29,6 +30,7 @@ from promptnet.inference.editing.card import EditCard
 from promptnet.inference.sampling.together import Together
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.subject import Subject, base_name
+from promptnet.inference.tuning.config import TuningProgress
 from promptnet.serve.logs import log, log_error, place_of
 from promptnet.serve.records import MAX_STARTS, Job, Records
 from promptnet.serve.settings import DAY_S, Settings
@@ -146,18 +148,30 @@ class Worker:
                 steps=request["steps"],
                 generator=generator,
                 progress_bar=False,
-                callback=lambda at: self._at(job, at.step, at.num_steps),
+                callback=lambda at: self._tuned(job, at),
             )
         else:
             subject = self._encode(request)
         name = named_after(job.id, "sub")
         num_bytes = self.store.put(job.owner, "subjects", name, subject.to_bytes())
+        num_bytes += self.store.put(job.owner, "thumbnails", name, self._thumbnail(subject))
         now = time.time()
         row = {"id": name, "owner": job.owner, "created": now, "used": now, "bytes": num_bytes}
         row |= {"tuned": bool(subject.loras), "num_references": subject.num_references, "model": self.model["id"]}
         if not self.records.end(job.id, "succeeded", subject=row):
-            self.store.remove(job.owner, "subjects", name)
+            for kind in ("subjects", "thumbnails"):
+                self.store.remove(job.owner, kind, name)
             raise Canceled
+
+    def _tuned(self, job: Job, at: TuningProgress) -> None:
+        held_out = at.validation_loss if math.isfinite(at.validation_loss) else None
+        self._at(job, at.step, at.num_steps, at.loss, held_out)
+
+    @torch.no_grad()
+    def _thumbnail(self, subject: Subject) -> bytes:
+        """The first reference image as the encoder sees it, as PNG."""
+        latents = subject.reference_latents[:1]
+        return self._decoded(latents.to(self.pipe._execution_device, self.pipe.vae.dtype))
 
     def _encode(self, request: Mapping[str, Any]) -> Subject:
         options = {"class_word": request["class_word"], "allow_foreign": request.get("allow_foreign", False)}
@@ -236,17 +250,20 @@ class Worker:
         return after
 
     def _show(self, job: Job, latents: torch.Tensor) -> None:
+        self.store.put(job.owner, "previews", job.id, self._decoded(latents))
+
+    def _decoded(self, latents: torch.Tensor) -> bytes:
         image, out = self.pipe._finish(latents, "pil", self.pipe.trained_size_px)[0], BytesIO()
         image.save(out, "PNG")
-        self.store.put(job.owner, "previews", job.id, out.getvalue())
+        return out.getvalue()
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
-    def _at(self, job: Job, step: int, num_steps: int) -> None:
+    def _at(self, job: Job, step: int, num_steps: int, *losses: float | None) -> None:
         """Between two steps: say how far it is, and stop where it should."""
         if self.stopping.is_set():
             raise Stopped
-        if not self.records.progress(job.id, step, num_steps):
+        if not self.records.progress(job.id, step, num_steps, *losses):
             raise Canceled
 
     def _fail(self, job: Job, code: str, message: str) -> None:

@@ -15,6 +15,7 @@ NOBODYS = "0" * 24
 OF_SOMEBODY = {
     ("GET", "/v1/subjects/{subject}"),
     ("GET", "/v1/subjects/{subject}/file"),
+    ("GET", "/v1/subjects/{subject}/thumbnail"),
     ("DELETE", "/v1/subjects/{subject}"),
     ("GET", "/v1/images/{image}"),
     ("DELETE", "/v1/images/{image}"),

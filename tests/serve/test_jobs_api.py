@@ -58,6 +58,28 @@ def test_a_job_tells_its_place_progress_and_end(user: User) -> None:
     assert last["progress"] == {"step": STEPS, "num_steps": STEPS}
 
 
+def test_a_tuning_tells_every_loss_once(user: User) -> None:
+    job = user.subject(tune="true", steps=3, wait=False)
+    with user.running.client.stream("GET", job["urls"]["events"], headers=user.headers) as answer:
+        text = "".join(answer.iter_text())
+    told = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    losses = [loss for event in told for loss in event.get("losses", [])]
+    assert [loss["step"] for loss in losses] == [1, 2, 3]
+    assert all(0 < loss["loss"] < 10 and 0 < loss["held_out"] < 10 for loss in losses)
+
+
+def test_a_subject_has_a_thumbnail_and_counts_what_shows_it(running: Running, user: User) -> None:
+    name = user.subject()
+    assert user.call("GET", f"/v1/subjects/{name}").json()["num_images"] == 0
+    user.draw("a photo of S*", subjects=[name], n=2)
+    assert user.call("GET", f"/v1/subjects/{name}").json()["num_images"] == 2
+    answer = user.call("GET", f"/v1/subjects/{name}/thumbnail")
+    assert answer.headers["content-type"] == "image/png"
+    assert np.abs(pixels(answer.content) - pixels(picture())).mean() < 40
+    user.call("DELETE", f"/v1/subjects/{name}")
+    assert running.service.store.names(user.caller.user, "thumbnails") == []
+
+
 def test_the_same_idempotency_key_is_the_same_job(user: User) -> None:
     given: dict[str, Any] = {"json": {"prompt": "a photo of a person", "steps": 1}, "headers": {"Idempotency-Key": "a"}}
     first, second = (user.call("POST", "/v1/images", **given).json() for _ in range(2))

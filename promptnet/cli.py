@@ -27,6 +27,7 @@ from promptnet.commands.inspect import inspect as inspect_command
 from promptnet.commands.learn_edit import learn_edit
 from promptnet.commands.prepare import prepare
 from promptnet.commands.serve import add_key, backup, list_keys, revoke_key, run, verify_deletion
+from promptnet.commands.ui import ui
 from promptnet.inference.values import did_you_mean
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ Command = Callable[..., Any]
 
 COMMANDS: dict[str, Any] = {
     "demo": demo,
+    "ui": ui,
     "customize": customize,
     "generate": generate,
     "edit": edit,

@@ -55,11 +55,11 @@ def run(
     """
     if content_credentials not in ("own", "none"):
         raise ValueError(f"content_credentials='{content_credentials}' must be own or none")
-    _check_installed()
+    check_installed()
     from promptnet.serve.run import run as serve
     from promptnet.serve.settings import Settings
 
-    _make_folder(data)
+    make_folder(data)
     settings = Settings(
         base=find_base(base),
         data=data,
@@ -184,13 +184,13 @@ def _ids_of(receipt: Path) -> list[str]:
 def _keys(data: Path, database: str) -> Keys:
     from promptnet.serve.keys import Keys
 
-    _check_installed()
-    _make_folder(data)
+    check_installed()
+    make_folder(data)
     return Keys(_opened(data, database)[1])
 
 
 def _opened(data: Path, database: str) -> tuple[Settings, sa.Engine]:
-    _check_installed()
+    check_installed()
     if not data.is_dir():
         raise ValueError(f"there is no service's data in '{data}': name its folder with --data")
     from promptnet.serve.database import open_database
@@ -200,11 +200,11 @@ def _opened(data: Path, database: str) -> tuple[Settings, sa.Engine]:
     return settings, open_database(settings.database_url)
 
 
-def _make_folder(data: Path) -> None:
+def make_folder(data: Path) -> None:
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
     from importlib.util import find_spec
 
     if any(find_spec(name) is None for name in ("fastapi", "dbos", "cryptography", "c2pa")):

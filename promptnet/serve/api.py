@@ -72,7 +72,7 @@ def models(service: Known, _who: Who) -> dict[str, Any]:
     """The base model, in OpenAI's form."""
     model = service.model()
     size = "x".join(map(str, model["size_px"]))
-    own = {"size": size, "multiple_px": model["multiple_px"], "num_inference_steps": model["num_inference_steps"]}
+    own = {"size": size, **{name: model[name] for name in ("multiple_px", "num_inference_steps", "sampling")}}
     entry = {"id": model["name"], "object": "model", "created": 0, "owned_by": "promptnet", **own}
     return {"object": "list", "data": [entry]}
 

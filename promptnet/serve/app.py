@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from promptnet.serve import api, openai
+from promptnet.serve import api, openai, page
 from promptnet.serve.forms import validation_problem
 from promptnet.serve.gate import Gate
 from promptnet.serve.logs import log_error
@@ -57,6 +57,7 @@ def create_app(settings: Settings, *, supervisor: Any = None) -> Gate:
         redirect_slashes=False,
     )
     app.state.service = service
+    app.include_router(page.router)
     app.include_router(api.open_router)
     app.include_router(openai.router)
     app.include_router(api.router)

@@ -10,11 +10,12 @@ from promptnet.serve import metrics
 from promptnet.serve.keys import Caller
 from promptnet.serve.limits import RateLimits
 from promptnet.serve.logs import log, log_error, since_ms
+from promptnet.serve.page import PATHS
 from promptnet.serve.problems import Problem, storage_problem, too_many, unauthorized
 from promptnet.serve.service import Service
 from promptnet.serve.settings import Settings
 
-OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"}) | PATHS
 ADMIN = ("/v1/admin/",)
 MULTIPART = frozenset({"/v1/subjects", "/v1/images/edits", "/v1/edits"})
 _SAFE = {

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -291,6 +291,7 @@ def describe(pipe: Any) -> dict[str, Any]:
         "size_px": [pipe.trained_size_px[1], pipe.trained_size_px[0]],
         "multiple_px": pipe.size_multiple_px,
         "num_inference_steps": pipe.sampling_defaults.num_inference_steps,
+        "sampling": asdict(pipe.sampling_defaults),
     }
 
 

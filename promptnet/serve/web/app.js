@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
 const say = (text) => { $("said").textContent = text; };
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
+const inWords = (ms) => (ms < 90e3 ? `${Math.ceil(ms / 5e3) * 5} s` : `${Math.ceil(ms / 60e3)} min`);
 const kB = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
 const state = { key: sessionStorage.getItem("key"), local: false, model: null, subject: null, files: [], pending: 0, learning: null };
@@ -158,6 +159,8 @@ function choose(files) {
   $("chosen").replaceChildren(...state.files.map((file) => Object.assign(new Image(), { src: URL.createObjectURL(file), alt: `Chosen: ${file.name}` })));
   $("after-choice").hidden = !state.files.length;
   $("example-line").hidden = state.files.length > 0;
+  $("drop").classList.toggle("has", state.files.length > 0);
+  $("choose").textContent = state.files.length ? "Choose others" : "Choose a picture";
 }
 
 $("files").onchange = () => choose($("files").files);
@@ -194,6 +197,7 @@ $("subject-form").onsubmit = async (event) => {
 /** Show a customise job until it ends: its place, its progress and the curve of its loss. */
 async function learn(job) {
   const losses = [];
+  let first;
   state.learning = job;
   clear("learning-problem");
   $("subject-form").hidden = $("add-subject").hidden = $("curve").hidden = true;
@@ -204,7 +208,9 @@ async function learn(job) {
     if (event === "queued") $("learning-state").textContent = data.place > 1 ? `${data.place}th in the queue`.replace("2th", "2nd").replace("3th", "3rd") : "next in the queue";
     if (event !== "progress") return;
     if (data.step) $("learning-bar").value = data.step / Math.max(1, data.num_steps);
-    $("learning-state").textContent = data.step ? `step ${data.step} of at most ${data.num_steps}` : "looking at the picture";
+    first ??= data.step ? { step: data.step, at: Date.now() } : undefined;
+    const left = data.step > (first?.step ?? 0) ? ((Date.now() - first.at) / (data.step - first.step)) * (data.num_steps - data.step) : 0;
+    $("learning-state").textContent = data.step ? `step ${data.step} of ${data.num_steps}${left ? `, about ${inWords(left)} left` : ""}` : "looking at the picture";
     losses.push(...(data.losses || []));
     drawCurve(losses, data.num_steps);
   });
@@ -250,6 +256,7 @@ async function loadSubjects(chosen = state.subject) {
   const subjects = await all("v1/subjects");
   state.subject = (subjects.find(({ id }) => id === chosen) || subjects[0])?.id ?? null;
   $("subjects").replaceChildren(...subjects.map(subjectCard));
+  $("lead").hidden = subjects.length > 0;
   if (!state.learning) {
     $("subject-form").hidden = subjects.length > 0 && !state.files.length;
     $("add-subject").hidden = !$("subject-form").hidden;
@@ -264,9 +271,11 @@ function subjectCard(subject) {
   const radio = Object.assign(document.createElement("input"), { type: "radio", name: "subject", className: "unseen", checked: subject.id === state.subject });
   const image = Object.assign(new Image(72, 72), { alt: "" });
   picture(`v1/subjects/${subject.id}/thumbnail`).then((address) => { image.src = address; }, () => {});
-  const when = new Date(subject.created_at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  const [made, today] = [new Date(subject.created_at * 1000), new Date().toDateString()];
+  const when = made.toDateString() === today ? `today, ${made.toLocaleTimeString([], { timeStyle: "short" })}` : made.toLocaleDateString([], { dateStyle: "medium" });
   const facts = Object.assign(document.createElement("span"), { className: "facts quiet" });
-  const name = Object.assign(document.createElement("span"), { className: "name", textContent: "S*" });
+  const name = Object.assign(document.createElement("span"), { className: "name" });
+  name.append(...marked("S*"), Object.assign(document.createElement("span"), { className: "other", textContent: "Draw this person" }));
   facts.append(name, `added ${when}${subject.tuned ? "" : ", not tuned"}`);
   label.append(radio, image, facts);
   radio.onchange = () => { state.subject = subject.id; reword(); };
@@ -290,11 +299,14 @@ function subjectCard(subject) {
 // -- what -------------------------------------------------------------------------------------------------------------
 
 const CLAUSE = /^([a-z-]+)(?:\s*,\s*|\s+and\s+|\s+(?=(?:in|on|with|wearing|without)\b)|\s*$)(.*)$/i;
+const COLORS = "pink|navy|teal|yellow|white|lime|red|blue|green|orange|black|grey|gray|purple|violet|brown|beige|cream|gold|silver|turquoise";
+const PLAIN_COLOR = new RegExp(`\\bon (?:an? )?(${COLORS})(?=\\s*(?:,|$))`, "gi"); // "on pink" is a background
 const NO_ADJECTIVE = /^(in|on|with|wearing|without|as|at|a|an|the)$/i;
 
 /** A prompt with S* from whatever was typed: "make yourself sad, in sunglasses" is "a sad portrait of S*, in sunglasses". */
 function worded(text) {
-  const words = text.trim().replace(/^(please\s+)?(make|draw|show|turn)\s+(yourself|myself|me|us|them|him|her|it|this person)\b\s*(look\s+)?/i, "").replace(/[.\s]+$/, "");
+  const words = text.trim().replace(/^(please\s+)?(make|draw|show|turn)\s+(yourself|myself|me|us|them|him|her|it|this person)\b\s*(look\s+)?/i, "").replace(/[.\s]+$/, "")
+    .replace(PLAIN_COLOR, (_, color) => `on ${/^[aeiou]/i.test(color) ? "an" : "a"} ${color.toLowerCase()} background`);
   if (/S\d?\*/.test(words)) return words;
   const [, first, rest] = words.match(CLAUSE) || [];
   if (!first || NO_ADJECTIVE.test(first)) return words ? `a portrait of S*, ${words}` : "a portrait of S*";

@@ -65,7 +65,7 @@ def test_a_valid_key_is_needed(running: Running, method: str, path: str) -> None
 
 def test_unknown_paths_are_not_open_either(running: Running, user: User) -> None:
     assert running.client.get("/v1/nothing").status_code == 401
-    assert running.client.get("/").status_code == 401
+    assert running.client.get("/index.html").status_code == 401
     assert user.call("GET", "/v1/nothing").status_code == 404
     assert user.call("GET", "/docs").status_code == 404
     assert user.call("PUT", "/v1/subjects").status_code == 405

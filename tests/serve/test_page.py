@@ -1,0 +1,79 @@
+"""The page's files: open to everybody, closed to everything that is not theirs."""
+
+import re
+
+import pytest
+
+from promptnet.serve.page import FOLDER, POLICY, TYPES
+from tests.serve.conftest import Running, User
+
+PATHS = {name: "/" if name == "index.html" else f"/web/{name}" for name in TYPES}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_files_are_answered_without_a_key_under_a_strict_policy(running: Running, name: str) -> None:
+    answer = running.client.get(PATHS[name])
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == TYPES[name]
+    assert answer.content == (FOLDER / name).read_bytes()
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+
+
+def test_the_policy_lets_nothing_from_elsewhere_in() -> None:
+    rules = dict(rule.strip().split(" ", 1) for rule in POLICY.split(";"))
+    assert rules["default-src"] == "'self'"
+    assert rules["img-src"] == "'self' blob:"
+    assert rules["frame-ancestors"] == rules["base-uri"] == rules["object-src"] == "'none'"
+    assert "unsafe" not in POLICY
+    assert "http" not in POLICY
+
+
+def test_the_folder_holds_these_files_alone() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == set(TYPES)
+
+
+def test_other_names_are_not_open(running: Running, user: User) -> None:
+    for path in ("/web/", "/web/index.html", "/web/nothing.js", "/web/..%2Fapp.py", "/web/app.js/x"):
+        assert running.client.get(path).status_code == 401, path
+        assert user.call("GET", path).status_code == 404, path
+
+
+def test_the_page_asks_for_its_own_files_alone_and_has_no_script_inside() -> None:
+    page = (FOLDER / "index.html").read_text("utf-8")
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', page)) == {"web/icon.svg", "web/style.css", "web/app.js"}
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\bsrc=)", page)
+
+
+@pytest.mark.parametrize("name", ["app.js", "style.css", "index.html"])
+def test_no_file_names_another_place(name: str) -> None:
+    text = (FOLDER / name).read_text("utf-8")
+    assert not re.search(r"https?:|@import|url\(", text)
+
+
+def test_the_script_makes_no_markup_of_text() -> None:
+    script = (FOLDER / "app.js").read_text("utf-8")
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|localStorage", script
+    )
+
+
+def test_every_id_that_the_script_uses_is_on_the_page() -> None:
+    page, script = ((FOLDER / name).read_text("utf-8") for name in ("index.html", "app.js"))
+    ids = set(re.findall(r'\bid="([^"]+)"', page))
+    assert set(re.findall(r'\$\("([^"]+)"\)', script)) <= ids
+    named = re.findall(r'\b(?:for|aria-labelledby|aria-describedby|list)="([^"]+)"', page)
+    assert {name for names in named for name in names.split()} <= ids
+
+
+def test_the_session_says_that_a_key_is_needed(running: Running, user: User) -> None:
+    assert user
+    assert running.client.get("/web/session").json() == {"ready": True, "local": False, "open": False}
+
+
+def test_the_page_knows_what_the_model_is_told_by_default(user: User) -> None:
+    model = user.call("GET", "/v1/models").json()["data"][0]
+    assert model["sampling"]["subject_scale"] == 3.0
+    assert model["sampling"]["class_scale"] == 2.0

@@ -41,5 +41,6 @@ def ui(
         metrics_port=0,
         device=device,
         threads=threads,
+        log_level="WARNING",
     )
     run_for_one(settings, browser=browser)

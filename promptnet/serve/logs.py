@@ -30,7 +30,7 @@ class AllowedFields(logging.Formatter):
         return json.dumps(line | (fields or {}))
 
 
-def set_up(level: int = logging.INFO) -> None:
+def set_up(level: int | str = logging.INFO) -> None:
     """Log to stderr, all libraries through the one formatter, and let no traceback print what an error quotes."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(AllowedFields())

@@ -23,7 +23,7 @@ def run(settings: Settings) -> None:
     from promptnet.serve.metrics import serve_metrics
     from promptnet.serve.supervisor import Supervisor
 
-    logs.set_up()
+    logs.set_up(settings.log_level)
     app = create_app(settings, supervisor=Supervisor(settings))
     metrics = None
     if settings.metrics_port:
@@ -49,14 +49,12 @@ def run_for_one(settings: Settings, *, browser: bool = True) -> None:
     Raises:
         ValueError: the database cannot be opened, or the port is taken.
     """
-    import logging
-
     from promptnet.serve.app import create_app
     from promptnet.serve.local import LocalDoor
     from promptnet.serve.supervisor import Supervisor
 
     assert settings.host == "127.0.0.1"
-    logs.set_up(logging.WARNING)
+    logs.set_up(settings.log_level)
     app = create_app(settings, supervisor=Supervisor(settings))
     door = LocalDoor(app, local_secret(app.service), settings.port)
 

@@ -38,6 +38,7 @@ class Settings:
         content_credentials: whether drawn images carry them (C2PA).
         certificate: PEM file of the signing certificate and its chain; empty is one of the service's own.
         private_key: PEM file of that certificate's key.
+        log_level: of what is logged: "INFO", or "WARNING" where nobody reads it.
 
     Raises:
         ValueError: a number is out of its range.
@@ -68,6 +69,7 @@ class Settings:
     content_credentials: bool = True
     certificate: str = ""
     private_key: str = ""
+    log_level: str = "INFO"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data).absolute())

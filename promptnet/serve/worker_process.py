@@ -28,7 +28,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor says what to do
     told = json.loads(sys.stdin.readline())
     settings, slot = Settings.from_json(told["settings"]), int(told["slot"])
-    logs.set_up()
+    logs.set_up(settings.log_level)
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     lock = hold_slot(settings.data, slot)
     try:

@@ -26,7 +26,7 @@ from promptnet.commands.generate import generate
 from promptnet.commands.inspect import inspect as inspect_command
 from promptnet.commands.learn_edit import learn_edit
 from promptnet.commands.prepare import prepare
-from promptnet.commands.serve import add_key, backup, list_keys, revoke_key, run, verify_deletion
+from promptnet.commands.serve import add_key, backup, list_keys, revoke_key, run, verify_deletion, work
 from promptnet.commands.ui import ui
 from promptnet.inference.values import did_you_mean
 
@@ -59,6 +59,7 @@ COMMANDS: dict[str, Any] = {
     "doctor": doctor,
     "serve": {
         "run": run,
+        "work": work,
         "keys": {"add": add_key, "list": list_keys, "revoke": revoke_key},
         "backup": backup,
         "verify-deletion": verify_deletion,
@@ -70,7 +71,7 @@ RENAMED = {"optimize-edit": "learn-edit", "--fusion-until": "--fusion-end", "--c
 
 GROUP_HELP = {
     "evaluate": "Measure on avatars whose true answers are known.",
-    "serve": "Serve many users over HTTP: run (the default), keys, backup, verify-deletion.",
+    "serve": "Serve many users over HTTP: run (the default), work, keys, backup, verify-deletion.",
     "keys": "Make, list and revoke the keys of a service.",
 }
 DEFAULTS = {"serve": "run"}

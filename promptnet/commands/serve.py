@@ -79,6 +79,43 @@ def run(
     serve(settings)
 
 
+def work(
+    base: str = EMBEDDED,
+    data: Path = DATA,
+    database: str = "",
+    device: str = "auto",
+    jobs_at_once: int = 8,
+    threads: int = 0,
+) -> None:
+    """Do jobs of a service that runs elsewhere with --workers 0, until SIGTERM; one process for each accelerator.
+
+    Args:
+        base: base model of the service
+        data: folder of the service, shared by all its machines
+        database: URL of its Postgres database (empty: the SQLite file in the data folder, on one machine)
+        device: auto, cpu, cuda, ...
+        jobs_at_once: jobs held at a time
+        threads: of torch (0: torch's own choice)
+    """
+    check_installed()
+    import signal
+    import threading
+
+    from promptnet.serve import logs
+    from promptnet.serve.settings import Settings
+    from promptnet.serve.worker_process import work_in_claimed_slot
+
+    make_folder(data)
+    settings = Settings(
+        base=find_base(base), data=data, database=database, device=device, jobs_at_once=jobs_at_once, threads=threads
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    logs.set_up()
+    work_in_claimed_slot(settings, stop)
+
+
 def add_key(
     data: Path = DATA,
     database: str = "",

@@ -114,6 +114,13 @@ WORKERS = Table(
     Column("model", String, nullable=False),
     Column("counts", String, nullable=False),
 )
+SLOTS = Table(
+    "slots",
+    _SCHEMA,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("holder", String, nullable=False),
+    Column("beat", Float, nullable=False),
+)
 DELETIONS = Table(
     "deletions",
     _SCHEMA,

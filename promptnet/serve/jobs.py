@@ -5,7 +5,7 @@ Five conditions, without which it would not hold what the service promises:
 1. arguments are job ids alone, as JSON, never pickles: what a job is about lies in the store;
 2. the application version is pinned, so that an upgrade takes over the jobs of the version before;
 3. each worker slot has an id of its own that it keeps over restarts: a process that starts with the id of a dead one
-   gets its jobs back (`promptnet.serve.slots` sees to it that never two live with one id);
+   gets its jobs back (locks of the supervisor, or `slots.py` in a cluster, see to it that never two live with one id);
 4. results are written under the job's id by rename, and the end in one transaction (`records.py`), so that a job that
    runs twice changes nothing the second time;
 5. a job that took its worker down three times fails (`records.MAX_STARTS`), and does not take it down forever.

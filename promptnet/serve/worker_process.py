@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,7 +56,38 @@ def _end_with_supervisor() -> None:
     os._exit(1)
 
 
-def _work(settings: Settings, slot: int, stop: threading.Event) -> None:
+def work_in_claimed_slot(settings: Settings, stop: threading.Event) -> None:
+    """Work in a slot that is claimed in the database, until told to stop: for workers on many machines.
+
+    Raises:
+        NoSlot: there is none.
+    """
+    from promptnet.serve.database import open_database
+    from promptnet.serve.slots import MOST, claim_slot
+
+    slot = claim_slot(open_database(settings.database_url))
+    beating = threading.Event()
+    threading.Thread(target=_keep, args=(slot, beating), daemon=True).start()  # the model takes long to load
+    try:
+        _work(settings, slot.number, stop, lambda: not slot.beat(), MOST)
+    finally:
+        beating.set()
+        slot.release()
+
+
+def _keep(slot: Any, beating: threading.Event) -> None:
+    while not beating.wait(2.0):
+        if not slot.beat():
+            os._exit(1)
+
+
+def _work(
+    settings: Settings,
+    slot: int,
+    stop: threading.Event,
+    lost: Callable[[], bool] = lambda: False,
+    num_slots: int = 0,
+) -> None:
     import torch
 
     from promptnet.serve import jobs
@@ -66,9 +98,12 @@ def _work(settings: Settings, slot: int, stop: threading.Event) -> None:
     worker = build_worker(settings)
     beat = Heartbeat(worker, slot)
     beat.write(ready=False)
-    jobs.work(settings.database_url, slot, job_runner(worker), settings.jobs_at_once, settings.workers)
+    jobs.work(settings.database_url, slot, job_runner(worker), settings.jobs_at_once, num_slots or settings.workers)
     logs.log("worker ready", slot=slot, pid=os.getpid())
     while not stop.wait(BEAT_S):
+        if lost():
+            logs.log("slot lost", slot=slot)
+            os._exit(1)  # another has it, and its jobs
         beat.write(ready=True)
     worker.stopping.set()
     deadline_s = time.monotonic() + STOP_S

@@ -14,6 +14,7 @@ from argparse import BooleanOptionalAction
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from promptnet.commands.batch import batch
 from promptnet.commands.calibrate import calibrate
 from promptnet.commands.convert import convert
 from promptnet.commands.customize import customize
@@ -53,6 +54,7 @@ COMMANDS: dict[str, Any] = {
         "resolution": resolution,
         "tune": tune,
     },
+    "batch": batch,
     "prepare": prepare,
     "convert": convert,
     "calibrate": calibrate,

@@ -50,6 +50,8 @@ EXTRAS = {
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "ray",
+    "pyarrow",
 }
 # Rooms that may import some of these all the same, inside the functions that need them.
 OF_ROOMS = {

@@ -190,6 +190,11 @@ class Records:
         with self.engine.connect() as connection:
             return 1 + _count(connection, JOBS, JOBS.c.state == "starting", before)
 
+    def num_waiting(self) -> int:
+        """How many jobs of everybody wait."""
+        with self.engine.connect() as connection:
+            return _count(connection, JOBS, JOBS.c.state == "starting")
+
     def counts(self) -> dict[tuple[str, str], int]:
         """Jobs by kind and state."""
         query = sa.select(JOBS.c.kind, JOBS.c.state, sa.func.count()).group_by(JOBS.c.kind, JOBS.c.state)

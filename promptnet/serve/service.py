@@ -23,6 +23,7 @@ from promptnet.serve.store import Store
 from promptnet.serve.vault import Vault
 
 _ID = re.compile(r"[a-z]{1,10}_[0-9a-f]{24}")
+_BUSY_S = 5
 _RETRY_S = {"open jobs": 2, "subjects": 3600, "bytes": 3600}
 
 
@@ -73,6 +74,9 @@ class Service:
         Raises:
             Problem: a limit is reached, the key came with another request, or nothing can be stored.
         """
+        most = self.settings.max_queued_requests
+        if most and self.records.num_waiting() >= most:
+            raise too_many(f"{most} jobs are waiting already: ask again in a while.", _BUSY_S, "busy")
         name = new_id("job")
         mark = self.vault.mark(caller.user, kind, json.dumps(request, sort_keys=True))
         new = NewJob(

@@ -22,6 +22,7 @@ class Settings:
         metrics_port: of Prometheus' metrics; 0 turns them off.
         device: of the workers: "auto", "cpu", "cuda", ...
         jobs_at_once: jobs that one worker holds at a time; their evaluations share batches.
+        max_queued_requests: jobs of everybody that may wait at a time; 0 leaves it to the keys' own limits.
         max_rows: rows of one U-Net call at most; 0 is 32, halved where the device's memory does not hold them.
         threads: of torch in a worker; 0 leaves it to torch.
         max_upload_bytes: of a request's body.
@@ -53,6 +54,7 @@ class Settings:
     metrics_port: int = 9000
     device: str = "auto"
     jobs_at_once: int = 8
+    max_queued_requests: int = 0
     max_rows: int = 0
     threads: int = 0
     max_upload_bytes: int = 32 * 1024 * 1024

@@ -23,7 +23,7 @@ def test_files_are_answered_without_a_key_under_a_strict_policy(running: Running
 
 
 def test_the_policy_lets_nothing_from_elsewhere_in() -> None:
-    rules = dict(rule.strip().split(" ", 1) for rule in POLICY.split(";"))
+    rules = {name: value for name, _, value in (rule.strip().partition(" ") for rule in POLICY.split(";"))}
     assert rules["default-src"] == "'self'"
     assert rules["img-src"] == "'self' blob:"
     assert rules["frame-ancestors"] == rules["base-uri"] == rules["object-src"] == "'none'"

@@ -158,6 +158,8 @@ function choose(files) {
   if (files.length && !state.files.length) complain($("files-problem"), "This is not a picture. PNG, JPEG and WebP work.");
   $("chosen").replaceChildren(...state.files.map((file) => Object.assign(new Image(), { src: URL.createObjectURL(file), alt: `Chosen: ${file.name}` })));
   $("after-choice").hidden = !state.files.length;
+  $("foreign").checked = false;
+  $("foreign-line").hidden = true;
   $("example-line").hidden = state.files.length > 0;
   $("drop").classList.toggle("has", state.files.length > 0);
   $("choose").textContent = state.files.length ? "Choose others" : "Choose a picture";
@@ -185,7 +187,7 @@ $("subject-form").onsubmit = async (event) => {
   }
   const form = new FormData();
   state.files.forEach((file) => form.append("images", file));
-  for (const [name, value] of Object.entries({ consent: true, class_word: $("class-word").value, tune: $("tune").checked })) form.append(name, value);
+  for (const [name, value] of Object.entries({ consent: true, class_word: $("class-word").value, tune: $("tune").checked, allow_foreign: $("foreign").checked })) form.append(name, value);
   try {
     await learn(await (await call("v1/subjects", { method: "POST", body: form })).json());
   } catch (error) {
@@ -227,6 +229,7 @@ async function learn(job) {
   }
   $("subject-form").hidden = false;
   $("learning").hidden = true;
+  $("foreign-line").hidden = ended.error?.code !== "foreign";
   complain($("subject-problem"), ended.status === "canceled" ? "" : ended.error?.message || "It did not work.");
   say(ended.status === "canceled" ? "Canceled. Nothing of the picture was kept." : "");
   await loadSubjects();
@@ -381,12 +384,12 @@ function sayMore() {
   $("more-said").textContent = parts.some(Boolean) ? `· ${parts.filter(Boolean).join(" · ")}` : "";
 }
 
-/** Weights of the two guidance terms: to the left S* alone speaks, to the right the words around it. */
+/** Weights of the two guidance terms: to the left S* speaks louder; to the right the words around it, without fusion. */
 function balance() {
   const { subject_scale: own, class_scale: words } = state.model.sampling;
   const at = Number($("balance").value) / 10;
   if (!at) return {};
-  return at < 0 ? { subject_scale: own * (1 - 0.4 * at), class_scale: words * (1 + at) } : { subject_scale: own * (1 - 0.5 * at), class_scale: words + 0.5 * at * own };
+  return at < 0 ? { subject_scale: own * (1 - 0.4 * at), class_scale: words * (1 + at) } : { fusion_steps: 0, subject_scale: own * (1 - 0.4 * at), class_scale: words + 0.4 * at * own };
 }
 
 function asked() {

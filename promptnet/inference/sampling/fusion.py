@@ -109,8 +109,13 @@ class FusionSampling(Rule):
         fractions = weights / weights.sum(dim=1, keepdim=True)  # (R, K)
         return [self.uncond.term(Role.UNCOND, 1 - self.scale), *self.references.terms(self.scale * fractions)]
 
+    def renoised(self, step: Step) -> Tensor | None:
+        acts = self.num_iterations and step.index < self.until * step.num_steps
+        share = renoised_share(step.alpha, step.alpha_prev, self.eta) if acts else 0
+        return self.references.rows if share else None
+
     def before(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
-        if step.index >= self.until * step.num_steps or not renoised_share(step.alpha, step.alpha_prev, self.eta):
+        if self.renoised(step) is None:
             return x
         step = replace(step, stage="fusion")
         rows = self.references.rows

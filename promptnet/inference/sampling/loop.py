@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from promptnet.inference.sampling.checkpointing import checkpointed
+from promptnet.inference.sampling.history import Solver
 from promptnet.inference.sampling.phases import HasPhase, Phase, Role, in_phases
 from promptnet.inference.sampling.schedule import Step, plan
 from promptnet.inference.subject.lora import LoRALayers, RowLoRAs, apply_loras, joined_rows
@@ -120,6 +121,10 @@ class Rule(HasPhase):
         """Change the scheduler's latents before the step; `predict(x, step)` applies every rule."""
         return x
 
+    def renoised(self, step: Step) -> Tensor | None:
+        """Return the rows, (R,), that `before` noises again, which voids a solver's memory of them; None for none."""
+        return None
+
     def after(self, x: Tensor, step: Step) -> Tensor:
         """Change the scheduler's latents after the step."""
         return x
@@ -158,7 +163,7 @@ def sample(
     if checkpoint and unet.training:
         raise ValueError("checkpoint=True needs a U-Net that does the same again: call unet.eval().")
 
-    rules = in_phases(rules)
+    rules, solver = in_phases(rules), Solver(scheduler)
 
     def predict(x: Tensor, step: Step) -> Tensor:
         def output(x: Tensor) -> Tensor:
@@ -171,7 +176,10 @@ def sample(
         for rule in rules:
             x = rule.before(x, step, predict)
         output = predict(x, step)
-        x = scheduler.step(output, step.timestep, x, **(step_kwargs or {}), return_dict=False)[0]
+        for rule in rules:
+            if (rows := rule.renoised(step)) is not None:
+                solver.restart(rows, len(x))
+        x = solver.step(output, step.timestep, x, step_kwargs or {})
         for rule in rules:
             x = rule.after(x, step)
         if on_step_end is not None:

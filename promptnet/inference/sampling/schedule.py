@@ -13,6 +13,9 @@ from torch import Tensor
 
 from promptnet.inference.sampling.scheduler_names import OTHER_SCHEDULERS, RENOISING_SCHEDULERS
 
+_IN_SIGMA = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # their latents are x_0 + sigma e
+_OF_SIGMA = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")  # levels by sigma, latents as networks see them
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -47,8 +50,8 @@ def check_scheduler(scheduler: Any, *, renoising: bool = False) -> None:
 
     Args:
         scheduler: a diffusers scheduler.
-        renoising: whether latents are to be re-noised between its steps, as Fusion Sampling does. Solvers that keep
-            a history of earlier outputs, or that visit a level twice, would mix up noise levels.
+        renoising: whether latents are to be re-noised between its steps, as Fusion Sampling does. Solvers that visit
+            a level twice, or whose memory of earlier outputs is not known, would mix up noise levels.
 
     Raises:
         ValueError: the scheduler, or its prediction type, is not supported.
@@ -62,6 +65,11 @@ def check_scheduler(scheduler: Any, *, renoising: bool = False) -> None:
                 f"{name}.from_config(pipe.scheduler.config, {parameter}=False)."
             )
     if _known_name(scheduler, RENOISING_SCHEDULERS):
+        if renoising and getattr(scheduler, "solver_p", None) is not None:
+            raise ValueError(
+                f"Fusion Sampling re-noises the latents between steps, but {name} has a solver_p, whose memory is its "
+                "own: leave solver_p out, or take fusion_steps=0."
+            )
         return
     if not _known_name(scheduler, OTHER_SCHEDULERS):
         raise ValueError(
@@ -80,15 +88,18 @@ def plan(scheduler: Any) -> list[Step]:
     """The steps that a scheduler will execute, after its `set_timesteps`.
 
     For DDIM, b is the level that its step computes: alphabar at t - (trained steps // steps), which with trailing
-    timesteps that do not divide evenly is not quite the next timestep. For Euler, a = 1 / (1 + sigma^2). For
-    schedulers that nothing re-noises, b is the next step's a.
+    timesteps that do not divide evenly is not quite the next timestep. For Euler, DPM-Solver and UniPC,
+    a = 1 / (1 + sigma^2), which with Karras's and other spacings lies between timesteps. For schedulers that nothing
+    re-noises, b is the next step's a.
 
     Raises:
         ValueError: the scheduler is not supported.
     """
     check_scheduler(scheduler)
-    if _known_name(scheduler, ("EulerDiscreteScheduler",)):
-        levels = _euler_levels(scheduler)
+    if _known_name(scheduler, _IN_SIGMA):
+        levels = _sigma_levels(scheduler, scaled=True)
+    elif _known_name(scheduler, _OF_SIGMA):
+        levels = _sigma_levels(scheduler, scaled=False)
     elif _known_name(scheduler, ("DDIMScheduler",)):
         levels = _ddim_levels(scheduler)
     else:
@@ -104,10 +115,11 @@ def _ddim_levels(scheduler: Any) -> list[tuple[float, float, float]]:
     return [(alphas[t], alphas[t - stride] if t >= stride else final, 1.0) for t in scheduler.timesteps.tolist()]
 
 
-def _euler_levels(scheduler: Any) -> list[tuple[float, float, float]]:
+def _sigma_levels(scheduler: Any, *, scaled: bool) -> list[tuple[float, float, float]]:
     sigmas: list[float] = scheduler.sigmas.tolist()
     alphas = [1 / (1 + sigma**2) for sigma in sigmas]
-    return [(a, b, (1 + s**2) ** 0.5) for a, b, s in zip(alphas[:-1], alphas[1:], sigmas[:-1], strict=True)]
+    scales = [(1 + sigma**2) ** 0.5 if scaled else 1.0 for sigma in sigmas]
+    return list(zip(alphas[:-1], alphas[1:], scales[:-1], strict=True))
 
 
 def _next_step_levels(scheduler: Any) -> list[tuple[float, float, float]]:

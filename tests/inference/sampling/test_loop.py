@@ -363,7 +363,7 @@ def unclipped(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", schedule.OTHER_SCHEDULERS)
-def test_solvers_with_history_are_refused_where_latents_are_renoised(name: str):
+def test_solvers_of_unknown_history_are_refused_where_latents_are_renoised(name: str):
     scheduler = unclipped(name)
     schedule.check_scheduler(scheduler)
     with pytest.raises(ValueError, match=f"{name}.*fusion_steps=0"):
@@ -371,8 +371,26 @@ def test_solvers_with_history_are_refused_where_latents_are_renoised(name: str):
 
 
 @pytest.mark.parametrize("name", schedule.RENOISING_SCHEDULERS)
-def test_single_step_solvers_allow_renoising(name: str):
+def test_solvers_whose_memory_can_begin_anew_allow_renoising(name: str):
     schedule.check_scheduler(unclipped(name), renoising=True)
+
+
+def test_a_solver_inside_unipc_is_refused_where_latents_are_renoised():
+    inside = diffusers.DPMSolverMultistepScheduler(**BETAS)
+    scheduler = diffusers.UniPCMultistepScheduler(**BETAS, solver_p=inside)  # pyright: ignore[reportArgumentType]
+    schedule.check_scheduler(scheduler)
+    with pytest.raises(ValueError, match=r"solver_p.*fusion_steps=0"):
+        schedule.check_scheduler(scheduler, renoising=True)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_levels_are_those_of_sigmas_where_these_lie_between_timesteps(name: str):
+    scheduler = getattr(diffusers, name)(**BETAS, use_karras_sigmas=True)
+    scheduler.set_timesteps(7)
+    for step, sigma, after in zip(
+        schedule.plan(scheduler), scheduler.sigmas[:-1].tolist(), scheduler.sigmas[1:].tolist(), strict=True
+    ):
+        assert (step.alpha, step.alpha_prev, step.scale) == (1 / (1 + sigma**2), 1 / (1 + after**2), 1)
 
 
 @pytest.mark.parametrize(

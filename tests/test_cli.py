@@ -319,13 +319,14 @@ def test_only_given_parameters_are_passed_on(pipe: Pipeline) -> None:
 def test_every_parameter_arrives(pipe: Pipeline) -> None:
     Path("me.safetensors").touch()
     config = {"guidance_scale": 2.0, "subject_scale": 3.5, "class_scale": 1.0, "fusion_steps": 2, "fusion_scale": 4.0}
-    config |= {"fusion_eta": 0.5, "fusion_end": 0.25, "pseudo_word_scale": 0.7}
+    config |= {"fusion_eta": 0.5, "fusion_end": 0.25, "pseudo_word_scale": 0.7, "pseudo_word_every": 2}
     words = [word for name, value in config.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     rest = (
         "--out a.png --subject me.safetensors --size 96x64 --steps 7 --class-word dog --negative-prompt blur --seed 5"
     )
-    assert run("generate", "--prompt", "a sad S*", *rest.split(), *words) == 0
+    assert run("generate", "--prompt", "a sad S*", *rest.split(), *words, "--guidance-interval", "0.1", "0.8") == 0
     (call,) = pipe.calls
+    assert call["guidance_interval"] == [0.1, 0.8]
     assert {name: call[name] for name in config} == config
     assert (call["width"], call["height"], call["num_inference_steps"]) == (96, 64, 7)
     assert (call["class_word"], call["negative_prompt"], call["generator"][0].initial_seed()) == ("dog", "blur", 5)

@@ -41,6 +41,7 @@ def generate(
     negative_prompt: str | None = None,
     class_word: str | None = None,
     guidance_scale: float | None = None,
+    guidance_interval: list[float] | None = None,
     subject_scale: float | None = None,
     class_scale: float | None = None,
     fusion_steps: int | None = None,
@@ -48,6 +49,7 @@ def generate(
     fusion_eta: float | None = None,
     fusion_end: float | None = None,
     pseudo_word_scale: float | None = None,
+    pseudo_word_every: int | None = None,
     as_published: bool = False,
     like: Path | None = None,
     no_metadata: bool = False,
@@ -76,6 +78,7 @@ def generate(
         negative_prompt: guides away from this prompt (null: none; SDXL treats that unlike an empty text)
         class_word: replaces S* in the class term (null: the subject's own)
         guidance_scale: of a prompt without a subject
+        guidance_interval: START END, fractions of the steps, from the noisy end, between which there is guidance
         subject_scale: weight of the term with S*
         class_scale: weight of the term with the class word in place of S*
         fusion_steps: fusion iterations at every step
@@ -83,6 +86,7 @@ def generate(
         fusion_eta: fraction of the noise that the fusion stage renews
         fusion_end: fraction of the steps, from the noisy end, that are fused
         pseudo_word_scale: weight of the pseudo-word in the fusion stage
+        pseudo_word_every: number of steps for which the pseudo-word is made at once
         as_published: use the published value of every parameter that is not given
         like: a PNG that this command wrote: take prompt, seed and every other option that is not given from it
         no_metadata: write no record of prompt, seed and options into PNG files
@@ -96,6 +100,7 @@ def generate(
     config = {
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
+        "guidance_interval": guidance_interval,
         "subject_scale": subject_scale,
         "class_scale": class_scale,
         "fusion_steps": fusion_steps,
@@ -103,6 +108,7 @@ def generate(
         "fusion_eta": fusion_eta,
         "fusion_end": fusion_end,
         "pseudo_word_scale": pseudo_word_scale,
+        "pseudo_word_every": pseudo_word_every,
     }
     record = None if like is None else read_record(like)
     asked = Asked.of(

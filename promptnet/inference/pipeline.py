@@ -78,7 +78,7 @@ class PromptNetPipeline(
         text_encoder: its CLIP text encoder.
         tokenizer: and that encoder's tokenizer.
         unet: its U-Net.
-        scheduler: a diffusers scheduler; Fusion Sampling needs DDIM or Euler.
+        scheduler: a diffusers scheduler; Fusion Sampling needs DDIM, Euler, DPM-Solver++ or UniPC.
         promptnet: the image-to-word encoder.
         image_encoder: the CLIP image encoder whose states PromptNet reads.
         feature_extractor: that encoder's preprocessing.
@@ -185,6 +185,7 @@ class PromptNetPipeline(
         resolution: Resolution = "auto",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         guidance_rescale: float | None = None,
         subject_scale: float | None = None,
         class_scale: float | None = None,
@@ -193,6 +194,7 @@ class PromptNetPipeline(
         fusion_eta: float | None = None,
         fusion_end: float | None = None,
         pseudo_word_scale: float | None = None,
+        pseudo_word_every: int | None = None,
         word_positions: str | None = None,
         encoder_input: str | None = None,
         reference_weights: str | None = None,
@@ -221,7 +223,7 @@ class PromptNetPipeline(
             subject: who `S*` is: one subject, in every prompt. With one prompt, a list is `S1*`, `S2*`, ...; with a
                 list of prompts, a list has an entry for each: a subject, a list of subjects, or None.
             edits: mixing weights of one edit or several, acting on every prompt; number of steps and guidance scale
-                are theirs unless given, guidance_rescale and eta 0.
+                are theirs unless given, guidance_rescale and eta 0, and all steps are guided.
             negative_prompt: what to move away from, one for all or one for each prompt. None is an empty text, and
                 zeros where SDXL's `force_zeros_for_empty_prompt` is on, as in diffusers.
             class_word: what stands in place of `S*` in the reference prompt; default the subject's own.
@@ -236,6 +238,7 @@ class PromptNetPipeline(
                 looks enlarged. To be asked for another size than drawn does not change that.
             num_inference_steps: denoising steps.
             guidance_scale: w, for prompts without a subject.
+            guidance_interval: (start, end), the share of the steps, from the noisiest on, that are guided.
             guidance_rescale: how far guidance is kept from raising the contrast.
             subject_scale: w_s, weight of the prediction under S*.
             class_scale: w_c, weight of the prediction under the class word.
@@ -244,6 +247,7 @@ class PromptNetPipeline(
             fusion_eta: how much noise a fusion iteration exchanges.
             fusion_end: the share of the steps, from the noisiest on, that are fused.
             pseudo_word_scale: gamma, how strongly the subject speaks in the fusion stage.
+            pseudo_word_every: for how many steps S* is made at once.
             word_positions: position embeddings of pseudo-words.
             encoder_input: what PromptNet sees of an image drawn at another size.
             reference_weights: what several reference images weigh.
@@ -279,6 +283,7 @@ class PromptNetPipeline(
             {
                 "num_inference_steps": num_inference_steps,
                 "guidance_scale": guidance_scale,
+                "guidance_interval": guidance_interval,
                 "guidance_rescale": guidance_rescale,
                 "subject_scale": subject_scale,
                 "class_scale": class_scale,
@@ -287,6 +292,7 @@ class PromptNetPipeline(
                 "fusion_eta": fusion_eta,
                 "fusion_end": fusion_end,
                 "pseudo_word_scale": pseudo_word_scale,
+                "pseudo_word_every": pseudo_word_every,
                 "word_positions": word_positions,
                 "encoder_input": encoder_input,
                 "reference_weights": reference_weights,

@@ -39,6 +39,20 @@ def real(name: str, value: Any, least: float = -math.inf, most: float = math.inf
     return value if isinstance(value, (int, float)) else float(value)
 
 
+def interval(name: str, value: Any) -> tuple[float, float]:
+    """Two numbers, 0 <= start < end <= 1; a list, as files have it, is as good as a tuple.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{name}={value!r} must be two numbers, (start, end).")
+    start, end = (float(real(name, one, 0, 1)) for one in value)
+    if start >= end:
+        raise ValueError(f"{name}={value!r} must begin before it ends.")
+    return start, end
+
+
 def generators(generator: Any, num_images: int | None = None) -> Any:
     """One generator, a list with one for each image, or None.
 

@@ -137,6 +137,49 @@ def test_only_what_counts_is_evaluated(
     assert rows == {"unet": unet * 3, "promptnet": promptnet * 3, "text_encoder": [plain, *promptnet * 3]}
 
 
+@pytest.mark.parametrize(
+    ("config", "unet", "promptnet"),
+    [
+        # Three steps; the words of steps 0 and 1 are made in the first evaluation, that of fusion.
+        ({"fusion_steps": 1, "pseudo_word_every": 2}, [2, 3] * 3, [1, 1]),
+        ({"fusion_steps": 0, "pseudo_word_every": 3}, [3] * 3, [1]),
+        # Guided in the second step alone: the others leave the empty prompt out.
+        ({"fusion_steps": 0, "guidance_interval": (0.3, 0.6)}, [2, 3, 2], [1, 1, 1]),
+        ({"fusion_steps": 0, "class_scale": 0.0, "guidance_interval": (0.3, 0.6)}, [1, 2, 1], [1, 1, 1]),
+    ],
+)
+def test_what_is_reused_or_left_out_is_not_evaluated(
+    pipe: Any, make_subject: Any, config: dict[str, Any], unet: list[int], promptnet: list[int]
+):
+    with counted(pipe) as rows:
+        draw(pipe, subject=make_subject(pipe, tuned=True), **config)
+    assert (rows["unet"], rows["promptnet"]) == (unet, promptnet)
+
+
+def test_words_made_once_are_those_of_the_first_evaluation(pipe: Any, make_subject: Any):
+    subject, caught = make_subject(pipe), []
+    pipe.promptnet.region_prompt_output.register_forward_hook(lambda module, args, output: caught.append(output))
+    every_step = draw(pipe, subject=subject, fusion_steps=0)
+    once = draw(pipe, subject=subject, fusion_steps=0, pseudo_word_every=9)
+    assert len(caught) == 4
+    assert torch.equal(caught[3], caught[0])
+    assert not torch.equal(once, every_step)
+    assert torch.equal(draw(pipe, subject=subject, fusion_steps=0, pseudo_word_every=1), every_step)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_fused_images_of_multistep_solvers_are_the_same_alone_and_in_a_batch(pipe: Any, make_subject: Any, name: str):
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    subject = make_subject(pipe)
+    config: dict[str, Any] = {"num_inference_steps": 6, "fusion_steps": 1, "fusion_end": 0.5}
+    together = draw(pipe, [PROMPT, "a dog"], subject=[subject, None], generator=seeded(1, 2), **config)
+    alone = [
+        draw(pipe, PROMPT, subject=subject, generator=seeded(1), **config),
+        draw(pipe, "a dog", generator=seeded(2), **config),
+    ]
+    assert_same(together, torch.cat(alone))
+
+
 def test_a_batch_calls_each_network_once_an_evaluation(pipe: Any, make_subject: Any):
     """Two users with three images between them, and somebody without a subject."""
     one, two = make_subject(pipe, 1, tuned=True), make_subject(pipe, 2, num_references=2)
@@ -297,12 +340,12 @@ def test_euler_draws_a_fused_subject(pipe: Any, make_subject: Any):
     assert draw(pipe, subject=subject).isfinite().all()
 
 
-def test_multistep_solvers_draw_without_fusion_only(pipe: Any, make_subject: Any):
+def test_solvers_of_unknown_history_draw_without_fusion_only(pipe: Any, make_subject: Any):
     subject = make_subject(pipe)
-    pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = diffusers.DEISMultistepScheduler.from_config(pipe.scheduler.config)
     assert draw(pipe, subject=subject, fusion_steps=0).isfinite().all()
     assert draw(pipe, "a dog", fusion_steps=1).isfinite().all()
-    with pytest.raises(ValueError, match="DPMSolverMultistepScheduler"):
+    with pytest.raises(ValueError, match="DEISMultistepScheduler"):
         draw(pipe, subject=subject, fusion_steps=1)
 
 

@@ -59,7 +59,7 @@ class EditRenderer:
             [torch.randn(shape, generator=generator(eval_prompt.seed)) for eval_prompt in group.eval_prompts]
         )
         config: dict[str, Any] = {"num_inference_steps": self.spec.steps, "latents": noise}
-        config |= {"guidance_rescale": 0.0, "eta": 0.0}
+        config |= {"guidance_rescale": 0.0, "guidance_interval": (0.0, 1.0), "eta": 0.0}
         if subjects:  # the other parameters are the base model's own
             config |= {"subject": self._group_subjects(group)}
         else:

@@ -16,11 +16,13 @@ SUBJECT_PARAMETERS: dict[str, Any] = {
     "subject_scale": 3.0,
     "class_scale": 0.0,
     "guidance_rescale": 0.0,
+    "guidance_interval": (0.0, 1.0),
     "fusion_steps": 0,
     "fusion_scale": 3.0,
     "fusion_end": 1.0,
     "fusion_eta": 1.0,
     "pseudo_word_scale": 0.8,
+    "pseudo_word_every": 1,
     "eta": 0.0,
     "word_positions": "natural",
     "encoder_input": "strided",
@@ -29,13 +31,19 @@ SUBJECT_PARAMETERS: dict[str, Any] = {
 
 All of them are given, so that a method means the same whatever a checkpoint's defaults are."""
 
-PROMPT_PARAMETERS: dict[str, Parameter] = {"guidance_scale": 3.0, "guidance_rescale": 0.0, "eta": 0.0}
+PROMPT_PARAMETERS: dict[str, Any] = {
+    "guidance_scale": 3.0,
+    "guidance_rescale": 0.0,
+    "guidance_interval": (0.0, 1.0),
+    "eta": 0.0,
+}
 """Parameters of the pipeline for a prompt without a subject."""
 
 DEFAULTS: dict[Source, dict[str, Any]] = {"subject": SUBJECT_PARAMETERS, "prompt": PROMPT_PARAMETERS, "truth": {}}
 
 # Cached images are found by their record, whose keys do not change.
 _SAVED_NAMES = {"fusion_end": "fusion_until"}
+_LEFT_OUT = {"guidance_interval": (0.0, 1.0), "pseudo_word_every": 1}  # where they change nothing
 
 FUSION_PARAMETERS = ("fusion_steps", "fusion_scale", "fusion_end", "pseudo_word_scale")
 
@@ -70,6 +78,7 @@ class Method:
         fused = self.config.get("fusion_steps", 0) > 0
         idle = () if fused else ("fusion_scale", "fusion_end", "fusion_eta", "pseudo_word_scale")
         kept = {parameter: value for parameter, value in self.config.items() if parameter not in idle}
+        kept = {name: value for name, value in kept.items() if name not in _LEFT_OUT or value != _LEFT_OUT[name]}
         config = dict(sorted((_SAVED_NAMES.get(parameter, parameter), value) for parameter, value in kept.items()))
         generation = {"source": self.source, "knobs": config}
         if self.source != "subject":

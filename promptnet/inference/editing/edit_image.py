@@ -254,7 +254,7 @@ def image_guidance(
         prediction: what the U-Net predicts.
         scale: of the guidance; at 1 there is none, for rows with a subject neither.
     """
-    config = replace(defaults, guidance_scale=scale, fusion_steps=0, guidance_rescale=0.0)
+    config = replace(defaults, guidance_scale=scale, fusion_steps=0, guidance_rescale=0.0, guidance_interval=(0.0, 1.0))
     if scale == 1:
         config = replace(config, subject_scale=1.0, class_scale=0.0)
     return build_rules(rows, config, networks, prediction=prediction)

@@ -194,7 +194,7 @@ def learned_config(cards: Sequence[EditCard]) -> dict[str, Any]:
     if not cards:
         return {}
     own = {"num_inference_steps": cards[0].num_steps, "guidance_scale": cards[0].guidance_scale}
-    return {**own, "guidance_rescale": 0.0, "eta": 0.0}
+    return {**own, "guidance_rescale": 0.0, "guidance_interval": (0.0, 1.0), "eta": 0.0}
 
 
 def _check_same_kind(first: EditCard, other: EditCard) -> None:

@@ -135,6 +135,18 @@ class _EncodedWords:
     loras: LoRALayers | None
 
 
+class _Evaluation:
+    """Which evaluation words were made for: equal only to one of the same step and latents objects."""
+
+    def __init__(self, step: Step, x: Tensor) -> None:
+        self.step, self.x = step, x
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Evaluation) and self.step is other.step and self.x is other.x
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
 class SubjectPrompts:
     """The prompts that hold S*, in the rows that have one.
 
@@ -148,6 +160,7 @@ class SubjectPrompts:
         word_positions: see `promptnet.models.text`.
         level_noise: if given, (C, h, w) of noise for each row on the reference images' grid: for images drawn
             at another size, PromptNet sees sqrt(a) r + sqrt(1-a) n. If not, every n-th of their latents.
+        every: k, for how many steps the words of one evaluation stay; 1 makes them anew in each evaluation.
 
     Raises:
         ValueError: subjects of one row have different numbers of reference images, or the prompt is too long.
@@ -161,8 +174,9 @@ class SubjectPrompts:
         *,
         word_positions: Any = "natural",
         level_noise: Noise | None = None,
+        every: int = 1,
     ) -> None:
-        self.networks, self.word_positions = networks, word_positions
+        self.networks, self.word_positions, self.every = networks, word_positions, every
         self.indices = torch.tensor(indices, device=networks.device)
         self._words, self._groups = _read_rows(rows)
         self._readings = [reading for group in self._groups for reading in group]
@@ -177,7 +191,7 @@ class SubjectPrompts:
             [rows[reading.row].prompt for reading in self._readings],
             [dict.fromkeys(reading.words, num_words) for reading in self._readings],
         )
-        self._last: tuple[Step, Tensor, PromptStates] | None = None
+        self._last: tuple[Any, PromptStates] | None = None
 
     def _gather(self, tensor_of: Callable[[Subject], Tensor]) -> Tensor:
         networks = self.networks
@@ -209,10 +223,11 @@ class SubjectPrompts:
         return Condition(inputs, rows)
 
     def states(self, x: Tensor, step: Step) -> PromptStates:
-        """The text encoders' states of all readings; computed once in each evaluation."""
-        if self._last is None or self._last[0] is not step or self._last[1] is not x:
-            self._last = (step, x, self._encode(self.pseudo_words(x, step)))
-        return self._last[2]
+        """The text encoders' states of all readings; computed once in each evaluation, or once for `every` steps."""
+        made_for = _Evaluation(step, x) if self.every == 1 else step.index // self.every
+        if self._last is None or self._last[0] != made_for:
+            self._last = (made_for, self._encode(self.pseudo_words(x, step)))
+        return self._last[1]
 
     def pseudo_words(self, x: Tensor, step: Step) -> Tensor:
         """S* for x at this step, (N, L, D): one for each row, subject and reference image."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from promptnet.inference.values import real, whole
+from promptnet.inference.values import interval, real, whole
 
 _OLD_NAMES = {"fusion_until": "fusion_end"}  # in checkpoints and config files of before
 
@@ -16,6 +16,9 @@ class SamplingConfig:
     Args:
         num_inference_steps: denoising steps.
         guidance_scale: w of classifier-free guidance, for prompts without a subject.
+        guidance_interval: (start, end), 0 <= start < end <= 1: the share of the steps, from the noisiest on, that are
+            guided. Outside it only the conditional prediction is evaluated (arXiv 2404.07724); under a subject and a
+            class word their mean, weighted by w_s and w_c. The fusion stage has `fusion_end`.
         guidance_rescale: 0 to 1, how far guidance is kept from raising the contrast (arXiv 2305.08891, section 3.4).
         subject_scale: w_s, weight of the prediction under S* in the refinement.
         class_scale: w_c, weight of the prediction under the class word in the refinement; 0 leaves it out.
@@ -24,6 +27,8 @@ class SamplingConfig:
         fusion_eta: 0 to 1, how much of the noise a fusion iteration exchanges.
         fusion_end: 0 to 1, the share of the steps, from the noisiest on, that are fused.
         pseudo_word_scale: gamma, how strongly the subject speaks in the fusion stage.
+        pseudo_word_every: k, S* is made once for k steps, in the first evaluation among them; 1 makes it anew in every
+            evaluation.
         eta: 0 to 1, noise of DDIM's own steps.
         word_positions: position embeddings of pseudo-words, "natural" or "published" (promptnet.models.text).
         encoder_input: what PromptNet sees of an image drawn at another size than the reference images':
@@ -34,6 +39,7 @@ class SamplingConfig:
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
     subject_scale: float = 5.0
     class_scale: float = 0.0
@@ -42,18 +48,20 @@ class SamplingConfig:
     fusion_eta: float = 1.0
     fusion_end: float = 1.0
     pseudo_word_scale: float = 0.8
+    pseudo_word_every: int = 1
     eta: float = 0.0
     word_positions: Literal["natural", "published"] = "natural"
     encoder_input: Literal["strided", "reference"] = "strided"
     reference_weights: Literal["shared", "each"] = "shared"
 
     def __post_init__(self) -> None:
-        for name, least in (("num_inference_steps", 1), ("fusion_steps", 0)):
+        for name, least in (("num_inference_steps", 1), ("fusion_steps", 0), ("pseudo_word_every", 1)):
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
         for name in ("guidance_scale", "subject_scale", "class_scale", "fusion_scale", "pseudo_word_scale"):
             object.__setattr__(self, name, real(name, getattr(self, name)))
         for name in ("guidance_rescale", "fusion_eta", "fusion_end", "eta"):
             object.__setattr__(self, name, real(name, getattr(self, name), 0, 1))
+        object.__setattr__(self, "guidance_interval", interval("guidance_interval", self.guidance_interval))
         for name, known in (
             ("word_positions", ("natural", "published")),
             ("encoder_input", ("strided", "reference")),

@@ -62,6 +62,7 @@ class ClassifierFreeGuidance(Rule):
         uncond: the empty or negative prompt.
         prompt: the prompt.
         scale: w; 1 leaves e_u out.
+        interval: the share of the steps, from the noisiest on, that are guided; w is 1 outside (arXiv 2404.07724).
     """
 
     phase = Phase.GUIDANCE
@@ -69,9 +70,17 @@ class ClassifierFreeGuidance(Rule):
     uncond: Condition
     prompt: Condition
     scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
 
     def terms(self, terms: list[Term], step: Step) -> list[Term]:
-        return [*terms, self.uncond.term(Role.UNCOND, 1 - self.scale), self.prompt.term(Role.PROMPT, self.scale)]
+        scale = self.scale if is_guided(step, self.interval) else 1.0
+        return [*terms, self.uncond.term(Role.UNCOND, 1 - scale), self.prompt.term(Role.PROMPT, scale)]
+
+
+def is_guided(step: Step, interval: tuple[float, float]) -> bool:
+    """Whether a step lies in an interval of guidance, given as shares of the steps."""
+    start, end = interval
+    return start * step.num_steps <= step.index < end * step.num_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +94,8 @@ class Refinement(Rule):
         subject_scale: w_s.
         class_scale: w_c; 0 leaves e_c out.
         each: whether w_k is that times the number of images, so that each pulls by w_s on average, as published.
+        interval: the share of the steps, from the noisiest on, that are guided. Outside, the weights are divided by
+            their sum, so that e_u drops out as in guidance with w = 1; weights that sum to nothing or less stay.
     """
 
     phase = Phase.GUIDANCE
@@ -95,16 +106,21 @@ class Refinement(Rule):
     subject_scale: float
     class_scale: float
     each: bool = False
+    interval: tuple[float, float] = (0.0, 1.0)
 
     def terms(self, terms: list[Term], step: Step) -> list[Term]:
         weights = self.references.weights
         pulls = self.subject_scale * weights  # (R, K)
         if self.each:
             pulls = pulls * (weights != 0).sum(dim=1, keepdim=True)
-        rest = 1 - self.class_scale - pulls.sum(dim=1)
+        class_pull = torch.full_like(pulls[:, 0], self.class_scale if self.reference_prompt is not None else 0)
+        rest = 1 - class_pull - pulls.sum(dim=1)  # (R,)
+        if not is_guided(step, self.interval):
+            divisor = torch.where(rest < 1, 1 - rest, 1.0)
+            pulls, class_pull, rest = pulls / divisor[:, None], class_pull / divisor, torch.where(rest < 1, 0.0, rest)
         found = [*terms, self.uncond.term(Role.UNCOND, _as_scalar(rest)), *self.references.terms(pulls)]
         if self.reference_prompt is not None:
-            found.append(self.reference_prompt.term(Role.CLASS, self.class_scale))
+            found.append(self.reference_prompt.term(Role.CLASS, _as_scalar(class_pull)))
         return found
 
 

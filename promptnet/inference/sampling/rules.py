@@ -112,7 +112,8 @@ class _Prompts:
 
 
 def _plain_guidance(indices: list[int], config: SamplingConfig, prompts: _Prompts) -> Rule:
-    return ClassifierFreeGuidance(prompts.negative(indices), prompts.positive(indices), config.guidance_scale)
+    conditions = prompts.negative(indices), prompts.positive(indices)
+    return ClassifierFreeGuidance(*conditions, config.guidance_scale, config.guidance_interval)
 
 
 def _subject_rules(
@@ -132,6 +133,7 @@ def _subject_rules(
         indices,
         word_positions=config.word_positions,
         level_noise=noise if config.encoder_input == "reference" else None,
+        every=config.pseudo_word_every,
     )
     uncond = prompts.negative(indices)
     refinement = Refinement(
@@ -141,6 +143,7 @@ def _subject_rules(
         config.subject_scale,
         config.class_scale,
         each=config.reference_weights == "each",
+        interval=config.guidance_interval,
     )
     if not config.fusion_steps:
         return [refinement]

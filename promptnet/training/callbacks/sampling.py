@@ -106,6 +106,7 @@ def draw(
     subject = pipe.encode(person.reference)
     generators = [torch.Generator().manual_seed(eval_prompt.seed) for eval_prompt in person.eval_prompts]
     plain: dict[str, Any] = {"class_scale": 0.0, "fusion_steps": 0, "guidance_rescale": 0.0, "eta": 0.0}
+    plain |= {"guidance_interval": (0.0, 1.0), "pseudo_word_every": 1}
     with _one_by_one(pipe.vae):
         images = pipe(
             [eval_prompt.prompt for eval_prompt in person.eval_prompts],

@@ -51,6 +51,38 @@ def test_guidance_of_scale_one_leaves_the_unconditional_prediction_out():
     assert predicted(rule) == ([10, 20, 40], 3)
 
 
+def at(index: int, num_steps: int) -> Step:
+    return replace(STEP, index=index, num_steps=num_steps)
+
+
+@pytest.mark.parametrize(("index", "guided"), [(0, False), (1, True), (2, True), (3, False), (4, False)])
+def test_outside_the_interval_only_the_prompt_is_evaluated(index: int, guided: bool):
+    rule = ClassifierFreeGuidance(condition(1, 2, 3), condition(10, 20, 40), 7.5, interval=(0.2, 0.6))
+    unet = Echo()
+    output = predict_output(unet, torch.zeros(3, 1, 1, 1).double(), at(index, 5), [rule]).flatten().tolist()
+    assert (output, unet.num_rows) == (([68.5, 137.0, 280.5], 6) if guided else ([10, 20, 40], 3))
+
+
+def test_outside_the_interval_a_refinement_is_the_mean_of_its_conditions():
+    subjects = [condition(10, 20, 30, rows=ALL), condition(14, 24, 34, rows=ALL)]
+    rule = refinement([[0.5, 0.5]] * 3, subjects, subject_scale=3.0, class_scale=1.0, interval=(0.0, 0.5))
+    unet = Echo()
+    output = predict_output(unet, torch.zeros(3, 1, 1, 1).double(), at(1, 2), [rule]).flatten().tolist()
+    assert output == pytest.approx([(1.5 * a + 1.5 * (a + 4) + 100 * k) / 4 for k, a in ((1, 10), (2, 20), (3, 30))])
+    assert unet.num_rows == 9  # two references and the class word, without the empty prompt
+
+
+@pytest.mark.parametrize("scales", [(0.0, 0.0), (-1.0, 0.5)])
+def test_weights_that_sum_to_nothing_stay_outside_the_interval(scales: tuple[float, float]):
+    rules = [
+        refinement([[1.0]] * 3, [condition(10, 20, 30, rows=ALL)], subject_scale=s, class_scale=c, interval=interval)
+        for s, c in [scales]
+        for interval in ((0.0, 1.0), (0.0, 0.5))
+    ]
+    found = [predict_output(Echo(), torch.zeros(3, 1, 1, 1).double(), at(1, 2), [rule]) for rule in rules]
+    assert torch.equal(*found)
+
+
 def refinement(weights: list[list[float]], subjects: list[Condition], **scales: Any) -> Refinement:
     return Refinement(
         condition(1, 2, 3, rows=ALL),

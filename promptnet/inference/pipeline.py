@@ -337,21 +337,22 @@ class PromptNetPipeline(
         latent_size = (side // self.vae_scale_factor for side in sizing.sampled_px)
         shape = (len(rows), self.unet.config["in_channels"], *latent_size)
         x = starting_noise(shape, generator, latents, device, self.unet.dtype)
-        rules = build_rules(
-            moved(rows, device),
-            config,
-            networks,
-            prediction=prediction_type(self.scheduler),
-            generator=generator,
-            given=given,
-        )
-        if cards:
-            rules.append(mixing_rule(cards, networks))
-        rules += sizing.rules
         with own_call(self) as call:
             call.scheduler.set_timesteps(config.num_inference_steps, device=device)
             steps = plan(call.scheduler)
             self._num_timesteps = call.num_timesteps = len(steps)
+            rules = build_rules(
+                moved(rows, device),
+                config,
+                networks,
+                prediction=prediction_type(self.scheduler),
+                generator=generator,
+                given=given,
+                timesteps=[step.timestep for step in steps],
+            )
+            if cards:
+                rules.append(mixing_rule(cards, networks))
+            rules += sizing.rules
             progress_bar: Any = self.progress_bar
             with progress_bar(total=len(steps)) as bar:
 

@@ -15,6 +15,7 @@ from promptnet.inference.sampling.guidance import Condition, References
 from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
+from promptnet.inference.sampling.word_table import WordTable
 from promptnet.inference.subject.lora import LoRALayers, RowLoRAs, apply_loras, merge_loras
 from promptnet.inference.subject.subject import Subject
 from promptnet.models.micro_conditioning import generated_size_ids, micro_conditions
@@ -161,6 +162,7 @@ class SubjectPrompts:
         level_noise: if given, (C, h, w) of noise for each row on the reference images' grid: for images drawn
             at another size, PromptNet sees sqrt(a) r + sqrt(1-a) n. If not, every n-th of their latents.
         every: k, for how many steps the words of one evaluation stay; 1 makes them anew in each evaluation.
+        timesteps: of the drawing; an encoder that does not look at x makes the words of all of them at once.
 
     Raises:
         ValueError: subjects of one row have different numbers of reference images, or the prompt is too long.
@@ -175,6 +177,7 @@ class SubjectPrompts:
         word_positions: Any = "natural",
         level_noise: Noise | None = None,
         every: int = 1,
+        timesteps: Sequence[Tensor] = (),
     ) -> None:
         self.networks, self.word_positions, self.every = networks, word_positions, every
         self.indices = torch.tensor(indices, device=networks.device)
@@ -192,6 +195,8 @@ class SubjectPrompts:
             [dict.fromkeys(reading.words, num_words) for reading in self._readings],
         )
         self._last: tuple[Any, PromptStates] | None = None
+        self._timesteps = timesteps
+        self._table: WordTable | None = None
 
     def _gather(self, tensor_of: Callable[[Subject], Tensor]) -> Tensor:
         networks = self.networks
@@ -232,10 +237,25 @@ class SubjectPrompts:
     def pseudo_words(self, x: Tensor, step: Step) -> Tensor:
         """S* for x at this step, (N, L, D): one for each row, subject and reference image."""
         promptnet = self.networks.promptnet
+        if self._timesteps and not promptnet.with_noise and not torch.is_grad_enabled():
+            return self._word_table().at(step.timestep)
         with apply_loras(promptnet, self._word_loras):
             return promptnet(
                 self._latents, step.timestep, self._vision_states, noisy_latents=self._noisy_latents(x, step)
             ).pseudo_words
+
+    def _word_table(self) -> WordTable:
+        if self._table is None:
+            keys = [(id(word.subject), word.image) for word in self._words]
+            self._table = WordTable(
+                self.networks.promptnet,
+                keys,
+                self._latents,
+                self._vision_states,
+                self._word_loras.rows,
+                self._timesteps,
+            )
+        return self._table
 
     def _noisy_latents(self, x: Tensor, step: Step) -> Tensor:
         """x_t as PromptNet sees it, (N, C, h, w)."""

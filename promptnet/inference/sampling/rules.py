@@ -45,6 +45,7 @@ def build_rules(
     prediction: str,
     generator: Generators = None,
     given: GivenStates | None = None,
+    timesteps: Sequence[Tensor] = (),
 ) -> list[Rule]:
     """Guidance for rows without a subject; refinement and fusion for those with one.
 
@@ -55,6 +56,7 @@ def build_rules(
         prediction: what the U-Net predicts.
         generator: where the fusion's noise comes from.
         given: states of all rows that stand for their prompts or negative prompts.
+        timesteps: of the drawing, if they are known.
     """
     plain = [index for index, row in enumerate(rows) if not row.subjects]
     held = [index for index, row in enumerate(rows) if row.subjects]
@@ -63,7 +65,7 @@ def build_rules(
     if plain:
         rules.append(_plain_guidance(plain, config, prompts))
     if held:
-        rules += _subject_rules(rows, held, config, prompts, networks, prediction, generator)
+        rules += _subject_rules(rows, held, config, prompts, networks, prediction, generator, timesteps)
     if config.guidance_rescale:
         rules.append(GuidanceRescale(config.guidance_rescale))
     return rules
@@ -124,6 +126,7 @@ def _subject_rules(
     networks: Networks,
     prediction: str,
     generator: Generators,
+    timesteps: Sequence[Tensor],
 ) -> list[Rule]:
     noise = RowNoise(generator, tuple(indices))
     held = [rows[i] for i in indices]
@@ -134,6 +137,7 @@ def _subject_rules(
         word_positions=config.word_positions,
         level_noise=noise if config.encoder_input == "reference" else None,
         every=config.pseudo_word_every,
+        timesteps=timesteps,
     )
     uncond = prompts.negative(indices)
     refinement = Refinement(

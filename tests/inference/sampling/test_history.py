@@ -197,15 +197,18 @@ def test_after_the_last_fused_step_a_solver_goes_on_as_from_a_beginning(name: st
     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [DPM, UNIPC, EULER, ANCESTRAL])
-def test_rows_without_a_subject_keep_their_memory(name: str):
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [(DPM, {}), (DPM, {"algorithm_type": "sde-dpmsolver++"}), (UNIPC, {}), (EULER, {}), (ANCESTRAL, {})],
+)
+def test_rows_without_a_subject_keep_their_memory(name: str, config: dict[str, Any]):
     """An image of a batch does not depend on whether the others are fused."""
     x = normal(3, *SHAPE)
     plain, held = torch.tensor([0]), torch.tensor([1, 2])
     guidance = ClassifierFreeGuidance(under(0.0, plain), under(0.2, plain), 2.0)
 
     def images(rules: list[Any], start: Tensor) -> Tensor:
-        scheduler = scheduler_of(name, 8)
+        scheduler = scheduler_of(name, 8, **config)
         noise = [torch.Generator().manual_seed(row) for row in range(len(start))]
         kwargs = {"generator": noise} if "generator" in scheduler.step.__code__.co_varnames else {}
         with torch.no_grad():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from promptnet.commands._base_folder import BaseFolder
 from promptnet.commands._checks import check_device, check_seed
+from promptnet.commands._threads import choose_threads
 
 if TYPE_CHECKING:
     import torch
@@ -177,6 +178,8 @@ def load_pipeline(
 
     from promptnet import PromptNetPipeline
 
+    if str(place) == "cpu":
+        choose_threads()
     kind: torch.dtype = getattr(torch, dtype)
     parts: dict[str, object] = {} if encoder is None else {"promptnet": encoder}
     try:

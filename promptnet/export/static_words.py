@@ -37,7 +37,12 @@ def subject_prompts(pipe: Any, subject: Subject, prompts: Sequence[str]) -> Subj
 
 @torch.no_grad()
 def mean_words(pipe: Any, subject: Subject, seed: int = 0) -> Tensor:
-    """The mean of S* over noise levels from first to last, and over the reference images by their weights, (L, D)."""
+    """The mean of S* over noise levels from first to last, and over the reference images by their weights, (L, D).
+
+    A subject with words of its own has those.
+    """
+    if subject.words is not None:
+        return subject.words.float().cpu()
     generator = torch.Generator().manual_seed(seed)
     words, weights = subject_prompts(pipe, subject, ["S*"]), subject.weights.to(pipe.unet.device)
     num_timesteps = len(pipe.scheduler.alphas_cumprod)

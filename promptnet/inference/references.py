@@ -89,7 +89,7 @@ def encode_references(
 
     Args:
         vae: the base model's.
-        image_encoder: a CLIP image encoder.
+        image_encoder: a CLIP image encoder; without one there are no vision states, (K, 0, 0).
         feature_extractor: its CLIPImageProcessor.
         images: K RGB images.
         size_px: side of the images that the base model was trained on.
@@ -97,6 +97,8 @@ def encode_references(
     """
     pixels = torch.stack([to_pixels(square(image, size_px)) for image in images])  # (K, 3, H, W)
     latents = encode_pixels(vae, pixels.to(device))
+    if image_encoder is None:
+        return EncodedReferences(latents, latents.new_zeros(len(images), 0, 0))
     squares = [square(image, min(image.size)) for image in images]
     features = feature_extractor(images=squares, return_tensors="pt").pixel_values
     states = image_encoder(features.to(device, image_encoder.dtype)).last_hidden_state  # (K, T, V)

@@ -104,8 +104,7 @@ def check_request_lengths(rows: Sequence[Request], networks: Networks) -> None:
             networks.text_encoders, [row.negative_prompt or "", row.reference_prompt if row.subjects else row.prompt]
         )
         for subject in row.subjects.values():
-            num_words: int = networks.promptnet.num_pseudo_words(*subject.reference_latents.shape[2:])
-            _check_length_with_words(networks.text_encoders, row.prompt, num_words)
+            _check_length_with_words(networks.text_encoders, row.prompt, subject.num_words(networks.promptnet))
 
 
 def _check_length_with_words(text_encoders: TextEncoders, prompt: str, num_words: int) -> None:

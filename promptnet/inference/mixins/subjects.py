@@ -148,7 +148,8 @@ class SubjectsMixin(DiffusionPipeline):
         check_scheduler(self.scheduler, renoising=bool(subjects and config.fusion_steps))
         if not subjects:
             return
-        self._require_promptnet()
+        if any(subject.needs_encoder for subject in subjects):
+            self._require_promptnet()
         here = fingerprint(self)  # once for all subjects
         for subject in subjects:
             subject.check_fingerprint(here, self)

@@ -31,7 +31,7 @@ class Networks:
 
     Args:
         text_encoders: the base model's text encoders.
-        promptnet: the encoder; None where no prompt holds a subject.
+        promptnet: the encoder; None where no prompt holds a subject that needs it.
         device: where to compute.
         dtype: the U-Net's.
         latent_px: pixels of an image for each of its latents, along a side.
@@ -151,6 +151,8 @@ class _Evaluation:
 class SubjectPrompts:
     """The prompts that hold S*, in the rows that have one.
 
+    A subject with words of its own brings them as they are, and PromptNet reads the others.
+
     A row with several subjects reads their reference images side by side: the first of each, the second of each, and
     so on. A subject with one image is read with it every time.
 
@@ -183,24 +185,32 @@ class SubjectPrompts:
         self.indices = torch.tensor(indices, device=networks.device)
         self._words, self._groups = _read_rows(rows)
         self._readings = [reading for group in self._groups for reading in group]
-        self._batch_rows = torch.tensor([indices[word.row] for word in self._words], device=networks.device)
-        self._word_rows = torch.tensor([word.row for word in self._words], device=networks.device)
-        self._latents = self._gather(lambda subject: subject.reference_latents)  # (N, C, h, w)
-        self._vision_states = self._gather(lambda subject: subject.vision_states)  # (N, T, V)
-        self._word_loras = RowLoRAs(tuple(word.subject.promptnet_loras for word in self._words))
-        self._noise = None if level_noise is None else level_noise(self._latents[:1].expand(len(rows), -1, -1, -1))
-        num_words: int = networks.promptnet.num_pseudo_words(*self._latents.shape[2:])
+        self._read = [word for word in self._words if word.subject.needs_encoder]
+        self._fixed = [word.subject.words for word in self._words]
+        if self._read:
+            self._gather_references(indices, len(rows), level_noise)
+        counts = [word.subject.num_words(networks.promptnet) for word in self._words]
         self._tokens = networks.text_encoders.tokenize(
             [rows[reading.row].prompt for reading in self._readings],
-            [dict.fromkeys(reading.words, num_words) for reading in self._readings],
+            [{name: counts[index] for name, index in reading.words.items()} for reading in self._readings],
         )
         self._last: tuple[Any, PromptStates] | None = None
         self._timesteps = timesteps
         self._table: WordTable | None = None
 
+    def _gather_references(self, indices: Sequence[int], num_rows: int, level_noise: Noise | None) -> None:
+        """Lay side by side what PromptNet reads: N images."""
+        device = self.networks.device
+        self._batch_rows = torch.tensor([indices[word.row] for word in self._read], device=device)
+        self._word_rows = torch.tensor([word.row for word in self._read], device=device)
+        self._latents = self._gather(lambda subject: subject.reference_latents)  # (N, C, h, w)
+        self._vision_states = self._gather(lambda subject: subject.vision_states)  # (N, T, V)
+        self._word_loras = RowLoRAs(tuple(word.subject.promptnet_loras for word in self._read))
+        self._noise = None if level_noise is None else level_noise(self._latents[:1].expand(num_rows, -1, -1, -1))
+
     def _gather(self, tensor_of: Callable[[Subject], Tensor]) -> Tensor:
         networks = self.networks
-        tensors = [tensor_of(word.subject)[word.image] for word in self._words]
+        tensors = [tensor_of(word.subject)[word.image] for word in self._read]
         return torch.stack([tensor.to(networks.device, networks.promptnet.dtype) for tensor in tensors])
 
     def references(self, pseudo_word_scale: float = 1.0) -> References:
@@ -231,11 +241,16 @@ class SubjectPrompts:
         """The text encoders' states of all readings; computed once in each evaluation, or once for `every` steps."""
         made_for = _Evaluation(step, x) if self.every == 1 else step.index // self.every
         if self._last is None or self._last[0] != made_for:
-            self._last = (made_for, self._encode(self.pseudo_words(x, step)))
+            self._last = (made_for, self._encode(self.all_words(x, step)))
         return self._last[1]
 
+    def all_words(self, x: Tensor, step: Step) -> list[Tensor]:
+        """S* for x at this step, (L, D) for each row, subject and reference image: read, or the subject's own."""
+        read = iter(self.pseudo_words(x, step)) if self._read else iter(())
+        return [next(read) if words is None else words.to(self.networks.device) for words in self._fixed]
+
     def pseudo_words(self, x: Tensor, step: Step) -> Tensor:
-        """S* for x at this step, (N, L, D): one for each row, subject and reference image."""
+        """What PromptNet reads for x at this step, (N, L, D): one for each row, subject and reference image."""
         promptnet = self.networks.promptnet
         if self._timesteps and not promptnet.with_noise and not torch.is_grad_enabled():
             return self._word_table().at(step.timestep)
@@ -265,7 +280,7 @@ class SubjectPrompts:
         height, width = self._latents.shape[2:]
         return strided(x[self._batch_rows], height, width).to(self._latents.dtype)
 
-    def _encode(self, words: Tensor) -> PromptStates:
+    def _encode(self, words: Sequence[Tensor]) -> PromptStates:
         return self.networks.text_encoders.encode_tokens(
             self._tokens,
             [{name: words[index] for name, index in reading.words.items()} for reading in self._readings],

@@ -40,6 +40,8 @@ class Subject:
         fingerprint: component -> hash of the weights that the subject was made with.
         loras: LoRA layers by component and layer, "unet.<layer>" or "promptnet.<layer>". Empty: not tuned.
         base: what the base model was called, for messages only.
+        words: (L, D), words that depend on nothing, in place of what PromptNet makes of the image: such a subject needs
+            no encoder. It keeps one reference image, for previews, and no vision states (1, 0, 0). None: PromptNet's.
 
     Raises:
         SubjectError: shapes, dtypes or values are not as above.
@@ -52,6 +54,7 @@ class Subject:
     fingerprint: Mapping[str, str]
     loras: Mapping[str, LoRALayer] = field(default_factory=dict)
     base: str = ""
+    words: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_tensors(self)
@@ -62,6 +65,21 @@ class Subject:
     @property
     def num_references(self) -> int:
         return len(self.reference_latents)
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether PromptNet makes its words."""
+        return self.words is None
+
+    def num_words(self, encoder: Any) -> int:
+        """L, how many pseudo-words stand for it in a prompt.
+
+        Args:
+            encoder: PromptNet; not asked where the subject has words of its own.
+        """
+        if self.words is not None:
+            return len(self.words)
+        return encoder.num_pseudo_words(*self.reference_latents.shape[2:])
 
     @property
     def unet_loras(self) -> dict[str, LoRALayer]:
@@ -91,6 +109,7 @@ class Subject:
             for key, matrix in (("down", lora.A), ("up", lora.B))
         }
         own = {name: getattr(self, name) for name in ("reference_latents", "vision_states", "weights")}
+        own |= {} if self.words is None else {"words": self.words}
         return {**own, **factors}
 
     def texts(self) -> dict[str, Any]:
@@ -110,6 +129,7 @@ class Subject:
             vision_states=self.vision_states.to(device=device, dtype=dtype),
             weights=self.weights.to(device=device),
             loras={name: lora.to(device, dtype) for name, lora in self.loras.items()},
+            words=None if self.words is None else self.words.to(device=device, dtype=dtype),
         )
 
     def scaled(self, strength: float) -> Self:
@@ -140,6 +160,8 @@ class Subject:
             SubjectError: names the components whose weights differ.
         """
         names = differing(self.fingerprint, found)
+        if not self.needs_encoder:
+            names = [name for name in names if name not in _ENCODER_PARTS]
         if names:
             raise SubjectError(_other_base(self, pipe, names))
 
@@ -214,6 +236,9 @@ class Subject:
 
 def _check_tensors(subject: Subject) -> None:
     shapes = {"reference_latents": 4, "vision_states": 3, "weights": 1}
+    if subject.words is not None:
+        _check_words(subject, subject.words)
+        del shapes["vision_states"]
     for name, num_dims in shapes.items():
         tensor: Tensor = getattr(subject, name)
         if tensor.ndim != num_dims or not tensor.numel():
@@ -231,6 +256,19 @@ def _check_tensors(subject: Subject) -> None:
     for name in subject.loras:
         if not name.startswith(("unet.", "promptnet.")):
             raise SubjectError(f"A LoRA layer belongs to the unet or the promptnet, but one is for {name!r}.")
+
+
+def _check_words(subject: Subject, words: Tensor) -> None:
+    if words.ndim != 2 or not words.numel():
+        raise SubjectError(f"words must be (L, D), none of them empty, not {list(words.shape)}.")
+    shape = list(subject.vision_states.shape)
+    if subject.num_references != 1 or shape != [1, 0, 0]:
+        raise SubjectError(
+            f"A subject with words of its own keeps 1 reference image and no vision states, not "
+            f"{subject.num_references} and {shape}."
+        )
+    if any(name.startswith("promptnet.") for name in subject.loras):
+        raise SubjectError("A subject with words of its own has no LoRA layers for the promptnet.")
 
 
 def image_weights(weights: Any, count: int) -> Tensor:
@@ -256,6 +294,10 @@ def _check_texts(subject: Subject) -> None:
 
 
 def _check_same_kind(first: Subject, other: Subject) -> None:
+    if not (first.needs_encoder and other.needs_encoder):
+        raise SubjectError(
+            "Subjects with words of their own cannot be combined: customise one on all the images together."
+        )
     if differing(first.fingerprint, other.fingerprint):
         raise SubjectError("Subjects made with different base models cannot be combined: customise them with one.")
     if first.class_word != other.class_word:
@@ -320,7 +362,8 @@ def load_subject(path: Path) -> Subject:
 
 def _assembled(texts: Texts, tensors: Tensors) -> Subject:
     own = {name: tensors.pop(name) for name in ("reference_latents", "vision_states", "weights")}
-    return Subject(**own, **texts, loras=_paired(tensors))
+    words = tensors.pop("words", None)
+    return Subject(**own, **texts, loras=_paired(tensors), words=words)
 
 
 def _paired(tensors: dict[str, Tensor]) -> dict[str, LoRALayer]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 from promptnet.inference.values import real, whole
 from promptnet.models.placeholders import find_placeholders
@@ -16,14 +16,12 @@ class TuningError(ValueError):
 
 
 @dataclass(frozen=True)
-class TuningConfig:
-    """The parameters of per-user tuning. A checkpoint keeps those measured for it in its pipeline's config, `tuning`.
+class LoopConfig:
+    """What every method of tuning on one person has.
 
     Args:
-        steps: optimiser steps at most; 0 keeps PromptNet's words as they are.
-        learning_rate: Adam's, as a share of the layers' own outputs; it falls linearly to 0 over the steps.
-        rank: of the LoRA layers, at most what a layer can have.
-        train: which of `TRAINABLE` get loras.
+        steps: optimiser steps at most.
+        learning_rate: of the optimiser; the method says of what.
         batch_size: noisy views in one step.
         num_views: augmented views that are encoded for each image, once.
         scales: smallest and largest size of a view's image, in canvas sides.
@@ -35,8 +33,6 @@ class TuningConfig:
 
     steps: int = 50
     learning_rate: float = 5e-3
-    rank: int = 4
-    train: tuple[str, ...] = TRAINABLE
     batch_size: int = 4
     num_views: int = 12
     scales: tuple[float, float] = (0.75, 1.15)
@@ -46,16 +42,14 @@ class TuningConfig:
     patience: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("train", "scales", "prompts"):  # JSON has lists only, and one prompt may be given as it is
+        for name in ("scales", "prompts"):  # JSON has lists only, and one prompt may be given as it is
             object.__setattr__(self, name, _several(name, getattr(self, name)))
-        least = {"steps": 0, "rank": 1, "batch_size": 1, "num_views": 1, "validate_every": 1, "patience": 1}
+        least = {"steps": 0, "batch_size": 1, "num_views": 1, "validate_every": 1, "patience": 1}
         for name, smallest in least.items():
             object.__setattr__(self, name, whole(name, getattr(self, name), smallest))
         object.__setattr__(self, "learning_rate", real("learning_rate", self.learning_rate))
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be a number above 0.")
-        if not self.train or set(self.train) - set(TRAINABLE):
-            raise ValueError(f"train={self.train} must name one or more of {', '.join(TRAINABLE)}.")
         if len(self.scales) != 2 or not 0 < real("scales", self.scales[0]) <= real("scales", self.scales[1]):
             raise ValueError(f"scales={self.scales} must be two numbers above 0, the smaller one first.")
         if not self.prompts:
@@ -64,7 +58,7 @@ class TuningConfig:
             if not isinstance(prompt, str) or set(find_placeholders(prompt)) != {"S*"}:
                 raise ValueError(f"The tuning prompt {prompt!r} must mention S*, and no other placeholder.")
 
-    def replaced(self, given: Mapping[str, Any]) -> "TuningConfig":
+    def replaced(self, given: Mapping[str, Any]) -> Self:
         """These parameters, with those given that are not None.
 
         Raises:
@@ -77,6 +71,29 @@ class TuningConfig:
                 f"there are {', '.join(sorted(known))}."
             )
         return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class TuningConfig(LoopConfig):
+    """The parameters of per-user tuning. A checkpoint keeps those measured for it in its pipeline's config, `tuning`.
+
+    `steps` 0 keeps PromptNet's words as they are. `learning_rate` is Adam's, as a share of the layers' own outputs; it
+    falls linearly to 0 over the steps. The other parameters are those of `LoopConfig`, and:
+
+    Args:
+        rank: of the LoRA layers, at most what a layer can have.
+        train: which of `TRAINABLE` get loras.
+    """
+
+    rank: int = 4
+    train: tuple[str, ...] = TRAINABLE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "train", _several("train", self.train))
+        object.__setattr__(self, "rank", whole("rank", self.rank, 1))
+        if not self.train or set(self.train) - set(TRAINABLE):
+            raise ValueError(f"train={self.train} must name one or more of {', '.join(TRAINABLE)}.")
 
 
 def _several(name: str, value: Any) -> tuple[Any, ...]:

@@ -9,9 +9,10 @@ one precision and one device for the whole process, and a service holds pipeline
 """
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.lora import LoRALayer, apply_loras, initial_loras, key_value_layers, word_layers
 from promptnet.inference.subject.subject import Subject, base_name, check_class_word
-from promptnet.inference.tuning.config import TuningConfig, TuningError, TuningProgress
+from promptnet.inference.tuning.config import LoopConfig, TuningConfig, TuningError, TuningProgress
 from promptnet.inference.tuning.loss import denoising_target, held_out_timesteps, masked_error, noised
 from promptnet.inference.tuning.views import Batch, TuningViews, held_out_batches, prepare_views, training_batch
 from promptnet.inference.values import generators
@@ -89,11 +90,14 @@ def customize_subject(
         [text_encoder.tokenizer for text_encoder in text_encoders_of(pipe).text_encoders], [*config.prompts, class_word]
     )
     images = open_references(images)
-    draws = _own_generator(generator)
+    draws = own_generator(generator)
     with torch.inference_mode(False):
-        own = _with_frozen_networks(pipe)
+        own = with_frozen_networks(pipe)
         tuning_views = prepare_views(own, images, config, draws)
-        loras = _tune(own, tuning_views, config, draws, progress_bar, callback) if config.steps else {}
+        loras = {}
+        if config.steps:
+            make = functools.partial(Trainable, own, config, draws)
+            loras = tune(own, tuning_views, config, draws, make, progress_bar=progress_bar, callback=callback)
     return Subject(
         reference_latents=tuning_views.references.latents.cpu(),
         vision_states=tuning_views.references.vision_states.cpu(),
@@ -126,7 +130,7 @@ def _networks(pipe: Any) -> list[Any]:
     return [getattr(pipe, name) for name in _NETWORKS if getattr(pipe, name, None) is not None]
 
 
-def _with_frozen_networks(pipe: Any) -> Any:
+def with_frozen_networks(pipe: Any) -> Any:
     """The pipeline with networks that are frozen for this call alone."""
     own = copy.copy(pipe)
     for name in _NETWORKS:
@@ -136,7 +140,7 @@ def _with_frozen_networks(pipe: Any) -> Any:
     return own
 
 
-def _own_generator(generator: torch.Generator | None) -> torch.Generator:
+def own_generator(generator: torch.Generator | None) -> torch.Generator:
     """A CPU generator seeded from the given one, so that devices and library versions' habits do not matter."""
     device = "cpu" if generator is None else generator.device
     seed = torch.randint(2**63 - 1, (1,), generator=generator, device=device)
@@ -144,6 +148,38 @@ def _own_generator(generator: torch.Generator | None) -> torch.Generator:
 
 
 # -- what is trained --------------------------------------------------------------------------------------------------
+
+
+class Learner(Protocol):
+    """What one run of the loop trains, and what it minimises."""
+
+    def optimizer(self, config: Any) -> torch.optim.Optimizer:
+        """Return the optimiser of its parameters; its rates are those of the first step."""
+        ...
+
+    def rate_at(self, step: int, num_steps: int) -> float:
+        """Return the share of the first step's learning rates that this step, from 0 on, has."""
+        ...
+
+    def extended(self, batch: Batch) -> Batch:
+        """Return a training batch with the rows that the method adds to it."""
+        ...
+
+    def acting(self, pipe: Any, num_rows: int) -> AbstractContextManager[None]:
+        """Enter what is trained into the networks, for batches of so many rows."""
+        ...
+
+    def losses(self, pipe: Any, references: EncodedReferences, batch: Batch) -> Tensor:
+        """Return the loss of each row (B,)."""
+        ...
+
+    def total(self, losses: Tensor) -> Tensor:
+        """Return what one step minimises, of the losses of an extended batch."""
+        ...
+
+    def snapshot(self) -> Any:
+        """Return a copy of what was learnt."""
+        ...
 
 
 class Trainable:
@@ -161,6 +197,21 @@ class Trainable:
 
     def _all(self) -> list[LoRALayer]:
         return [lora for loras in self.of.values() for lora in loras.values()]
+
+    def optimizer(self, config: TuningConfig) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.groups(config.learning_rate), betas=(0.9, 0.99))
+
+    def rate_at(self, step: int, num_steps: int) -> float:
+        return 1 - step / num_steps
+
+    def extended(self, batch: Batch) -> Batch:
+        return batch
+
+    def losses(self, pipe: Any, references: EncodedReferences, batch: Batch) -> Tensor:
+        return denoising_loss(pipe, references, batch)
+
+    def total(self, losses: Tensor) -> Tensor:
+        return losses.mean()
 
     def groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """For Adam: A has the layer's own scale and moves by a fraction of it, B has scale 1."""
@@ -190,10 +241,15 @@ class Trainable:
 
 def denoising_loss(pipe: Any, references: EncodedReferences, batch: Batch) -> Tensor:
     """The base model's own loss for each row (B,), with S* read from the reference images at these noise levels."""
+    return loss_with_words(pipe, batch, lambda noisy: pseudo_words(pipe, references, batch, noisy))
+
+
+def loss_with_words(pipe: Any, batch: Batch, words_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """The base model's own loss for each row (B,), with S* from `words_of`: noisy latents -> (B, L, D)."""
     alphas = pipe.scheduler.alphas_cumprod.to(batch.latents.device)[batch.timesteps]
     latents, noise = batch.latents.float(), batch.noise.float()
     noisy = noised(latents, noise, alphas).to(pipe.unet.dtype)
-    inputs = encode_words(pipe, pseudo_words(pipe, references, batch, noisy), batch.prompts, noisy)
+    inputs = encode_words(pipe, words_of(noisy), batch.prompts, noisy)
     output = predict(pipe, noisy, batch.timesteps, inputs)
     return masked_error(output, denoising_target(latents, noise, alphas, prediction_type(pipe.scheduler)), batch.masks)
 
@@ -230,12 +286,12 @@ def backward(loss: Tensor, scaler: torch.amp.GradScaler) -> None:
 
 
 @torch.no_grad()
-def validation_loss(pipe: Any, references: EncodedReferences, batches: Sequence[Batch], trainable: Trainable) -> float:
+def validation_loss(pipe: Any, references: EncodedReferences, batches: Sequence[Batch], trainable: Learner) -> float:
     """Mean loss at the held-out noise levels."""
     losses = []
     for batch in batches:
         with trainable.acting(pipe, len(batch.latents)), autocast(pipe):
-            losses.append(denoising_loss(pipe, references, batch))
+            losses.append(trainable.losses(pipe, references, batch))
     return float(torch.cat(losses).mean())
 
 
@@ -258,9 +314,9 @@ def _needs_scaler(pipe: Any) -> bool:
 class Steps:
     """The optimiser, its falling learning rate, and what the device's precision calls for."""
 
-    def __init__(self, pipe: Any, trainable: Trainable, config: TuningConfig) -> None:
+    def __init__(self, pipe: Any, trainable: Learner, config: LoopConfig) -> None:
         self.pipe, self.trainable, self.num_steps = pipe, trainable, config.steps
-        self.optimizer = torch.optim.Adam(trainable.groups(config.learning_rate), betas=(0.9, 0.99))
+        self.optimizer = trainable.optimizer(config)
         self.initial_rates = [group["lr"] for group in self.optimizer.param_groups]
         device = pipe.unet.device.type
         self.scaler = torch.amp.GradScaler(device, init_scale=_INITIAL_LOSS_SCALE, enabled=_needs_scaler(pipe))
@@ -269,10 +325,11 @@ class Steps:
     def take(self, references: EncodedReferences, batch: Batch) -> float:
         """One step; its loss."""
         for group, rate in zip(self.optimizer.param_groups, self.initial_rates, strict=True):
-            group["lr"] = rate * (1 - self.taken / self.num_steps)
+            group["lr"] = rate * self.trainable.rate_at(self.taken, self.num_steps)
+        batch = self.trainable.extended(batch)
         with torch.enable_grad(), self.trainable.acting(self.pipe, len(batch.latents)):
             with autocast(self.pipe):
-                loss = denoising_loss(self.pipe, references, batch).mean()
+                loss = self.trainable.total(self.trainable.losses(self.pipe, references, batch))
             backward(loss, self.scaler)  # inside the block: checkpointed layers run again
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -282,30 +339,51 @@ class Steps:
 
 
 class Best:
-    """The LoRA layers of the lowest validation loss, and for how many looks there has been none lower."""
+    """What had the lowest validation loss, and for how many looks there has been none lower; at first nothing."""
 
     def __init__(self, loss: float) -> None:
-        self.loss, self.loras, self.looks_since = loss, {}, 0
+        self.loss, self.looks_since = loss, 0
+        self.kept: Any = {}
 
-    def look(self, loss: float, trainable: Trainable) -> None:
+    def look(self, loss: float, trainable: Learner) -> None:
         self.looks_since += 1
         if loss < self.loss:
-            self.loss, self.loras, self.looks_since = loss, trainable.snapshot(), 0
+            self.loss, self.kept, self.looks_since = loss, trainable.snapshot(), 0
 
 
-def _tune(
+def tune(
     pipe: Any,
     tuning_views: TuningViews,
-    config: TuningConfig,
+    config: LoopConfig,
     draws: torch.Generator,
-    progress_bar: bool,
-    callback: Callback | None,
-) -> dict[str, LoRALayer]:
-    """The best LoRA layers found; none if the first look was the best."""
+    make: Callable[[], Learner],
+    *,
+    keep_last: bool = False,
+    progress_bar: bool = True,
+    callback: Callback | None = None,
+) -> Any:
+    """Run the loop.
+
+    Args:
+        pipe: with networks that are frozen for this call.
+        tuning_views: of the person.
+        config: of the loop.
+        draws: a CPU generator.
+        make: makes what is trained.
+        keep_last: take every step and keep what the last one leaves, whatever the held-out noise levels say.
+        progress_bar: whether to show one.
+        callback: called after every step.
+
+    Returns:
+        The best snapshot, an empty dict if the first look was the best; or the last one.
+
+    Raises:
+        TuningError: the loss became infinite or no number.
+    """
     num_timesteps = len(pipe.scheduler.alphas_cumprod)
     held_out = held_out_timesteps(num_timesteps)
     held_out_set = held_out_batches(tuning_views, config, held_out, draws)
-    trainable = Trainable(pipe, config, draws)
+    trainable = make()
     taking = Steps(pipe, trainable, config)
     validation = _finite(validation_loss(pipe, tuning_views.references, held_out_set, trainable), 0, config)
     best, first = Best(validation), validation
@@ -320,12 +398,12 @@ def _tune(
                 bar.update()
             if callback is not None:
                 callback(TuningProgress(step, config.steps, loss, validation, best.loss, first))
-            if best.looks_since >= config.patience:
+            if best.looks_since >= config.patience and not keep_last:
                 break
-    return best.loras
+    return trainable.snapshot() if keep_last else best.kept
 
 
-def _finite(loss: float, step: int, config: TuningConfig) -> float:
+def _finite(loss: float, step: int, config: LoopConfig) -> float:
     if loss - loss != 0:
         raise TuningError(
             f"Tuning failed: the loss is {loss} at step {step} of {config.steps}. "

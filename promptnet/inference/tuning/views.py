@@ -10,7 +10,7 @@ from torch import Tensor
 
 from promptnet.images.crop import square, to_pixels
 from promptnet.inference.references import EncodedReferences, encode_pixels, encode_references
-from promptnet.inference.tuning.config import TuningConfig
+from promptnet.inference.tuning.config import LoopConfig
 from promptnet.inference.tuning.loss import training_timesteps
 
 # Views encoded together, and pixels of them: the widest feature maps of SDXL's VAE are 0.5 GB for a view of 1024 px.
@@ -33,8 +33,8 @@ class TuningViews:
 
 
 @torch.no_grad()
-def prepare_views(pipe: Any, images: Sequence[Any], config: TuningConfig, draws: torch.Generator) -> TuningViews:
-    """Encode the images, and views of them."""
+def prepare_views(pipe: Any, images: Sequence[Any], config: LoopConfig, draws: torch.Generator) -> TuningViews:
+    """Encode the images, and views of them. Without an image encoder there are no vision states, (K, 0, 0)."""
     size_px, device = pipe.trained_size_px[0], pipe.unet.device
     references = encode_references(pipe.vae, pipe.image_encoder, pipe.feature_extractor, images, size_px, device)
     placed = [
@@ -74,7 +74,7 @@ class Batch:
 
 
 def training_batch(
-    tuning_views: TuningViews, config: TuningConfig, num_timesteps: int, held_out: Tensor, draws: torch.Generator
+    tuning_views: TuningViews, config: LoopConfig, num_timesteps: int, held_out: Tensor, draws: torch.Generator
 ) -> Batch:
     """Random views, each under its own noise, named by any of the person's images."""
     size, latents = config.batch_size, tuning_views.latents
@@ -94,7 +94,7 @@ def training_batch(
 
 
 def held_out_batches(
-    tuning_views: TuningViews, config: TuningConfig, held_out: Tensor, draws: torch.Generator
+    tuning_views: TuningViews, config: LoopConfig, held_out: Tensor, draws: torch.Generator
 ) -> list[Batch]:
     """Each image as it is, at noise levels and under noise that no step trains on."""
     latents = tuning_views.references.latents

@@ -66,7 +66,7 @@ def test_the_held_out_loss_falls_whatever_trains(pipe, train, prediction):
 def test_the_deltas_that_are_kept_have_the_loss_that_was_reported(pipe):
     config = TuningConfig(num_views=3)
     subject, seen = history(pipe, steps=8, validate_every=2, learning_rate=3e-2, train=("words", "kv"))
-    draws = customize._own_generator(torch.Generator().manual_seed(0))
+    draws = customize.own_generator(torch.Generator().manual_seed(0))
     tuning_views = prepare_views(pipe, open_references(image()), config, draws)
     batches = held_out_batches(tuning_views, config, held_out_timesteps(1000), draws)
 

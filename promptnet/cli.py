@@ -27,6 +27,7 @@ from promptnet.commands.generate import generate
 from promptnet.commands.inspect import inspect as inspect_command
 from promptnet.commands.learn_edit import learn_edit
 from promptnet.commands.prepare import prepare
+from promptnet.commands.pretrain_e4t import pretrain_e4t
 from promptnet.commands.serve import add_key, backup, list_keys, revoke_key, run, verify_deletion, work
 from promptnet.commands.ui import ui
 from promptnet.inference.values import did_you_mean
@@ -55,6 +56,7 @@ COMMANDS: dict[str, Any] = {
         "tune": tune,
     },
     "batch": batch,
+    "pretrain-e4t": pretrain_e4t,
     "prepare": prepare,
     "convert": convert,
     "calibrate": calibrate,

@@ -356,7 +356,8 @@ def name_in_configs(path: Path) -> str:
     return str(path.relative_to(ROOT / "configs").with_suffix(""))
 
 
-RECIPES = [path for path in CONFIGS if OVERLAYS not in path.parents]
+OF_BASELINES = ROOT / "configs" / "baselines"  # parsed by tests/baselines
+RECIPES = [path for path in CONFIGS if not {OVERLAYS, OF_BASELINES} & set(path.parents)]
 PRETRAINING = [path for path in RECIPES if path.parent.name == "pretrain"]
 OF_PEOPLE = {"people/unet", "people/encoder", "people/encoder-published"}  # start from what earlier stages wrote
 OF_NETWORKS_TO_FETCH = {"disentangle/as-published"}  # its parts have no shapes without their files: it parses

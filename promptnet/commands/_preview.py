@@ -42,8 +42,7 @@ def judgement(pipe: PromptNetPipeline, reference: Image, drawn: Image) -> list[s
         reference: as the encoder sees it.
         drawn: the person drawn again.
     """
-    encoder: Any = pipe.promptnet
-    known = encoder.familiarity
+    known = getattr(pipe.promptnet, "familiarity", None)  # a model without an encoder knows nobody
     if known is None:
         return []
     alike, distance = pipe.likeness(reference, drawn), pipe.assess(reference).distance

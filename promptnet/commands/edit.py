@@ -9,6 +9,7 @@ from promptnet.commands._checks import check_files, check_numbers, check_plain, 
 from promptnet.commands._faces import face_square
 from promptnet.commands._loading import EMBEDDED, check_model, load_pipeline, make_generator
 from promptnet.commands._metadata import save_image, versions, without_folders
+from promptnet.commands._methods import needs_encoder
 from promptnet.commands._output import IMAGES, check_output
 from promptnet.commands._progress import status
 from promptnet.io.atomic import make_folder
@@ -69,7 +70,7 @@ def edit(
     if prompt is not None:
         check_prompts([prompt], 1) if subject is not None else check_plain(prompt)
     check_seed(seed)
-    check_model(base, device, subjects=subject is not None)
+    check_model(base, device, subjects=subject is not None and needs_encoder([subject]))
     from promptnet import Subject
     from promptnet.inference.editing.card import EditCard
     from promptnet.inference.editing.edit_image import edit_image

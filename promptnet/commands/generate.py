@@ -13,6 +13,7 @@ from promptnet.commands._base_folder import check_scheduler_name
 from promptnet.commands._checks import check_counts, check_files, check_prompts, check_seed
 from promptnet.commands._loading import EMBEDDED, check_model, choose_scheduler, load_pipeline, make_generator
 from promptnet.commands._metadata import read_record, save_image, versions, without_folders
+from promptnet.commands._methods import needs_encoder
 from promptnet.commands._output import IMAGES, check_output, numbered, parse_size
 from promptnet.commands._progress import sampling_bar, status
 from promptnet.inference.resolution.published_files import check_resolution
@@ -129,7 +130,7 @@ def generate(
         check_output(path, IMAGES, overwrite=overwrite or path not in paths)
     check_files("subject", subject or [])
     parts = promptnet, image_encoder
-    renoising = asked.check(len(subject or []), num_images, device, *parts)
+    renoising = asked.check(len(subject or []), num_images, device, *parts, reading=needs_encoder(subject or []))
     from promptnet import Subject
 
     subjects = [Subject.load(path) for path in subject or []]
@@ -175,14 +176,14 @@ class Asked:
         config = {**(before.get("config") or {}), **given["config"]}
         return cls(**{**found, "seed": found["seed"] or 0, "base": found["base"] or EMBEDDED, "config": config})
 
-    def check(self, num_subjects: int, num_images: int, device: str, *parts: str | None) -> bool:
+    def check(self, num_subjects: int, num_images: int, device: str, *parts: str | None, reading: bool = True) -> bool:
         """Check everything that the words alone say; return whether Fusion Sampling will re-noise."""
         check_prompts(self.prompts, num_subjects, self.negative_prompt, self.class_word)
         check_seed(self.seed)
         check_seed(self.seed + num_images - 1)
         if self.resolution is not None:
             check_resolution(self.resolution)
-        folder = check_model(self.base, device, *parts, subjects=bool(num_subjects))
+        folder = check_model(self.base, device, *parts, subjects=bool(num_subjects) and reading)
         if self.size is not None:
             folder.check_size(parse_size(self.size))
         sampling = folder.sampling(self.config)

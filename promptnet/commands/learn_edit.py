@@ -8,6 +8,7 @@ from typing import Any
 
 from promptnet.commands._checks import check_choice, check_counts, check_files, check_numbers, check_plain, check_seed
 from promptnet.commands._loading import EMBEDDED, check_model, pick_device, quiet
+from promptnet.commands._methods import needs_encoder
 from promptnet.commands._output import check_output
 from promptnet.commands._progress import status
 from promptnet.inference.sampling.scheduler_names import INVERTIBLE_SCHEDULERS
@@ -72,7 +73,7 @@ def learn_edit(
     if image and subject:
         raise ValueError("give either --image or --subject: what to learn on")
     asked = asked_fields(show or [])
-    found = check_model(base, device, subjects=bool(subject)).name
+    found = check_model(base, device, subjects=needs_encoder(subject or [])).name
     place = pick_device(device)
     quiet()
     with status("loading the base model"):

@@ -163,4 +163,6 @@ def load_pipeline(settings: Settings) -> Any:
     if device == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = found.type if found else "cpu"
+    if os.path.isfile(os.path.join(settings.base, "dreambooth.json")):  # what promptnet.baselines.dreambooth leaves
+        raise ValueError(f"'{settings.base}' is DreamBooth's, of one person alone: serve a base model with an encoder.")
     return PromptNetPipeline.from_pretrained(settings.base, use_safetensors=True).to(device)

@@ -261,7 +261,7 @@ class SubjectPrompts:
 
     def _word_table(self) -> WordTable:
         if self._table is None:
-            keys = [(id(word.subject), word.image) for word in self._words]
+            keys = [(id(word.subject), word.image) for word in self._read]
             self._table = WordTable(
                 self.networks.promptnet,
                 keys,

@@ -21,7 +21,7 @@ from promptnet.commands.customize import customize
 from promptnet.commands.demo import demo
 from promptnet.commands.doctor import doctor
 from promptnet.commands.edit import edit
-from promptnet.commands.evaluate import avatars, base_model, edits, exports, people, resolution, tune
+from promptnet.commands.evaluate import avatars, base_model, edits, exports, people, resolution, tune, two_people
 from promptnet.commands.export import export
 from promptnet.commands.generate import generate
 from promptnet.commands.inspect import inspect as inspect_command
@@ -54,6 +54,7 @@ COMMANDS: dict[str, Any] = {
         "people": people,
         "resolution": resolution,
         "tune": tune,
+        "two-people": two_people,
     },
     "batch": batch,
     "pretrain-e4t": pretrain_e4t,

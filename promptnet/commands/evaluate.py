@@ -89,6 +89,38 @@ def avatars(
     )
 
 
+def two_people(
+    pairs: int = 32,
+    steps: int = 20,
+    split: Literal["validation", "test"] = "test",
+    out: Path | None = None,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Measure how much two people in one image blend, with regions and with one prompt for both.
+
+    Args:
+        pairs: number of pairs of people
+        steps: denoising steps an image
+        split: test for figures to report; validation for choices
+        out: a folder, made if it is missing, for results.json, results.md and sheet.png; repeat the command to resume
+        seed: makes the result reproducible
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    found = _checked(base, device, seed, [out], pairs=pairs, steps=steps)
+    place = pick_device(device)
+    quiet()
+    from promptnet.evaluation.two_people.compare import evaluate_two_people
+    from promptnet.io.progress import counting_bar
+
+    with counting_bar("two people", pairs, "pairs") as advance:
+        evaluate_two_people(
+            found, pairs=pairs, steps=steps, split=split, out=out, seed=seed, device=place, on_pair=lambda *_: advance()
+        )
+
+
 def base_model(
     people: int = 64,
     prompts: int = 2,

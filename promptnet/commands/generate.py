@@ -16,6 +16,7 @@ from promptnet.commands._metadata import read_record, save_image, versions, with
 from promptnet.commands._methods import needs_encoder
 from promptnet.commands._output import IMAGES, check_output, numbered, parse_size
 from promptnet.commands._progress import sampling_bar, status
+from promptnet.commands._regions import check_regions, read_regions
 from promptnet.inference.resolution.published_files import check_resolution
 from promptnet.inference.sampling.config import PUBLISHED, SamplingConfig
 from promptnet.io.atomic import make_folder
@@ -33,6 +34,7 @@ def generate(
     prompt: list[str] | None = None,
     prompts: Path | None = None,
     subject: list[Path] | None = None,
+    region: list[str] | None = None,
     size: str | None = None,
     resolution: str | None = None,
     steps: int | None = None,
@@ -68,6 +70,8 @@ def generate(
         prompt: for example "a sad portrait of S* wearing sunglasses"; S1*, S2* for several subjects; may be repeated
         prompts: a text file with a prompt a line, beside or in place of --prompt
         subject: one subject file of `promptnet customize`, or several
+        region: of each of several subjects, so that they do not blend: halves for columns from left to right, or one
+            for each subject: left,top,right,bottom in fractions of the image, or the file of a mask that is white there
         size: WIDTHxHEIGHT in pixels (null: the size the base model was trained at); more than four times the trained
             area is decoded in tiles
         resolution: auto (also if null) adapts the base model to a size far from its own, off never does; or
@@ -120,6 +124,7 @@ def generate(
         seed=seed,
         size=size,
         resolution=resolution,
+        regions=region or None,
         scheduler=scheduler,
         base=base,
         config=(published_config() if as_published else {}) | {k: v for k, v in config.items() if v is not None},
@@ -158,6 +163,7 @@ class Asked:
     seed: int
     size: str | None
     resolution: str | None
+    regions: list[str] | None
     scheduler: str | None
     base: str
     config: Mapping[str, Any]
@@ -183,6 +189,8 @@ class Asked:
         check_seed(self.seed + num_images - 1)
         if self.resolution is not None:
             check_resolution(self.resolution)
+        if self.regions is not None:
+            check_regions(self.regions, num_subjects)
         folder = check_model(self.base, device, *parts, subjects=bool(num_subjects) and reading)
         if self.size is not None:
             folder.check_size(parse_size(self.size))
@@ -199,6 +207,8 @@ class Asked:
                 found[name] = getattr(self, name)
         if self.size is not None:
             found["width"], found["height"] = parse_size(self.size)
+        if self.regions is not None:
+            found["regions"] = read_regions(self.regions)
         if subjects:
             found["subject"] = subjects[0] if len(subjects) == 1 else list(subjects)
         return found
@@ -214,6 +224,7 @@ class Asked:
             "seed": seed,
             "size": f"{width_px}x{height_px}",
             "resolution": without_folders(self.resolution or "auto"),
+            "regions": self.regions,
             "scheduler": type(pipe.scheduler).__name__,
             "base": without_folders(self.base),
             "config": asdict(config),

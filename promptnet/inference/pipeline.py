@@ -49,6 +49,7 @@ from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.given_states import GivenStates, check_given, check_rows, given_states
 from promptnet.inference.sampling.loop import sample
 from promptnet.inference.sampling.own_call import OwnCall, own_call
+from promptnet.inference.sampling.regions import Region
 from promptnet.inference.sampling.requests import (
     SubjectsOfPrompt,
     make_requests,
@@ -177,6 +178,7 @@ class PromptNetPipeline(
         prompt: str | list[str] = "",
         *,
         subject: SubjectsOfPrompt | Sequence[SubjectsOfPrompt] = None,
+        regions: str | Sequence[Region] | None = None,
         edits: EditCard | Sequence[EditCard] = (),
         negative_prompt: str | list[str] | None = None,
         class_word: str | None = None,
@@ -222,6 +224,9 @@ class PromptNetPipeline(
             prompt: what to draw, one text or several. "" draws anything.
             subject: who `S*` is: one subject, in every prompt. With one prompt, a list is `S1*`, `S2*`, ...; with a
                 list of prompts, a list has an entry for each: a subject, a list of subjects, or None.
+            regions: where each of several subjects is, so that they do not blend: "halves" for columns from left to
+                right, or for each subject a box (left, top, right, bottom) in fractions of the image, or a mask, an
+                image or (H, W) in [0, 1]. None has all of them everywhere.
             edits: mixing weights of one edit or several, acting on every prompt; number of steps and guidance scale
                 are theirs unless given, guidance_rescale and eta 0, and all steps are guided.
             negative_prompt: what to move away from, one for all or one for each prompt. None is an empty text, and
@@ -313,7 +318,7 @@ class PromptNetPipeline(
         check_given(given, prompt, negative_prompt, subject, cards)
         if given.prompt is not None:
             prompt = [""] * len(given.prompt.hidden)
-        rows = make_requests(prompt, subject, negative_prompt, class_word, num_images_per_prompt)
+        rows = make_requests(prompt, subject, negative_prompt, class_word, num_images_per_prompt, regions)
         generator = generators(generator, len(rows))
         given = given.repeated(num_images_per_prompt)
         check_rows(given, rows)
@@ -334,8 +339,8 @@ class PromptNetPipeline(
             num_inference_steps=config.num_inference_steps,
             multiple_px=None if latents is not None or output_type == "latent" else self.size_multiple_px,
         )
-        latent_size = (side // self.vae_scale_factor for side in sizing.sampled_px)
-        shape = (len(rows), self.unet.config["in_channels"], *latent_size)
+        height, width = (side // self.vae_scale_factor for side in sizing.sampled_px)
+        shape = (len(rows), self.unet.config["in_channels"], height, width)
         x = starting_noise(shape, generator, latents, device, self.unet.dtype)
         with own_call(self) as call:
             call.scheduler.set_timesteps(config.num_inference_steps, device=device)
@@ -349,6 +354,7 @@ class PromptNetPipeline(
                 generator=generator,
                 given=given,
                 timesteps=[step.timestep for step in steps],
+                latent_size=(height, width),
             )
             if cards:
                 rules.append(mixing_rule(cards, networks))

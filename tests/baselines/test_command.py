@@ -51,10 +51,10 @@ def test_dreambooth_writes_a_base_model_that_the_service_refuses(bases, here):
     assert json.loads(Path("own/dreambooth.json").read_text())["prompt"] == "a photo of s man"
     assert (generate("own", "a s man", "a.png") != generate(str(bases["sd"]), "a s man", "b.png")).any()
     from promptnet.serve.settings import Settings
-    from promptnet.serve.worker_process import load_pipe
+    from promptnet.serve.worker_process import load_pipeline
 
     with pytest.raises(ValueError, match="DreamBooth's, of one person alone"):
-        load_pipe(Settings(base="own", data=here, device="cpu"))
+        load_pipeline(Settings(base="own", data=here, device="cpu"))
 
 
 def test_e4t_is_pretrained_and_tuned(bases, here):

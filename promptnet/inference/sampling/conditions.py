@@ -13,6 +13,7 @@ from torch import Tensor
 
 from promptnet.inference.sampling.guidance import Condition, References
 from promptnet.inference.sampling.loop import UNetInputs
+from promptnet.inference.sampling.regions import region_maps
 from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
 from promptnet.inference.sampling.word_table import WordTable
@@ -128,12 +129,17 @@ class _Word:
 
 @dataclass(frozen=True, eq=False)
 class _EncodedWords:
-    """A row's prompt, with for each placeholder the word that stands there."""
+    """A prompt of a row, with for each placeholder the word that stands there.
+
+    `region` names the placeholder of the one person that the prompt holds, in a row with regions.
+    """
 
     row: int
+    prompt: str
     words: Mapping[str, int]
     weight: float
     loras: LoRALayers | None
+    region: str | None = None
 
 
 class _Evaluation:
@@ -153,8 +159,11 @@ class SubjectPrompts:
 
     A subject with words of its own brings them as they are, and PromptNet reads the others.
 
-    A row with several subjects reads their reference images side by side: the first of each, the second of each, and
-    so on. A subject with one image is read with it every time.
+    A row with regions has a prompt for each of its subjects, with class words for the others and that subject's LoRA
+    layers alone, which counts where the subject's weight map says.
+
+    Another row with several subjects reads their reference images side by side: the first of each, the second of each,
+    and so on. A subject with one image is read with it every time.
 
     Args:
         networks: PromptNet and the text encoders.
@@ -165,6 +174,7 @@ class SubjectPrompts:
             at another size, PromptNet sees sqrt(a) r + sqrt(1-a) n. If not, every n-th of their latents.
         every: k, for how many steps the words of one evaluation stay; 1 makes them anew in each evaluation.
         timesteps: of the drawing; an encoder that does not look at x makes the words of all of them at once.
+        latent_size: height and width of the latents, for rows with regions.
 
     Raises:
         ValueError: subjects of one row have different numbers of reference images, or the prompt is too long.
@@ -180,10 +190,13 @@ class SubjectPrompts:
         level_noise: Noise | None = None,
         every: int = 1,
         timesteps: Sequence[Tensor] = (),
+        latent_size: tuple[int, int] | None = None,
     ) -> None:
         self.networks, self.word_positions, self.every = networks, word_positions, every
         self.indices = torch.tensor(indices, device=networks.device)
         self._words, self._groups = _read_rows(rows)
+        self._num_regions = torch.tensor([max(1, len(row.regions)) for row in rows])
+        self._maps = [_region_maps_of(row, latent_size, networks.device) for row in rows]
         self._readings = [reading for group in self._groups for reading in group]
         self._read = [word for word in self._words if word.subject.needs_encoder]
         self._fixed = [word.subject.words for word in self._words]
@@ -191,7 +204,7 @@ class SubjectPrompts:
             self._gather_references(indices, len(rows), level_noise)
         counts = [word.subject.num_words(networks.promptnet) for word in self._words]
         self._tokens = networks.text_encoders.tokenize(
-            [rows[reading.row].prompt for reading in self._readings],
+            [reading.prompt for reading in self._readings],
             [{name: counts[index] for name, index in reading.words.items()} for reading in self._readings],
         )
         self._last: tuple[Any, PromptStates] | None = None
@@ -222,7 +235,14 @@ class SubjectPrompts:
                 weights[reading.row, image] = reading.weight
             conditions.append(self._condition(slice(start, start + len(group)), pseudo_word_scale))
             start += len(group)
-        return References(self.indices, conditions, weights)
+        maps = [self._map_of(group) for group in self._groups]
+        return References(self.indices, conditions, weights, maps, self._num_regions)
+
+    def _map_of(self, group: Sequence[_EncodedWords]) -> Tensor | None:
+        """The maps of one condition's rows (R, 1, h, w), 1 in rows without regions; None if none has any."""
+        found = [None if reading.region is None else self._maps[reading.row][reading.region] for reading in group]
+        like = next((map_ for map_ in found if map_ is not None), None)
+        return None if like is None else torch.stack([torch.ones_like(like) if m is None else m for m in found])
 
     def _condition(self, part: slice, pseudo_word_scale: float) -> Condition:
         readings = self._readings[part]
@@ -300,6 +320,9 @@ def _read_rows(rows: Sequence[Request]) -> tuple[list[_Word], list[list[_Encoded
             for image in range(subject.num_references):
                 places[id(subject), image] = len(words)
                 words.append(_Word(index, subject, image))
+        if row.regions:
+            _read_regions(index, row, places, groups)
+            continue
         loras = _joined_loras(subjects)
         for image, weight in enumerate(_image_weights(subjects)):
             found = {
@@ -307,8 +330,32 @@ def _read_rows(rows: Sequence[Request]) -> tuple[list[_Word], list[list[_Encoded
                 for name, subject in row.subjects.items()
             }
             groups += [[] for _ in range(image + 1 - len(groups))]
-            groups[image].append(_EncodedWords(index, found, weight, loras))
+            groups[image].append(_EncodedWords(index, row.prompt, found, weight, loras))
     return words, groups
+
+
+def _read_regions(
+    index: int, row: Request, places: Mapping[tuple[int, int], int], groups: list[list[_EncodedWords]]
+) -> None:
+    """Add a row's readings: for each subject, one with each of its images."""
+    group = 0
+    for name, subject in row.subjects.items():
+        loras, prompt = subject.unet_loras or None, row.prompt_of(subject)
+        for image, weight in enumerate(subject.weights.tolist()):
+            groups += [[] for _ in range(group + 1 - len(groups))]
+            word = {name: places[id(subject), image]}
+            groups[group].append(_EncodedWords(index, prompt, word, weight / len(row.subjects), loras, name))
+            group += 1
+
+
+def _region_maps_of(row: Request, latent_size: tuple[int, int] | None, device: torch.device) -> dict[str, Tensor]:
+    """Placeholder -> (1, h, w), the share of each place times the number of subjects: 1 on average."""
+    if not row.regions:
+        return {}
+    if latent_size is None:
+        raise ValueError("Regions are not supported here: generate with PromptNetPipeline.")
+    maps = region_maps(list(row.regions.values()), *latent_size) * len(row.regions)
+    return {name: map_[None].to(device) for name, map_ in zip(row.regions, maps, strict=True)}
 
 
 def _image_weights(subjects: Sequence[Subject]) -> list[float]:

@@ -33,17 +33,33 @@ class References:
         rows: (R,) the rows that hold a subject.
         conditions: K conditions, each for those of these rows that have a k-th reference image.
         weights: (R, K), zero where a row has no k-th image.
+        maps: for each condition what its weights are multiplied with at each place, (rows of the condition, 1, h, w);
+            None where that is 1. In each row, weights times maps have the weights' sum everywhere.
+        num_regions: (R,), how many people have conditions of their own; None is 1.
     """
 
     rows: Tensor
     conditions: Sequence[Condition]
     weights: Tensor
+    maps: Sequence[Tensor | None] = ()
+    num_regions: Tensor | None = None
+
+    @property
+    def num_images(self) -> Tensor:
+        """How many reference images each row has, of one person, (R, 1)."""
+        count = (self.weights != 0).sum(dim=1, keepdim=True)
+        return count if self.num_regions is None else count / self.num_regions[:, None]
+
+    def _at_places(self, k: int, weights: Tensor) -> float | Tensor:
+        """The weights (rows of condition k,) at each place, if they differ from place to place."""
+        map_ = self.maps[k] if self.maps else None
+        return _as_scalar(weights) if map_ is None else weights.to(map_)[:, None, None, None] * map_
 
     def terms(self, weights: Tensor) -> list[Term]:
         """Terms "subject.0", "subject.1", ... with the given (R, K) weights."""
         has_image = self.weights != 0
         return [
-            condition.term(Role.subject(k), _as_scalar(weights[has_image[:, k], k]))
+            condition.term(Role.subject(k), self._at_places(k, weights[has_image[:, k], k]))
             for k, condition in enumerate(self.conditions)
         ]
 
@@ -112,7 +128,7 @@ class Refinement(Rule):
         weights = self.references.weights
         pulls = self.subject_scale * weights  # (R, K)
         if self.each:
-            pulls = pulls * (weights != 0).sum(dim=1, keepdim=True)
+            pulls = pulls * self.references.num_images
         class_pull = torch.full_like(pulls[:, 0], self.class_scale if self.reference_prompt is not None else 0)
         rest = 1 - class_pull - pulls.sum(dim=1)  # (R,)
         if not is_guided(step, self.interval):

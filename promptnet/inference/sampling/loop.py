@@ -78,7 +78,8 @@ class Term:
 
     Args:
         role: what rules know it by, such as `Role.UNCOND` or `Role.subject(0)`.
-        weight: its factor, or one for each of its rows, (len(rows),). Zero: not evaluated.
+        weight: its factor; or one for each of its rows (len(rows),), or for each row and place (len(rows), 1, h, w).
+            Zero: not evaluated.
         inputs: (x, step) -> its U-Net arguments for its rows. x is the whole batch in the scale that networks see;
             `step` is a new object in each evaluation, so what terms share may be remembered by it.
         mode: how the layers behave; None is plain.
@@ -243,7 +244,8 @@ def weighted_sum(terms: Sequence[Term], outputs: Sequence[Tensor], x: Tensor) ->
     for term, output in zip(terms, outputs, strict=True):
         weight = term.weight
         if isinstance(weight, Tensor):
-            weight = weight.to(total).reshape(-1, *[1] * (x.ndim - 1))  # (R, 1, 1, 1)
+            weight = weight.to(total)  # (R,), or (R, 1, h, w)
+            weight = weight if weight.ndim == x.ndim else weight.reshape(-1, *[1] * (x.ndim - 1))
         part = weight * output.to(precision)
         total = total + part if term.rows is None else total.index_add(0, term.rows, part)
     return total.to(x.dtype)

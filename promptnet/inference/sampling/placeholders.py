@@ -51,13 +51,15 @@ def with_class_words(prompt: str, words: Mapping[str, str]) -> str:
     """The reference prompt of ProFusion's refinement: "S* in a hat" with "person" gives "a person in a hat".
 
     An article is put before the class word, or left out, so that there is one: "a smiling S*" gives "a smiling
-    person", whether the class word is "person" or "a person".
+    person", whether the class word is "person" or "a person". Placeholders without a word stay.
 
     Raises:
         ValueError: a class word is empty.
     """
 
     def word_at(match: re.Match[str]) -> str:
+        if match.group() not in words:
+            return match.group()
         word = words[match.group()].strip()
         if not word:
             raise ValueError("The class word is empty: say what the subject is, for instance class_word='person'.")

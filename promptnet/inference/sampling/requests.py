@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from promptnet.inference.sampling.placeholders import check_negative_prompt, match_placeholders, with_class_words
+from promptnet.inference.sampling.regions import Region, region_masks
 from promptnet.inference.subject.subject import Subject, check_class_word
 from promptnet.inference.values import whole
 
@@ -21,12 +23,21 @@ class Request:
         negative_prompt: what to move away from; None if nothing was said, which SDXL tells from an empty text.
         subjects: placeholder -> subject.
         reference_prompt: the prompt with class words for placeholders.
+        regions: placeholder -> mask (H, W) of where that subject is; empty: all of them everywhere.
+        words: placeholder -> class word.
     """
 
     prompt: str
     negative_prompt: str | None = None
     subjects: Mapping[str, Subject] = field(default_factory=dict)
     reference_prompt: str = ""
+    regions: Mapping[str, Tensor] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def prompt_of(self, subject: Subject) -> str:
+        """The prompt with class words for everybody but this subject."""
+        others = {name: word for name, word in self.words.items() if self.subjects[name] is not subject}
+        return with_class_words(self.prompt, others)
 
 
 def make_requests(
@@ -35,6 +46,7 @@ def make_requests(
     negative_prompt: str | Sequence[str] | None = None,
     class_word: str | None = None,
     num_images_per_prompt: int = 1,
+    regions: str | Sequence[Region] | None = None,
 ) -> list[Request]:
     """Match prompts with subjects.
 
@@ -46,6 +58,7 @@ def make_requests(
         negative_prompt: one for all prompts, or one for each.
         class_word: what stands for every placeholder in the reference prompt; default the subject's own.
         num_images_per_prompt: images of one prompt are rows next to each other.
+        regions: of the subjects of each prompt; see `region_masks`.
 
     Raises:
         ValueError: numbers do not match, a placeholder has no subject, or a subject no placeholder.
@@ -67,7 +80,7 @@ def make_requests(
                 "list of prompts, each entry is the subject of one prompt, a list of its subjects, or None."
             )
     requests = [
-        _make_request(text, negative, _as_list(subjects), class_word)
+        _make_request(text, negative, _as_list(subjects), class_word, regions)
         for text, negative, subjects in zip(prompts, negatives, given, strict=True)
     ]
     return [request for request in requests for _ in range(num_images_per_prompt)]
@@ -119,8 +132,17 @@ def _as_list(subjects: object) -> list[Subject]:
     return found
 
 
-def _make_request(prompt: str, negative_prompt: str | None, subjects: list[Subject], class_word: str | None) -> Request:
+def _make_request(
+    prompt: str,
+    negative_prompt: str | None,
+    subjects: list[Subject],
+    class_word: str | None,
+    regions: str | Sequence[Region] | None,
+) -> Request:
     check_negative_prompt(negative_prompt or "")
     by_name = match_placeholders(prompt, subjects)
     words = {name: subject.class_word if class_word is None else class_word for name, subject in by_name.items()}
-    return Request(prompt, negative_prompt, by_name, with_class_words(prompt, words))
+    masks = {f"S{index}*": mask for index, mask in enumerate(region_masks(regions, len(subjects)), start=1)}
+    if len({id(subject) for subject in subjects}) < len(masks):
+        raise ValueError("One subject has two regions: give each region a subject of its own.")
+    return Request(prompt, negative_prompt, by_name, with_class_words(prompt, words), masks, words)

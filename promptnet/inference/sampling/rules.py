@@ -46,6 +46,7 @@ def build_rules(
     generator: Generators = None,
     given: GivenStates | None = None,
     timesteps: Sequence[Tensor] = (),
+    latent_size: tuple[int, int] | None = None,
 ) -> list[Rule]:
     """Guidance for rows without a subject; refinement and fusion for those with one.
 
@@ -57,6 +58,7 @@ def build_rules(
         generator: where the fusion's noise comes from.
         given: states of all rows that stand for their prompts or negative prompts.
         timesteps: of the drawing, if they are known.
+        latent_size: height and width of the latents, for rows with regions.
     """
     plain = [index for index, row in enumerate(rows) if not row.subjects]
     held = [index for index, row in enumerate(rows) if row.subjects]
@@ -65,7 +67,7 @@ def build_rules(
     if plain:
         rules.append(_plain_guidance(plain, config, prompts))
     if held:
-        rules += _subject_rules(rows, held, config, prompts, networks, prediction, generator, timesteps)
+        rules += _subject_rules(rows, held, config, prompts, networks, prediction, generator, timesteps, latent_size)
     if config.guidance_rescale:
         rules.append(GuidanceRescale(config.guidance_rescale))
     return rules
@@ -127,6 +129,7 @@ def _subject_rules(
     prediction: str,
     generator: Generators,
     timesteps: Sequence[Tensor],
+    latent_size: tuple[int, int] | None,
 ) -> list[Rule]:
     noise = RowNoise(generator, tuple(indices))
     held = [rows[i] for i in indices]
@@ -138,6 +141,7 @@ def _subject_rules(
         level_noise=noise if config.encoder_input == "reference" else None,
         every=config.pseudo_word_every,
         timesteps=timesteps,
+        latent_size=latent_size,
     )
     uncond = prompts.negative(indices)
     refinement = Refinement(

@@ -120,7 +120,8 @@ def customize(
         else:
             from promptnet.baselines.config import load_config
 
-            config = load_config(method, method_config, steps=steps, learning_rate=learning_rate)
+            own = pipe.config["tuning"].get("prompts") if method_config is None else None
+            config = load_config(method, method_config, steps=steps, learning_rate=learning_rate, prompts=own)
             make_folder(out.parent)
             subject = run_method(
                 method, pipe, images, class_word, config, out=out, e4t=e4t, generator=generator, callback=callback
@@ -129,7 +130,7 @@ def customize(
     if subject is not None:
         subject.save(out)
     print(f"{out}: customised in {time.perf_counter() - start_s:.1f} s")
-    if not no_preview:
+    if not no_preview and subject is not None:
         losses = (tuning[-1].first_validation_loss, tuning[-1].best_validation_loss) if tuning else None
         choose_scheduler(pipe, None, renoising=True)
         sheet, told = preview_sheet(pipe, subject, make_generator(seed), losses)

@@ -4,6 +4,7 @@ The image is two trained sizes wide. With regions each person has a half; withou
 reads the halves. Alone, each is generated at the trained size: what identity there is to keep.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from promptnet.datasets.avatars.render import Split
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.harness.renderer import generator
+from promptnet.evaluation.harness.renderer import generator, weight_hashes
 from promptnet.evaluation.harness.tasks import CLASS_PHRASE, Person, make_people
 from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import make_folder, write_whole
@@ -71,9 +72,10 @@ def evaluate_two_people(
     folder = None if out is None else make_folder(out)
     reader = load_judge(judge_folder(base, split, judge), device)
     maker = _Maker(base, steps, device or "cpu")
+    weights = hashlib.sha256(json.dumps(weight_hashes(base, []), sort_keys=True).encode()).hexdigest()[:8]
     rows, images = [], []
     for index, pair in enumerate(pairs_of(split, pairs, seed)):
-        row, drawn = _kept(folder, f"{split}-{seed}-{steps}-{index:03d}", maker, pair, reader)
+        row, drawn = _kept(folder, f"{weights}-{split}-{seed}-{steps}-{index:03d}", maker, pair, reader)
         rows.append(row)
         images.append(drawn)
         if on_pair is not None:

@@ -21,7 +21,17 @@ from promptnet.commands.customize import customize
 from promptnet.commands.demo import demo
 from promptnet.commands.doctor import doctor
 from promptnet.commands.edit import edit
-from promptnet.commands.evaluate import avatars, base_model, edits, exports, people, resolution, tune, two_people
+from promptnet.commands.evaluate import (
+    avatars,
+    base_model,
+    edits,
+    exports,
+    identity,
+    people,
+    resolution,
+    tune,
+    two_people,
+)
 from promptnet.commands.export import export
 from promptnet.commands.generate import generate
 from promptnet.commands.inspect import inspect as inspect_command
@@ -51,6 +61,7 @@ COMMANDS: dict[str, Any] = {
         "base": base_model,
         "edits": edits,
         "export": exports,
+        "identity": identity,
         "people": people,
         "resolution": resolution,
         "tune": tune,

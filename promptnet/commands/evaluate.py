@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from promptnet.commands._checks import check_choice, check_choices, check_counts, check_files, check_numbers, check_seed
 from promptnet.commands._loading import EMBEDDED, check_model, find_base, pick_device, quiet
-from promptnet.commands._output import parse_size
+from promptnet.commands._output import check_output, parse_size
 from promptnet.evaluation.method_names import EDIT_METHODS, LADDER, PEOPLE_METHODS
 from promptnet.inference.resolution.published_files import check_resolution
 from promptnet.inference.sampling.scheduler_names import INVERTIBLE_SCHEDULERS
-from promptnet.io.atomic import check_folder
+from promptnet.io.atomic import check_folder, write_whole
 
 
 def _checked(base: str, device: str, seed: int, folders: Iterable[Path | None], **counts: int | None) -> str:
@@ -87,6 +88,44 @@ def avatars(
         device=place,
         workers=workers,
     )
+
+
+def identity(
+    a: Path,
+    b: Path,
+    /,
+    embedder: Literal["face", "judge"] = "face",
+    face_weights: Path | None = None,
+    base: str = EMBEDDED,
+    out: Path | None = None,
+) -> None:
+    """Compare who is in images: the cosine of each image in A with each in B.
+
+    Args:
+        a: an image, or a folder of images
+        b: the same
+        embedder: face for photographs, facenet-pytorch's InceptionResnetV1; judge for avatars
+        face_weights: of the face embedder, a .safetensors file or the published .pt (null: where facenet-pytorch keeps
+            them; nothing is downloaded)
+        base: base model, beside which the judge of avatars lies
+        out: a JSON file to write
+    """
+    for path in (a, b):
+        if not path.exists():
+            raise FileNotFoundError(f"'{path}' does not exist: check its name")
+    check_files("face-weights", [face_weights])
+    if out is not None:
+        check_output(out, (".json",), overwrite=True)
+    judge = Path(find_base(base)).resolve().parent / "judges" / "validation" if embedder == "judge" else None
+    from promptnet.evaluation.identity import compare_identities, load_scorer
+
+    found = compare_identities(a, b, load_scorer(embedder, face_weights, judge))
+    for name, row in zip(found.ones, found.values.tolist(), strict=True):
+        for other, value in zip(found.others, row, strict=True):
+            print(f"{name}  {other}  {value:.4f}")
+    print(f"mean {float(found.values.mean()):.4f} over {found.values.numel()} pairs")
+    if out is not None:
+        write_whole(out, (json.dumps(found.record(), indent=1) + "\n").encode(), public=True)
 
 
 def two_people(

@@ -14,6 +14,7 @@ from argparse import BooleanOptionalAction
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from promptnet.commands._completion import SHELLS, places_of, script
 from promptnet.commands.batch import batch
 from promptnet.commands.calibrate import calibrate
 from promptnet.commands.convert import convert
@@ -47,6 +48,18 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
+
+def completion(shell: str, /) -> None:
+    """Print a script that completes commands, options and files in a shell.
+
+    Args:
+        shell: bash, zsh or fish
+    """
+    if shell not in SHELLS:
+        raise ValueError(f"shell '{shell}' must be one of {', '.join(SHELLS)}{did_you_mean(shell, SHELLS)}")
+    print(script(shell, [*places_of(build_parser(), DEFAULTS)]), end="")
+
+
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "ui": ui,
@@ -73,6 +86,7 @@ COMMANDS: dict[str, Any] = {
     "convert": convert,
     "calibrate": calibrate,
     "doctor": doctor,
+    "completion": completion,
     "serve": {
         "run": run,
         "work": work,

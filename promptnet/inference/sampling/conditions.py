@@ -73,8 +73,9 @@ def networks_of(pipe: Any, clip_skip: int | None = None) -> Networks:
         clip_skip: how many layers earlier text encoders are read.
 
     Raises:
-        ValueError: an encoder has not as many layers.
+        ValueError: an encoder has not as many layers, or the U-Net reads an image through an IP-Adapter.
     """
+    _check_without_ip_adapter(pipe.unet.config)
     text_encoders = text_encoders_of(pipe)
     return Networks(
         text_encoders.skipping(clip_skip),
@@ -85,6 +86,15 @@ def networks_of(pipe: Any, clip_skip: int | None = None) -> Networks:
         pipe.config.get("force_zeros_for_empty_prompt", False),
         text_encoders if clip_skip else None,
     )
+
+
+def _check_without_ip_adapter(unet_config: Any) -> None:
+    if getattr(unet_config, "encoder_hid_dim_type", None) == "ip_image_proj":
+        raise ValueError(
+            "The U-Net has an IP-Adapter, which reads an image that PromptNetPipeline does not give it: call "
+            "unload_ip_adapter() of the pipeline that loaded it, or draw there, with in_stock_pipeline for subjects and "
+            "stock_arguments for edits."
+        )
 
 
 class PlainPrompts:

@@ -18,7 +18,7 @@ It takes a fraction of a second for several gigabytes, so it is computed anew ea
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def fingerprint(pipe: Any) -> dict[str, str]:
     """The hash of each component of a pipeline that a subject depends on, by the component's name.
 
     Raises:
-        ValueError: weights are not in memory (sequential offloading keeps them on the meta device).
+        ValueError: weights are not in memory (they are on the meta device).
     """
     return hashes_of(pipe, COMPONENTS)
 
@@ -83,7 +83,7 @@ def hash_weights(network: nn.Module, name: str = "model", num_words: int | None 
     if any(tensor.is_meta for tensor in tensors):
         raise ValueError(
             f"The weights of the {name} are not in memory, so it cannot be checked which base model this is. "
-            "Use pipe.enable_model_cpu_offload() instead of sequential offloading."
+            "Load them, or use pipe.enable_model_cpu_offload()."
         )
     samples = _samples(tensors)
     digests = sorted(_digest(tensor, values) for tensor, values in zip(tensors, samples, strict=True))
@@ -122,14 +122,46 @@ def _parsed(text: str) -> tuple[str, str, Tensor | None]:
 
 def _own_weights(network: nn.Module, num_words: int | None = None) -> list[Tensor]:
     """Every floating-point tensor but those of what was put on top."""
-    state = network.state_dict()
-    config: Any = getattr(network, "config", None) or {}
-    has_adapter = hasattr(config, "get") and config.get("encoder_hid_dim_type") == _IP_ADAPTER
-    found = {key: tensor for key, tensor in state.items() if _is_own_weight(key, tensor, state, has_adapter)}
+    state = _state_in_memory(network)
+    # An attribute: diffusers leaves the config's entry as it was.
+    has_adapter = getattr(getattr(network, "config", None), "encoder_hid_dim_type", None) == _IP_ADAPTER
+    adapters = tuple(_adapter_prefixes(network))
+    found = {
+        key: tensor
+        for key, tensor in state.items()
+        if _is_own_weight(key, tensor, state, has_adapter) and not key.startswith(adapters)
+    }
     embeddings = [key for key in found if key.endswith("token_embedding.weight")]
     for key in embeddings if num_words is not None else []:
         found[key] = found[key][:num_words]
     return list(found.values())
+
+
+def _state_in_memory(network: nn.Module) -> dict[str, Tensor]:
+    """The state with weights that sequential offloading has put aside, which it keeps on the CPU."""
+    return {
+        key: _put_aside(network, key, tensor) if tensor.is_meta else tensor
+        for key, tensor in network.state_dict().items()
+    }
+
+
+def _put_aside(network: nn.Module, key: str, default: Tensor) -> Tensor:
+    """Look up a weight where accelerate's hook on its layer takes it from."""
+    path, _, name = key.rpartition(".")
+    hook = getattr(network.get_submodule(path), "_hf_hook", None)
+    for each in getattr(hook, "hooks", (hook,)):
+        weights: Any = getattr(each, "weights_map", None)
+        if weights is not None:
+            return weights[name]
+    return default
+
+
+def _adapter_prefixes(network: nn.Module) -> Iterator[str]:
+    """The beginnings of the names of weights that peft has put beside a layer: LoRA, LoHa, LoKr, DoRA and others."""
+    for name, module in network.named_modules():
+        if hasattr(module, "base_layer"):
+            beside = (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
+            yield from (f"{name}.{part}." for part in beside)
 
 
 def _is_own_weight(key: str, tensor: Tensor, state: Mapping[str, Tensor], has_adapter: bool) -> bool:

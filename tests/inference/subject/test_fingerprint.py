@@ -116,6 +116,27 @@ def test_weights_that_are_not_in_memory_are_refused():
         hash_weights(network, "unet")
 
 
+def test_weights_that_sequential_offloading_put_aside_are_read(unet: Any):
+    from accelerate import cpu_offload
+
+    expected = hash_weights(unet := copy.deepcopy(unet))
+    cpu_offload(unet, torch.device("cpu"))
+    assert hash_weights(unet) == expected
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "DoRA", "OFT"])
+def test_every_adapter_of_peft_may_come_and_go(kind: str, unet: Any):
+    import peft
+
+    expected = hash_weights(unet := copy.deepcopy(unet))
+    config: Any = peft.LoraConfig if kind == "DoRA" else getattr(peft, f"{kind}Config")
+    options: Any = {"use_dora": True} if kind == "DoRA" else {}
+    if kind == "OFT":
+        options |= {"r": 0, "oft_block_size": 4}
+    unet.add_adapter(config(**{"r": 2, "target_modules": ["to_k"], **options}))
+    assert hash_weights(unet) == expected
+
+
 def test_of_a_large_tensor_only_spread_values_are_read():
     network = nn.Linear(2048, 2048, bias=False)
     before = hash_weights(network)

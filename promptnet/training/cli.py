@@ -6,7 +6,9 @@ config, and the lock that keeps a second process out.
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from promptnet.models.base_model import UnusableModelError
 from promptnet.training.callbacks.gradient_watch import GradientWatch, TrainingDiverged
 from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.callbacks.step_progress import StepProgress
@@ -36,6 +37,8 @@ from promptnet.training.run.lock import RunLock, RunTakenError
 from promptnet.training.run.record import RunChanged, RunRecord, options_of
 from promptnet.training.run.saving import SaveState
 from promptnet.training.run.trainer import RunTrainer
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 class TrainingCLI(LightningCLI):
@@ -146,6 +149,19 @@ class TrainingCLI(LightningCLI):
             Finished(trainer.global_step, exported).write(Path(config["run_dir"]))
 
 
+def _error_of_ours(error: BaseException | None) -> ValueError | None:
+    """Return the first error in the chain of causes that was raised in this package.
+
+    jsonargparse puts the whole config around it.
+    """
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ValueError) and frames and Path(frames[-1].filename).is_relative_to(_PACKAGE):
+            return error
+        error = error.__cause__
+    return None
+
+
 def _with_ours(named: list[Callback] | Callback | None, shows_progress: bool) -> list[Callback]:
     """The config's callbacks, and those that every run needs: where the config names one of the kind, its own.
 
@@ -160,8 +176,16 @@ def _with_ours(named: list[Callback] | Callback | None, shows_progress: bool) ->
 
 
 def main() -> None:
-    """Entry point of train.py. Status 75 says that the run was asked to stop and has saved: repeat the command."""
+    """Entry point of train.py. Status 75 says that the run was asked to stop and has saved: repeat the command.
+
+    An error of the user's is one line; with PROMPTNET_DEBUG=1 its traceback.
+    """
     try:
         TrainingCLI(save_config_kwargs={"overwrite": True})
-    except (CheckpointError, RunChanged, RunTakenError, TrainingDiverged, UnusableModelError) as error:
+    except (CheckpointError, RunChanged, RunTakenError, TrainingDiverged) as error:
         sys.exit(f"train.py: {error}")
+    except ValueError as error:
+        ours = _error_of_ours(error)
+        if ours is None or os.environ.get("PROMPTNET_DEBUG", "0") not in ("", "0"):
+            raise
+        sys.exit(f"train.py: {' '.join(str(ours).split())}")

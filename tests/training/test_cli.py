@@ -6,6 +6,8 @@ import pytest
 
 from promptnet.training.callbacks.metrics_file import read_metrics, values_of
 from promptnet.training.cli import main
+from tests.base_models import write_base
+from tests.training.conftest import ROOT
 from tests.training.forked import TINY, Runs
 
 
@@ -33,3 +35,28 @@ def test_what_no_stage_can_do_is_no_command(
         main()
     assert refusal.value.code == 2
     assert "fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.init_args.base_dir=nowhere", "'nowhere' has no 'vae' that AutoencoderKL could be loaded from"),
+        ("--model.init_args.min_snr_gamma=-1", "min_snr_gamma=-1.0 must be above 0"),
+        ("--data.init_args.data_dir=nowhere", "nowhere"),
+    ],
+)
+def test_a_value_that_cannot_be_is_said_in_one_line(
+    option: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not among the whole config, which jsonargparse puts around it."""
+    given = [f"--config={ROOT / 'configs/pretrain/sd15.yaml'}", f"--run_dir={tmp_path}"]
+    base = write_base(tmp_path / "base", "sd")
+    given += [f"--model.init_args.base_dir={base}", f"--model.init_args.vision_id={base / 'vision'}"]
+    monkeypatch.setattr("sys.argv", ["train.py", "fit", *given, option])
+    with pytest.raises(SystemExit) as refusal:
+        main()
+    said = str(refusal.value.code)
+    assert said.startswith("train.py: ")
+    assert message in said
+    assert "\n" not in said
+    assert len(said) < 400

@@ -18,6 +18,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithPro
 from promptnet.datasets.faces.features import network_hash
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.pipeline import PromptNetPipeline
+from promptnet.inference.sampling.arguments import check_text_layer, check_vision, check_words
 from promptnet.inference.sampling.conditions import strided
 from promptnet.inference.sampling.config import SamplingConfig
 from promptnet.inference.sampling.schedule import prediction_type
@@ -103,10 +104,12 @@ class PretrainStage(DiffusionStage):
         if described_weight < 0:
             raise ValueError(f"described_weight={described_weight} must be at least 0")
         base = load_base(base_dir, vision_id)
+        texts = base.text_encoders()
+        check_text_layer(None, [encoder.network.config for encoder in texts.text_encoders])
         super().__init__(base.networks, base.scheduler, seed, **stage)
         self.save_hyperparameters()
         self.export_dir = Path(export_dir)
-        self.tokenizer, self.text_encoders = base.tokenizers[0], base.text_encoders()
+        self.tokenizer, self.text_encoders = base.tokenizers[0], texts
         self.word_positions: Positions = word_positions
         self.prompt_padding: Padding = prompt_padding
         self.image_processor, self.forces_zeros = base.image_processor, base.forces_zeros
@@ -130,6 +133,8 @@ class PretrainStage(DiffusionStage):
     ) -> PromptNetModel:
         if start_from:
             started: Any = PromptNetModel.from_pretrained(start_from)
+            check_words(started.config["prompt_channel"], self.text_encoders)
+            check_vision(started.config, self.frozen["image_encoder"].config, self.frozen["vae"].config)
             return started.float()
         unet = self.frozen["unet"]
         with torch.device(unet.device):

@@ -53,6 +53,7 @@ def generate(
     fusion_end: float | None = None,
     pseudo_word_scale: float | None = None,
     pseudo_word_every: int | None = None,
+    start_timestep: int | None = None,
     as_published: bool = False,
     like: Path | None = None,
     no_metadata: bool = False,
@@ -92,6 +93,7 @@ def generate(
         fusion_end: fraction of the steps, from the noisy end, that are fused
         pseudo_word_scale: weight of the pseudo-word in the fusion stage
         pseudo_word_every: number of steps for which the pseudo-word is made at once
+        start_timestep: noisiest timestep that is executed, of 1000, as in the published code
         as_published: use the published value of every parameter that is not given
         like: a PNG that this command wrote: take prompt, seed and every other option that is not given from it
         no_metadata: write no record of prompt, seed and options into PNG files
@@ -114,6 +116,7 @@ def generate(
         "fusion_end": fusion_end,
         "pseudo_word_scale": pseudo_word_scale,
         "pseudo_word_every": pseudo_word_every,
+        "start_timestep": start_timestep,
     }
     record = None if like is None else read_record(like)
     asked = Asked.of(

@@ -56,7 +56,7 @@ from promptnet.inference.sampling.requests import (
     moved,
 )
 from promptnet.inference.sampling.rules import Generators, build_rules
-from promptnet.inference.sampling.schedule import Step, plan, prediction_type
+from promptnet.inference.sampling.schedule import Step, from_timestep, plan, prediction_type
 from promptnet.inference.tuning.config import TuningConfig
 from promptnet.inference.values import generators, refuse_unknown
 from promptnet.io.renamed import renamed_arguments
@@ -201,6 +201,7 @@ class PromptNetPipeline(
         encoder_input: str | None = None,
         reference_weights: str | None = None,
         eta: float | None = None,
+        start_timestep: int | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
         latents: Tensor | None = None,
@@ -257,6 +258,7 @@ class PromptNetPipeline(
             encoder_input: what PromptNet sees of an image drawn at another size.
             reference_weights: what several reference images weigh.
             eta: noise of DDIM's own steps.
+            start_timestep: the noisiest timestep that is executed.
             num_images_per_prompt: images of one prompt follow each other.
             generator: one for all, or one for each image; an image with its own generator does not depend on the
                 others in the batch. The fusion's noise is drawn from it too.
@@ -302,6 +304,7 @@ class PromptNetPipeline(
                 "encoder_input": encoder_input,
                 "reference_weights": reference_weights,
                 "eta": eta,
+                "start_timestep": start_timestep,
             }
         )
         check_output_type(output_type)
@@ -344,7 +347,7 @@ class PromptNetPipeline(
         x = starting_noise(shape, generator, latents, device, self.unet.dtype)
         with own_call(self) as call:
             call.scheduler.set_timesteps(config.num_inference_steps, device=device)
-            steps = plan(call.scheduler)
+            steps = from_timestep(plan(call.scheduler), config.start_timestep, call.scheduler)
             self._num_timesteps = call.num_timesteps = len(steps)
             rules = build_rules(
                 moved(rows, device),

@@ -92,7 +92,7 @@ def _check_without_ip_adapter(unet_config: Any) -> None:
     if getattr(unet_config, "encoder_hid_dim_type", None) == "ip_image_proj":
         raise ValueError(
             "The U-Net has an IP-Adapter, which reads an image that PromptNetPipeline does not give it: call "
-            "unload_ip_adapter() of the pipeline that loaded it, or draw there, with in_stock_pipeline for subjects and "
+            "unload_ip_adapter() of the pipeline that loaded it, or draw there: in_stock_pipeline is for subjects, "
             "stock_arguments for edits."
         )
 

@@ -30,6 +30,8 @@ class SamplingConfig:
         pseudo_word_every: k, S* is made once for k steps, in the first evaluation among them; 1 makes it anew in every
             evaluation.
         eta: 0 to 1, noise of DDIM's own steps.
+        start_timestep: the noisiest of the 1000 trained timesteps that is executed, as the published code's start gate:
+            steps above it are left out, and the noise is taken as latents of that level; 1000 leaves out none.
         word_positions: position embeddings of pseudo-words, "natural" or "published" (promptnet.models.text).
         encoder_input: what PromptNet sees of an image drawn at another size than the reference images':
             "strided", every n-th of its latents, or "reference", the reference's latents at the same noise level.
@@ -50,12 +52,14 @@ class SamplingConfig:
     pseudo_word_scale: float = 0.8
     pseudo_word_every: int = 1
     eta: float = 0.0
+    start_timestep: int = 1000
     word_positions: Literal["natural", "published"] = "natural"
     encoder_input: Literal["strided", "reference"] = "strided"
     reference_weights: Literal["shared", "each"] = "shared"
 
     def __post_init__(self) -> None:
-        for name, least in (("num_inference_steps", 1), ("fusion_steps", 0), ("pseudo_word_every", 1)):
+        least_values = {"num_inference_steps": 1, "fusion_steps": 0, "pseudo_word_every": 1, "start_timestep": 0}
+        for name, least in least_values.items():
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
         for name in ("guidance_scale", "subject_scale", "class_scale", "fusion_scale", "pseudo_word_scale"):
             object.__setattr__(self, name, real(name, getattr(self, name)))
@@ -95,6 +99,7 @@ PUBLISHED = SamplingConfig(
     fusion_eta=1.0,
     fusion_end=1.0,
     pseudo_word_scale=0.8,
+    start_timestep=1000,
     word_positions="published",
     reference_weights="each",
 )

@@ -108,6 +108,31 @@ def plan(scheduler: Any) -> list[Step]:
     return [Step(i, len(timesteps), timesteps[i], *level) for i, level in enumerate(levels)]
 
 
+def from_timestep(steps: list[Step], start: int, scheduler: Any) -> list[Step]:
+    """Leave out the steps above a timestep, as the published code of ProFusion (`st`); places and shares stay.
+
+    Args:
+        steps: of `plan`.
+        start: the noisiest timestep that is executed.
+        scheduler: whose steps they are.
+
+    Raises:
+        ValueError: no step is left, or the scheduler counts its steps or keeps latents of another scale.
+    """
+    kept = [step for step in steps if float(step.timestep) <= start]
+    if len(kept) == len(steps):
+        return steps
+    if not kept:
+        last = float(steps[-1].timestep)
+        raise ValueError(f"start_timestep={start} leaves out every step: the last is at {last:g}, give at least that.")
+    if _known_name(scheduler, ("DDIMScheduler",)) is None:
+        raise ValueError(
+            f"start_timestep={start} leaves out steps, which {type(scheduler).__name__} does not allow: take "
+            "DDIMScheduler, or start_timestep=1000."
+        )
+    return kept
+
+
 def _ddim_levels(scheduler: Any) -> list[tuple[float, float, float]]:
     alphas: list[float] = scheduler.alphas_cumprod.tolist()
     final = float(scheduler.final_alpha_cumprod)

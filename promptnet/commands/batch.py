@@ -27,6 +27,7 @@ def batch(
     seed: int = 0,
     base: str = EMBEDDED,
     overwrite: bool = False,
+    allow_foreign: bool = False,
     device: str = "auto",
     threads: int = 0,
 ) -> None:
@@ -43,6 +44,7 @@ def batch(
         seed: of every row
         base: base model, a folder in diffusers layout or a Hub id; all machines must have it
         overwrite: replace files that exist
+        allow_foreign: take images that the encoder does not know
         device: auto, cpu, cuda, ...
         threads: of torch in each worker (0: torch's own choice)
     """
@@ -60,7 +62,7 @@ def batch(
     from promptnet.inference.tuning.bulk import BulkConfig
 
     name = found if not Path(found).exists() else str(Path(found).resolve())
-    config = BulkConfig(name, pick_device(device) if workers == 1 else device, steps, seed, threads)
+    config = BulkConfig(name, pick_device(device) if workers == 1 else device, steps, seed, threads, allow_foreign)
     done = (
         _in_this_process(rows, config)
         if workers == 1

@@ -24,6 +24,7 @@ class BulkConfig:
         steps: tuning steps; 0 encodes only, None is the pipeline's default.
         seed: of every row.
         num_threads: of torch; 0 leaves it to torch. Sums of several threads may round differently.
+        allow_foreign: whether to take images that the encoder does not know.
     """
 
     base: str
@@ -31,6 +32,7 @@ class BulkConfig:
     steps: int | None = None
     seed: int = 0
     num_threads: int = 0
+    allow_foreign: bool = False
 
 
 class BulkCustomizer:
@@ -75,6 +77,7 @@ class BulkCustomizer:
             [open_image(image)],
             class_word=class_word,
             steps=self.config.steps,
+            allow_foreign=self.config.allow_foreign,
             generator=torch.Generator().manual_seed(self.config.seed),
             progress_bar=False,
         )

@@ -60,7 +60,8 @@ def test_leaf_modules_are_told_from_rooms() -> None:
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
 def test_pages_name_rooms_and_no_leaf_module(page: Path) -> None:
     if page.name != "names.md":  # class paths of configs
-        assert modules_named(page.read_text("utf-8")) == set()
+        found = modules_named(page.read_text("utf-8"))
+        assert found <= ({"promptnet.serve.ray"} if page.name == "deploy.md" else set())  # what `serve run` is given
 
 
 def in_navigation(entry: object) -> list[str]:

@@ -458,8 +458,7 @@ function tool(name, label, action) {
 function resultCard(entry) {
   const card = $("result-template").content.firstElementChild.cloneNode(true);
   const part = Object.fromEntries(["img", "progress", ".asked", ".seed", ".problem", ".tools"].map((name) => [name.replace(".", ""), card.querySelector(name)]));
-  const changes = entry?.request.edits.map(({ edit, strength }) => `${edit} ${Math.round(strength * 100)}%`) || [];
-  part.asked.append(...(entry ? marked([entry.request.prompt, ...changes].join(" · ")) : ["Drawn earlier"]));
+  part.asked.append(...(entry ? marked(entry.request.prompt) : ["Drawn earlier"]));
   part.img.alt = entry?.request.prompt || "Drawn earlier";
   return { card, part };
 }
@@ -510,7 +509,8 @@ function imageCard(image, entry) {
   const { card, part } = resultCard(entry);
   const seed = Number.isSafeInteger(image.seed) ? image.seed : null; // larger ones were rounded on their way here
   part.progress.hidden = true;
-  part.seed.textContent = seed === null ? "" : `seed ${seed}`;
+  const changes = entry?.request.edits.map(({ edit, strength }) => `${edit} ${Math.round(strength * 100)}%`) || [];
+  part.seed.textContent = [...(seed === null ? [] : [`seed ${seed}`]), ...changes].join(" · ");
   picture(image.url).then((address) => {
     part.img.src = address;
     const save = Object.assign(document.createElement("a"), { href: address, download: `${image.id}.png`, textContent: "Save" });

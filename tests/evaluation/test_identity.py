@@ -1,8 +1,10 @@
 """`promptnet evaluate identity`: cosines by the face embedder, offline, with weights that the user names."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from facenet_pytorch import InceptionResnetV1
@@ -16,7 +18,7 @@ from promptnet.evaluation.identity import compare_identities, images_in
 class Means:
     """A scorer whose vectors are the images' mean colours."""
 
-    def identity(self, images: list[Image.Image]) -> torch.Tensor:
+    def identity(self, images: Sequence[Image.Image]) -> torch.Tensor:
         colours = torch.tensor([image.resize((1, 1)).getpixel((0, 0)) for image in images], dtype=torch.float32)
         return torch.nn.functional.normalize(colours, dim=1)
 
@@ -67,7 +69,7 @@ def test_the_command_with_named_weights_is_the_network_itself(ending, tmp_path, 
     faces = []
     for path in (a, b):  # noise has no face: the image itself is read
         image = Image.open(path).convert("RGB").resize((160, 160), Image.Resampling.LANCZOS)
-        pixels = torch.tensor(list(image.getdata()), dtype=torch.float32).view(160, 160, 3)
+        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32))
         faces.append(pixels.permute(2, 0, 1) / 127.5 - 1)
     with torch.no_grad():
         one, two = network(torch.stack(faces))

@@ -107,13 +107,15 @@ def test_each_prediction_holds_one_person_and_that_ones_loras(pipe, make_subject
     references = prompts.references()
     torch.testing.assert_close(references.weights, torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64))
     x = torch.randn(1, 4, 8, 16)
-    loras = [condition.inputs(x, STEP).loras.rows[0] for condition in references.conditions]
+    given: list[Any] = [condition.inputs(x, STEP).loras for condition in references.conditions]
+    loras = [rows.rows[0] for rows in given]
     assert [set(found) == set(s.unet_loras) for found, s in zip(loras, (a, b, b), strict=True)] == [True] * 3
     assert (
         loras[0]["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"]
         is a.unet_loras["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"]
     )
-    total = sum(w * m for w, m in zip(references.weights[0], references.maps, strict=True))
+    maps: Any = references.maps
+    total: Any = sum(w * m for w, m in zip(references.weights[0], maps, strict=True))
     torch.testing.assert_close(total, torch.ones(1, 1, 8, 16), check_dtype=False)
     torch.testing.assert_close(references.num_images, torch.tensor([[1.5]]))
 

@@ -60,10 +60,14 @@ def test_it_saves_moves_and_loads(pipe, tmp_path):
     subject = own_words(pipe)
     subject.save(tmp_path / "me.safetensors")
     found = Subject.load(tmp_path / "me.safetensors")
+    assert found.words is not None
+    assert subject.words is not None
     assert torch.equal(found.words, subject.words)
     assert found.content_hash == subject.content_hash
     assert not found.needs_encoder
-    assert subject.to(dtype=torch.float16).words.dtype == torch.float16
+    half = subject.to(dtype=torch.float16).words
+    assert half is not None
+    assert half.dtype == torch.float16
 
 
 def test_an_encoder_that_comes_or_goes_does_not_matter_but_the_base_model_does(pipe, new_pipe):

@@ -26,6 +26,7 @@ from promptnet.images.crop import fitted
 from promptnet.inference.editing.card import EditCard, listed_cards
 from promptnet.inference.editing.rule import check_request_lengths, learned_config, mixing_rule
 from promptnet.inference.mixins.adapters import AdaptersMixin
+from promptnet.inference.mixins.compiling import CompilingMixin
 from promptnet.inference.mixins.loading import LoadingMixin
 from promptnet.inference.mixins.state import StateMixin
 from promptnet.inference.mixins.subjects import SubjectsMixin
@@ -67,7 +68,7 @@ StepCallback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | Non
 
 
 class PromptNetPipeline(
-    LoadingMixin, AdaptersMixin, SubjectsMixin, StateMixin, DiffusionPipeline, StableDiffusionMixin
+    LoadingMixin, AdaptersMixin, CompilingMixin, SubjectsMixin, StateMixin, DiffusionPipeline, StableDiffusionMixin
 ):
     """Draws prompts, with one person or several in them as `S*`.
 
@@ -363,7 +364,7 @@ class PromptNetPipeline(
                 rules.append(mixing_rule(cards, networks))
             rules += sizing.rules
             progress_bar: Any = self.progress_bar
-            with progress_bar(total=len(steps)) as bar:
+            with self._compiled_calls(), progress_bar(total=len(steps)) as bar:
 
                 def on_step_end(x: Tensor, step: Step) -> Tensor:
                     bar.update()

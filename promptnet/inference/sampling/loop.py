@@ -72,6 +72,11 @@ def evaluated_by(evaluator: Evaluator) -> Iterator[None]:
         _EVALUATOR.reset(token)
 
 
+def has_evaluator() -> bool:
+    """Whether somebody else makes this thread's U-Net calls."""
+    return _EVALUATOR.get() is not None
+
+
 @dataclass(frozen=True, eq=False)
 class Term:
     """One U-Net evaluation in the sum.

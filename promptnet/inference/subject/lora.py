@@ -354,6 +354,12 @@ def applied_stacks(network: nn.Module, stacks: Stacks, num_rows: int) -> Iterato
         raise RuntimeError(_NEVER_RAN.format(names=", ".join(missing)))
 
 
+def install_slots(layers: Mapping[str, nn.Module]) -> None:
+    """Give layers what LoRA layers act through, before code is compiled that looks whether they have it."""
+    for layer in layers.values():
+        slot_of(layer)
+
+
 def _refuse_fused(network: nn.Module, names: Iterable[str]) -> None:
     for name in names:
         parent = network.get_submodule(name.rpartition(".")[0]) if _has(network, name) else None

@@ -16,7 +16,7 @@ from promptnet.inference.sampling.loop import UNetInputs, sample
 from promptnet.inference.sampling.schedule import Step, plan
 
 BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-EVEN = {**BETAS, "use_exponential_sigmas": True}  # even in lambda, as the theory of the order has it
+EVEN: dict[str, Any] = {**BETAS, "use_exponential_sigmas": True}  # even in lambda, as the theory of the order has it
 SHAPE = (4, 2, 2)  # (C, h, w)
 CENTRES, VARIANCE = (-1.0, 1.0), 0.4
 

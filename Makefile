@@ -1,6 +1,6 @@
 # make demo | make test | make check: each sets up all it needs, through make setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast test-slow check docs format lock clean
+.PHONY: help setup demo serve gpu test test-fast test-slow check docs format lock clean
 
 PYTHON ?= $(shell for candidate in python3 python3.11 python3.12 python3.13; do \
 	$$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
@@ -25,6 +25,7 @@ help:
 	@echo "make test    the tests, offline, no GPU  (make test TESTS=tests/inference for some of them)"
 	@echo "make test-fast   the core of them, under two minutes"
 	@echo "make test-slow   those that make test leaves out: long mixtures, kills at random moments"
+	@echo "make gpu     all that wants a GPU, in nine minutes, without a network: outputs/gpu/table.md"
 	@echo "make check   ruff, ruff format --check, pyright"
 	@echo "make docs    the documentation site, built strictly and offline: outputs/site/index.html"
 	@echo "make format  let ruff rewrite what it can"
@@ -64,6 +65,10 @@ test-fast: setup
 
 test-slow: setup
 	$(OFFLINE) .venv/bin/python -m pytest -n 2 -q -m slow $(TESTS)
+
+# Not `setup`: where a GPU is, there may be no index. PYTHON is one that has torch, lightning, transformers and peft.
+gpu:
+	$(or $(wildcard .venv/bin/python),$(PYTHON)) benchmarks/gpu/run.py
 
 check: setup
 	.venv/bin/ruff check .

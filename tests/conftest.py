@@ -1,6 +1,8 @@
-"""Every test runs offline, on the CPU, with one thread and known seeds."""
+"""Every test but those marked gpu runs offline, on the CPU, with one thread and known seeds."""
 
+import itertools
 import os
+import sys
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -8,9 +10,10 @@ os.environ.update(
     TRANSFORMERS_VERBOSITY="error",
     DIFFUSERS_VERBOSITY="error",
     TOKENIZERS_PARALLELISM="false",
-    CUDA_VISIBLE_DEVICES="",
     OMP_NUM_THREADS="1",
     MPLBACKEND="Agg",
+    # Only a run of `-m gpu` sees a GPU; all other tests are on the CPU.
+    **({} if ("-m", "gpu") in itertools.pairwise(sys.argv) else {"CUDA_VISIBLE_DEVICES": ""}),
 )
 os.environ.pop("PROMPTNET_DEBUG", None)
 
@@ -22,6 +25,16 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests marked gpu where there is no GPU: a skipped test would look like one that was run."""
+    if torch.cuda.is_available():
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
 
 
 @pytest.fixture(autouse=True)

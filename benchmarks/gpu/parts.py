@@ -209,7 +209,8 @@ def large_images(notes: Notes) -> None:
 
     dtype = torch.float16 if notes.device.startswith("cuda") else torch.float32
     if notes.is_toy:
-        unet: Any = build_unet().eval().to(notes.device)
+        unet: Any = build_unet().eval()
+        unet.to(notes.device)
     else:
         with torch.device("meta"):
             unet = UNet2DConditionModel(**BASES[SDXL].unet)

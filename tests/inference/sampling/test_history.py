@@ -309,7 +309,7 @@ def test_with_fusion_errors_fall_with_the_order_of_renoising(name: str, monkeypa
     """One Brownian path, drawn in few steps and in many: re-noising is of strong order 1, whatever the solver."""
     most, counts, rows = 1024, (16, 32, 64), 24
     x, fine, own = normal(rows, *SHAPE), normal(most, rows, *SHAPE, seed=1), normal(most, rows, *SHAPE, seed=2)
-    config = {"lower_order_final": False} if name in (DPM, UNIPC) else {}
+    config: dict[str, Any] = {"lower_order_final": False} if name in (DPM, UNIPC) else {}
     # Ancestral Euler has no such spacing: any first-order scheduler's even levels will do.
     even = scheduler_of(EULER, counts[0] + 1, **EVEN)
     ends = [plan(even)[0].alpha, plan(even)[-1].alpha]

@@ -481,7 +481,7 @@ def exports(
         steps: denoising steps an image
         split: test for figures to report; validation to choose settings
         methods: to compare (null: all)
-        out: an existing folder for export.json
+        out: folder for export.json and the images; repeat the command to resume after an interruption
         seed: makes the result reproducible
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...

@@ -1,9 +1,10 @@
 """What exports lose: people never seen in training, drawn by our pipeline and by diffusers' own with the files."""
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import numpy as np
 from PIL import Image
 
 from promptnet.datasets.avatars.render import Split
+from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.harness.renderer import generator, image_size
+from promptnet.evaluation.harness.methods import OURS, Encoder
+from promptnet.evaluation.harness.renderer import generator, image_size, weight_hashes
 from promptnet.evaluation.harness.tasks import CLASS_PHRASE, PLACEHOLDER, Person, make_people
+from promptnet.evaluation.harness.workers import generate_missing
 from promptnet.evaluation.subjects.compare import check_run
 from promptnet.evaluation.subjects.score import METRICS, MethodScores, make_scorer
 from promptnet.export.distillation import DistillConfig, distill
@@ -23,7 +27,7 @@ from promptnet.export.registry import FORMATS, write_files
 from promptnet.export.static_subject import StaticSubject
 from promptnet.export.static_words import mean_static
 from promptnet.export.stock import in_stock_pipeline
-from promptnet.io.atomic import check_folder, write_whole
+from promptnet.io.atomic import make_folder, write_whole
 from promptnet.io.progress import counting_bar
 from promptnet.metrics.bootstrap import difference, interval
 from promptnet.metrics.judge import load_judge
@@ -50,7 +54,8 @@ def evaluate_exports(
 ) -> dict[str, Any]:
     """Draw people with every export and score them against the true answers, and against the exact pipeline.
 
-    With `out`, also writes export.json there.
+    With `out`, also writes export.json there, and keeps the images in a folder of their own: repeat the command to
+    resume after an interruption.
 
     Args:
         base: folder of the embedded model; judges lie beside it.
@@ -59,7 +64,7 @@ def evaluate_exports(
         steps: denoising steps.
         split: "test" for results, "validation" for choices.
         methods: some of `METHODS`; "exact" is always among them.
-        out: an existing folder.
+        out: a folder, made if it is missing.
         seed: decides people, prompts and noise.
         device: where to draw; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
@@ -75,17 +80,20 @@ def evaluate_exports(
     if unknown:
         raise ValueError(f"methods {sorted(unknown)} are not among {', '.join(METHODS)}")
     check_run(split, steps)
-    folder = None if out is None else check_folder(out)
-    chosen = [method for method in METHODS if method in {*methods, EXACT}]
-    who, renderer = make_people(split, people, prompts, seed), _Renderer(str(base), steps, device or "cpu", config)
-    images: dict[str, list[list[Image.Image]]] = {method: [] for method in chosen}
-    with counting_bar("drawing exports", len(who), "people") as advance:
+    folder = None if out is None else make_folder(out)
+    config = config or DistillConfig()
+    chosen = [Export(method, config) for method in METHODS if method in {*methods, EXACT}]
+    who, renderer = make_people(split, people, prompts, seed), _Renderer(str(base), steps, device or "cpu")
+    with (
+        _image_cache(base, chosen, steps, folder) as cache,
+        counting_bar("drawing exports", len(who), "people") as done,
+    ):
         for person in who:
-            for method, drawn in renderer(person, chosen).items():
-                images[method].append(drawn)
-            advance()
+            generate_missing(renderer, person, chosen, cache)
+            done()
+        images = {method.name: [cache.get(person, method) for person in who] for method in chosen}
     scorer = make_scorer(who, load_judge(judge_folder(base, split, judge), device), split, image_size(base), device)
-    scores = {method: scorer.score(images[method]) for method in chosen}
+    scores = {method: scorer.score(found) for method, found in images.items()}
     results = summarise(scores)
     results["settings"] = {"split": split, "people": people, "prompts": prompts, "steps": steps, "seed": seed}
     results["distillation_s"] = round(float(np.mean(renderer.seconds)), 1) if renderer.seconds else None
@@ -130,6 +138,28 @@ def _cell(record: Mapping[str, float]) -> str:
     return f"{record['mean']:.2f} ({record['low']:.2f} to {record['high']:.2f})"
 
 
+@dataclass(frozen=True)
+class Export:
+    """One of `METHODS`, as the image cache knows methods."""
+
+    name: str
+    distilling: DistillConfig
+    source: str = "subject"
+    encoder: Encoder = OURS
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return everything that decides the images."""
+        return {"export": self.name, **(asdict(self.distilling) if self.name == "distilled" else {})}
+
+
+@contextlib.contextmanager
+def _image_cache(base: str | Path, methods: Sequence[Export], steps: int, folder: Path | None) -> Iterator[ImageCache]:
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory())) if folder is None else folder
+        yield ImageCache(place / "pictures", weight_hashes(base, methods), steps, image_size(base))
+
+
 @dataclass
 class _Renderer:
     """Draws one person in every way, from the same noise."""
@@ -137,8 +167,8 @@ class _Renderer:
     base: str
     steps: int
     device: str
-    config: DistillConfig | None
     seconds: list[float] = field(default_factory=list)
+    known: tuple[Person, Any] | None = None
 
     def __post_init__(self) -> None:
         import torch
@@ -156,9 +186,11 @@ class _Renderer:
             each.set_progress_bar_config(disable=True)
         self.scale = self.ours.sampling_defaults.subject_scale
 
-    def __call__(self, person: Person, methods: Sequence[str]) -> dict[str, list[Image.Image]]:
-        subject = self.subject(person)
-        return {method: self._draw(method, person, subject) for method in methods}
+    def __call__(self, person: Person, method: Export) -> list[Image.Image]:
+        """Draw one image for each of the person's prompts."""
+        if self.known is None or self.known[0] != person:
+            self.known = person, self.subject(person)
+        return self._draw(method, person, self.known[1])
 
     def subject(self, person: Person) -> Any:
         """The person, tuned."""
@@ -166,7 +198,8 @@ class _Renderer:
         quiet: dict[str, Any] = {"generator": generator(person.seed), "progress_bar": False}
         return self.ours.customize(reference, class_word=CLASS_PHRASE, **quiet)
 
-    def _draw(self, method: str, person: Person, subject: Any) -> list[Image.Image]:
+    def _draw(self, how: Export, person: Person, subject: Any) -> list[Image.Image]:
+        method = how.name
         prompts = [each.prompt for each in person.eval_prompts]
         if method in ("defaults", EXACT):
             plain = {} if method == "defaults" else {"class_scale": 0.0, "fusion_steps": 0}
@@ -179,7 +212,7 @@ class _Renderer:
             ).images
         if method == "stock":
             return [self._in_stock(subject, each) for each in person.eval_prompts]
-        static = self._distilled(subject) if method == "distilled" else mean_static(self.ours, subject)
+        static = self._distilled(subject, how.distilling) if method == "distilled" else mean_static(self.ours, subject)
         return self._with_files(static, person, with_lora=method != "words")
 
     def _in_stock(self, subject: Any, asked: Any) -> Image.Image:
@@ -194,11 +227,11 @@ class _Renderer:
         ) as arguments:
             return self.stock(**arguments).images[0]
 
-    def _distilled(self, subject: Any) -> StaticSubject:
+    def _distilled(self, subject: Any, config: DistillConfig) -> StaticSubject:
         import time
 
         start_s = time.perf_counter()
-        found = distill(self.ours, subject, self.config)
+        found = distill(self.ours, subject, config)
         self.seconds.append(time.perf_counter() - start_s)
         return found
 

@@ -400,10 +400,11 @@ class _Addition:
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         self.ran = True
-        if len(output) != self.num_rows:
+        num_rows = output.shape[0]  # not len(), which exported graphs take for a constant
+        if num_rows != self.num_rows:
             raise ValueError(
                 f"LoRA layers were given for {self.num_rows} rows, but {self.name} was called with "
-                f"{len(output)}: give one entry for each row of the batch."
+                f"{num_rows}: give one entry for each row of the batch."
             )
         columns = _columns(_base_layer(layer), args[0])  # (B, P, d_in)
         change = columns @ self.A.to(columns).mT @ self.B.to(columns).mT  # (B, P, d_out)
@@ -417,4 +418,4 @@ def _columns(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv2d):
         patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # pyright: ignore
         return patches.mT
-    return x.reshape(len(x), -1, x.shape[-1])
+    return x.reshape(x.shape[0], -1, x.shape[-1])

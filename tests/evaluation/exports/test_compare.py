@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from promptnet.evaluation.exports import compare
 from promptnet.evaluation.exports.compare import evaluate_exports, print_results
@@ -31,6 +32,27 @@ def test_every_way_is_drawn_and_compared_with_the_exact_one(
     print_results(found)
     said = capsys.readouterr().out
     assert [method for method in compare.METHODS if method not in said] == []
+
+
+def test_a_run_resumes_with_the_images_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    size = (64, 64)
+
+    def draw(self: Any, method: compare.Export, person: Any, subject: Any) -> list[Image.Image]:
+        calls.append(method.name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return [Image.new("RGB", size, "red")] * len(person.eval_prompts)
+
+    monkeypatch.setattr(compare._Renderer, "subject", untuned)
+    monkeypatch.setattr(compare._Renderer, "_draw", draw)
+    how: dict[str, Any] = {"people": 2, "prompts": 1, "steps": 2, "split": "validation", "methods": ["mean"]}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_exports(BASE, **how, out=tmp_path)
+    evaluate_exports(BASE, **how, out=tmp_path)
+    assert calls == ["exact", "mean", "exact", "exact", "mean"]
+    evaluate_exports(BASE, **{**how, "steps": 3}, out=tmp_path)
+    assert len(calls) == 9
 
 
 def test_unknown_methods_are_refused() -> None:

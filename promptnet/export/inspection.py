@@ -17,6 +17,7 @@ from promptnet.inference.editing.card import EditCard
 from promptnet.inference.subject.subject import KIND as SUBJECT_KIND
 from promptnet.inference.subject.subject import Subject
 
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _HIDDEN = ("content_hash", "fingerprint")
 
 
@@ -45,7 +46,7 @@ def inspect_file(path: Path) -> Found:
         raise ExportError(f"'{path}' does not exist: check the path.")
     if path.is_dir():
         return _folder(path)
-    if path.suffix.lower() == ".png":
+    if path.suffix.lower() in _IMAGES:
         return _image(path)
     return _tensor_file(path)
 
@@ -103,6 +104,7 @@ def _export(path: Path) -> Found:
 def _folder(path: Path) -> Found:
     for name, describe in (
         ("bundle.json", _bundle),
+        ("graphs.json", _graphs),
         ("model_index.json", _pipeline),
         ("manifest.json", _checkpoint),
         ("config.json", _network),
@@ -121,6 +123,17 @@ def _bundle(path: Path, manifest: dict[str, Any]) -> Found:
     wrong = differing_files(path, manifest["files"])
     about = {"base model": manifest["base"], "files": len(manifest["files"]), "licence": manifest["licence"]}
     return Found("bundle", not wrong, about if not wrong else {**about, "problem": f"altered: {', '.join(wrong)}"})
+
+
+def _graphs(path: Path, manifest: dict[str, Any]) -> Found:
+    from promptnet.export.manifest import differing_files
+
+    wrong = differing_files(path, manifest["files"])
+    about = {"graphs": ", ".join(manifest["graphs"]), "base model": manifest["base"] or "unknown"}
+    about |= {"torch": manifest["torch"], "device": manifest["device"], "licence": manifest["licence"]}
+    if wrong:
+        about["problem"] = f"altered: {', '.join(wrong)}"
+    return Found(f"graphs, {manifest['kind']}", not wrong, about)
 
 
 def _pipeline(path: Path, index: dict[str, Any]) -> Found:
@@ -151,7 +164,7 @@ def _image(path: Path) -> Found:
     except (OSError, SyntaxError, ValueError) as error:  # PIL's own for a broken PNG is a SyntaxError
         return Found("image", False, {"problem": str(error)})
     if not texts:
-        raise ExportError(f"'{path}' is a PNG without metadata of promptnet.")
+        raise ExportError(f"'{path}' is an image without metadata of promptnet.")
     return Found("image", True, texts)
 
 

@@ -164,6 +164,35 @@ def encode_tokens(
     return states.scaled(pseudo_word_scale)
 
 
+def encode_embedded(
+    text_encoder: PreTrainedModel, input_ids: Tensor, words: Tensor, is_word: Tensor, layer: Layer, final_norm: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Encode tokens of which some are pseudo-words, with natural positions, on tensors alone: for exported graphs.
+
+    Args:
+        text_encoder: the encoder.
+        input_ids: (B, T); those under pseudo-words count for nothing.
+        words: (B, T, D), read where `is_word` is true.
+        is_word: (B, T), booleans.
+        layer: as in `encode_tokens`.
+        final_norm: as in `encode_tokens`.
+
+    Returns:
+        States (B, T, D), and the pooled state (B, P) of encoders that have a projection.
+    """
+    embeddings = _embeddings(text_encoder)
+
+    def put_words(_module: nn.Module, _args: Any, embedded: Tensor) -> Tensor:
+        positions = _position_table(embeddings).weight[: embedded.shape[1]]  # (T, D)
+        return torch.where(is_word[..., None], words.to(embedded.dtype) + positions, embedded)  # (B, T, D)
+
+    whole_output = layer == "last" and final_norm
+    with asking({slot_of(embeddings).places[0].key: put_words}):
+        output = text_encoder(input_ids, output_hidden_states=not whole_output)
+    states = output.last_hidden_state if whole_output else _chosen(text_encoder, output, layer, final_norm, 0)
+    return states, getattr(output, "text_embeds", None)
+
+
 def _chosen(text_encoder: PreTrainedModel, output: Any, layer: Layer, final_norm: bool, clip_skip: int) -> Tensor:
     """Intermediate states (B, T, D); the encoder keeps them without its final norm."""
     states = output.hidden_states[(-1 if layer == "last" else -2) - clip_skip]

@@ -166,6 +166,18 @@ BAD_TEXT = {
     "rounds": ("evaluate tune --rounds 0", "rounds=0"),
     "scored": ("evaluate base --people 0", "people=0"),
     "prepared": ("prepare --source photos --out faces --workers 0", "workers=0"),
+    "exported": ("export --to kohja --subject there.safetensors --out out", "did you mean kohya?"),
+    "exported together": ("export --to kohya,onnx --subject there.safetensors --out out", "in commands apart"),
+    "exported as graphs": ("export --to onnx --graphs unett --out out", "did you mean unet?"),
+    "nothing exported": ("export --to peft --out out", "Give --subject"),
+    "no card": ("export --to prompt-schedule --out out", "Give --card"),
+    "nobody exported": ("export --to peft --subject nobody.safetensors --out out", "nobody.safetensors"),
+    "exported where": ("export --to onnx --out none/out", "'none' does not exist"),
+    "exported on": ("export --to onnx --out out --device cudda", "device 'cudda' is not known"),
+    "exported in rank": ("export --to onnx --out out --rank 0", "rank=0"),
+    "inspected": ("inspect nothing.png", "'nothing.png' does not exist"),
+    "exports": ("evaluate export --methods distiled", "did you mean distilled?"),
+    "exports' people": ("evaluate export --people 0", "people=0"),
     "converted": ("convert --source none --out made", "has no config.json"),
 }
 

@@ -10,7 +10,7 @@ from typing import Literal
 from promptnet.commands._checks import check_choice, check_choices, check_counts, check_files, check_numbers, check_seed
 from promptnet.commands._loading import EMBEDDED, check_model, find_base, pick_device, quiet
 from promptnet.commands._output import check_output, parse_size
-from promptnet.evaluation.method_names import EDIT_METHODS, LADDER, PEOPLE_METHODS
+from promptnet.evaluation.method_names import EDIT_METHODS, EXPORT_METHODS, LADDER, PEOPLE_METHODS
 from promptnet.inference.resolution.published_files import check_resolution
 from promptnet.inference.sampling.scheduler_names import INVERTIBLE_SCHEDULERS
 from promptnet.io.atomic import check_folder, write_whole
@@ -116,9 +116,10 @@ def identity(
     check_files("face-weights", [face_weights])
     if out is not None:
         check_output(out, (".json",), overwrite=True)
-    judge = Path(find_base(base)).resolve().parent / "judges" / "validation" if embedder == "judge" else None
+    from promptnet.evaluation.harness.judges import judge_folder
     from promptnet.evaluation.identity import compare_identities, load_scorer
 
+    judge = judge_folder(find_base(base), "validation") if embedder == "judge" else None
     found = compare_identities(a, b, load_scorer(embedder, face_weights, judge))
     for name, row in zip(found.ones, found.values.tolist(), strict=True):
         for other, value in zip(found.others, row, strict=True):
@@ -481,25 +482,24 @@ def exports(
         steps: denoising steps an image
         split: test for figures to report; validation to choose settings
         methods: to compare (null: all)
-        out: folder for export.json and the images; repeat the command to resume after an interruption
+        out: a folder, made if it is missing, for export.json and the images; repeat the command to resume
         seed: makes the result reproducible
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
-    if out is not None:
-        check_folder(out)
-    found, place = find_base(base), pick_device(device)
+    found = _checked(base, device, seed, [out], people=people, prompts=prompts, steps=steps)
+    check_choices("methods", methods, EXPORT_METHODS)
+    place = pick_device(device)
     quiet()
-    from promptnet.evaluation.exports.compare import METHODS, evaluate_exports, print_results
+    from promptnet.evaluation.exports.compare import evaluate_exports, print_results
 
-    chosen = METHODS if methods is None else methods
     results = evaluate_exports(
         found,
         people=people,
         prompts=prompts,
         steps=steps,
         split=split,
-        methods=chosen,
+        methods=EXPORT_METHODS if methods is None else methods,
         out=out,
         seed=seed,
         device=place,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from promptnet.commands._loading import EMBEDDED, find_base, load_pipeline
+from promptnet.commands._checks import check_choice, check_choices, check_counts, check_files, check_seed
+from promptnet.commands._loading import EMBEDDED, check_model, find_base, load_pipeline
 from promptnet.commands._progress import status
+from promptnet.export.format_names import ALONE, FILES, GRAPHS, PARTS
 from promptnet.io.progress import counting_bar
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ def export(
     run: Path | None = None,
     card: list[Path] | None = None,
     static: Literal["distilled", "mean"] = "distilled",
+    dtype: Literal["float32", "float16"] = "float32",
+    graphs: list[str] | None = None,
+    rank: int = 8,
     verify: bool = True,
     consent: str = "",
     seed: int = 0,
@@ -38,13 +43,17 @@ def export(
 
     Args:
         to: formats with commas between. Of a subject: kohya, diffusers, peft, textual-inversion. Of an encoder: bundle.
-            Of an edit card: prompt-schedule
+            Of an edit card: prompt-schedule. Of the networks, without a person: onnx, aoti
         out: folder to write into; made if it does not exist, its parent must exist
         subject: the subject file of `promptnet customize`
         run: a training run's folder or an encoder's, for a bundle; null takes the base model's own encoder
         card: edit cards, to put into a bundle or to write as a prompt schedule
         static: words and LoRA of the files: distilled fits them to the subject's own predictions, mean averages the
             words over noise levels
+        dtype: of the numbers in a subject's files; float16 halves them
+        graphs: networks to compile for onnx and aoti: unet, vae_decoder, text_encoder, text_encoder_2, promptnet (null:
+            all)
+        rank: of the LoRA layers that compiled graphs take as inputs
         verify: read every file back with the loaders it is for, in a fresh process; exit status 1 if one is wrong
         consent: statement of the person's consent; its SHA-256 is kept in the files
         seed: makes the result reproducible
@@ -55,17 +64,91 @@ def export(
         device: auto, cpu, cuda, ...
     """
     kinds = to.split(",")
+    check_words(kinds, out, subject, card, graphs, rank=rank, seed=seed)
     if kinds == ["prompt-schedule"]:
         paths = export_schedules(card or [], make_folder(out))
-    elif kinds == ["bundle"]:
-        paths = [export_bundle(out, base, run, card or [], image_encoder, device, with_base=not reference_base)]
     else:
-        paths = export_files(
-            kinds, out, subject, base, promptnet, image_encoder, device,
-            static=static, consent=consent, verify=verify, seed=seed,
-        )  # fmt: skip
+        check_model(base, device, promptnet, image_encoder)
+        if kinds == ["bundle"]:
+            paths = [export_bundle(out, base, run, card or [], image_encoder, device, with_base=not reference_base)]
+        elif kinds[0] in GRAPHS:
+            paths = export_graphs(
+                kinds, out, base, promptnet, image_encoder, device, names=graphs, rank=rank, verify=verify
+            )
+        else:
+            paths = export_files(
+                kinds, out, subject, base, promptnet, image_encoder, device,
+                static=static, dtype=dtype, consent=consent, verify=verify, seed=seed,
+            )  # fmt: skip
     for path in paths:
         print(path)
+
+
+def check_words(
+    kinds: Sequence[str],
+    out: Path,
+    subject: Path | None,
+    card: list[Path] | None,
+    graphs: list[str] | None,
+    *,
+    rank: int,
+    seed: int,
+) -> None:
+    """Check the words of the command line.
+
+    Raises:
+        OSError: a file does not exist.
+        ValueError: a format is not known, formats do not go together, what they need is missing, or a value cannot be.
+    """
+    from promptnet.io.atomic import check_folder
+
+    for kind in kinds:
+        check_choice("to", kind, (*FILES, *GRAPHS, *ALONE))
+    groups = [group for group in (FILES, GRAPHS, *((name,) for name in ALONE)) if set(group) & set(kinds)]
+    if len(groups) > 1:
+        raise ValueError(f"--to {','.join(kinds)}: {groups[0][0]} and {groups[1][0]} are exported in commands apart")
+    check_choices("graphs", graphs, PARTS)
+    check_counts(1, rank=rank)
+    check_seed(seed)
+    check_folder(out)
+    if groups == [FILES] and subject is None:
+        raise ValueError("what is to be exported? Give --subject, a file of `promptnet customize`")
+    if kinds == ["prompt-schedule"] and not card:
+        raise ValueError("what is to be written as a prompt schedule? Give --card, a file of `promptnet learn-edit`")
+    check_files("subject", [subject])
+    check_files("card", card or [])
+
+
+def export_graphs(
+    kinds: Sequence[str],
+    out: Path,
+    base: str,
+    promptnet: str | None,
+    image_encoder: str | None,
+    device: str,
+    *,
+    names: list[str] | None,
+    rank: int,
+    verify: bool,
+) -> list[Path]:
+    """Compile the networks, a folder for each format; exit with status 1 if a graph computes something else."""
+    from promptnet.export.graphs.folder import write_graphs
+    from promptnet.export.graphs.parts import graphs_of
+    from promptnet.export.graphs.verification import verify_graphs
+
+    folder = make_folder(out)
+    with status("loading the base model"):
+        pipe: Any = load_pipeline(base, device, promptnet, image_encoder)
+    graphs = graphs_of(pipe, names, rank)
+    paths, verdicts = [], []
+    for kind in kinds:
+        with counting_bar(f"compiling for {kind}", len(graphs), "graphs") as advance:
+            paths.append(write_graphs(pipe, graphs, kind, folder / kind, base=find_base(base), on_graph=advance))
+        if verify:
+            with status("running the graphs"):
+                verdicts += verify_graphs(graphs, paths[-1])
+    finish(verdicts, "run in a fresh process")
+    return paths
 
 
 def export_files(
@@ -78,18 +161,12 @@ def export_files(
     device: str,
     **how: Any,
 ) -> list[Path]:
-    """Write a subject's files.
-
-    Raises:
-        ValueError: there is no subject, or a format is not known.
-    """
+    """Write a subject's files."""
+    from promptnet import Subject
     from promptnet.export.registry import formats_named
 
+    assert subject is not None
     names = [found.name for found in formats_named(kinds)]
-    if subject is None:
-        raise ValueError("what is to be exported? Give --subject, a file of `promptnet customize`")
-    from promptnet import Subject
-
     loaded = Subject.load(subject)
     folder = make_folder(out)
     with status("loading the base model"):
@@ -98,13 +175,7 @@ def export_files(
 
 
 def export_schedules(cards: Sequence[Path], folder: Path) -> list[Path]:
-    """Write edit cards as prompt schedules.
-
-    Raises:
-        ValueError: no card is given.
-    """
-    if not cards:
-        raise ValueError("what is to be written as a prompt schedule? Give --card, a file of `promptnet learn-edit`")
+    """Write edit cards as prompt schedules."""
     from promptnet.export.prompt_schedules import prompt_schedule
     from promptnet.inference.editing.card import EditCard
     from promptnet.io.atomic import write_whole
@@ -162,11 +233,12 @@ def export_subject(
     consent: str,
     verify: bool,
     seed: int,
+    dtype: str = "float32",
 ) -> list[Path]:
     """Write, read back and judge; exit with status 1 if a file is wrong."""
     from promptnet.export import write_files
 
-    content = make_static(pipe, subject, static, seed)
+    content = make_static(pipe, subject, static, seed).stored_as(dtype)
     paths = write_files(content, names, folder, stem, make_passport(content, base, consent))
     show_note(f"{THE_FACE_TOO} A prompt names the person as <{stem}>.")
     if verify:
@@ -174,10 +246,16 @@ def export_subject(
 
         with status("reading the files back"):
             verdicts = read_back(pipe.to("cpu"), find_base(base), subject, content, paths, prompt=prompt_of(pipe))
-        show_verdicts(verdicts)
-        if not all(verdict.is_good for verdict in verdicts):
-            raise SystemExit(1)
+        finish(verdicts)
     return list(paths.values())
+
+
+def finish(verdicts: Sequence[Verdict], title: str = "read back in a fresh process") -> None:
+    """Show verdicts, and exit with status 1 if a file is wrong."""
+    if verdicts:
+        show_verdicts(verdicts, title)
+    if not all(verdict.is_good for verdict in verdicts):
+        raise SystemExit(1)
 
 
 def prompt_of(pipe: Any) -> str:
@@ -219,14 +297,14 @@ def show_note(text: str) -> None:
     Console(stderr=True).print(text, soft_wrap=True, highlight=False)
 
 
-def show_verdicts(verdicts: Sequence[Verdict]) -> None:
+def show_verdicts(verdicts: Sequence[Verdict], title: str) -> None:
     """Print a table on stderr: what was read, how exactly, and what static files lose."""
     from rich.console import Console
     from rich.table import Table
 
     from promptnet.export.verification.verdict import summary
 
-    table = Table(title="read back in a fresh process", caption="differences relative to the U-Net's output")
+    table = Table(title=title, caption="differences relative to the network's output")
     for name in ("format", "reader", "keys", "difference", "loss: subject", "loss: unconditional", "verdict"):
         table.add_column(name)
     for verdict in verdicts:

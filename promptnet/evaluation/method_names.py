@@ -10,3 +10,7 @@ LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "adapt
 """The plain network; Attn-SF alone; ScaleCrafter's re-dilation alone, with dispersed kernels, with damped guidance
 (each added to re-dilation alone); what `auto` makes of all at the requested size, as `adapt_resolution` does in any
 pipeline; and what it does in `PromptNetPipeline`, which may generate at another size and resize the image."""
+
+EXPORT_METHODS = ("defaults", "exact", "stock", "distilled", "mean", "words")
+"""Our pipeline with its defaults and with plain guidance; `in_stock_pipeline`; kohya with textual-inversion, distilled
+and with mean words; textual-inversion alone, mean words."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -53,6 +54,21 @@ class StaticSubject:
     def rank(self) -> int:
         """R, the largest of the layers' ranks; 0 without a LoRA."""
         return max((lora.rank for lora in self.loras.values()), default=0)
+
+    def stored_as(self, dtype: str) -> Self:
+        """The same in "float32" or "float16", which rounds words and LoRA and halves their files.
+
+        Raises:
+            ExportError: a number is too large for float16.
+        """
+        kind: torch.dtype = getattr(torch, dtype)
+        made = replace(
+            self, words=self.words.to(kind), loras={name: lora.to(dtype=kind) for name, lora in self.loras.items()}
+        )
+        parts = [("words", made.words), *((name, part) for name, d in made.loras.items() for part in (d.A, d.B))]
+        if lost := [name for name, part in parts if not part.isfinite().all()]:
+            raise ExportError(f"{lost[0]} holds numbers that are too large for {dtype}: write float32.")
+        return made
 
     def word_parts(self) -> list[Tensor]:
         """Each text encoder's part of the words, (L, width)."""

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from promptnet import cli
 from promptnet.commands import export as export_module
 from promptnet.export.distillation import DistillConfig
+from promptnet.export.graphs import reader as graph_reader
+from promptnet.export.graphs import verification as graphs
 from promptnet.export.verification import reader, run
 from promptnet.inference.editing.card import EditCard
 from tests.export.conftest import bases, load, make_subject, pipes  # noqa: F401  (fixtures)
@@ -30,8 +32,14 @@ def call(
         (passing / "job.json").write_text(json.dumps(job), "utf-8")
         reader.main(passing / "job.json")
 
+    def run_graphs_here(job: dict[str, Any], passing: Path) -> None:
+        (passing / "job.json").write_text(json.dumps(job), "utf-8")
+        graph_reader.main(passing / "job.json")
+
     few = DistillConfig(steps=2, num_images=2, drawing_steps=2, prompts=("a S*",))
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "_run_reader", read_here)
+    monkeypatch.setattr(graphs, "_run_reader", run_graphs_here)
     monkeypatch.setattr("promptnet.export.distillation.DistillConfig", lambda **_: few)
     monkeypatch.setattr(export_module, "load_pipeline", lambda *_: pipes["sd"])
     monkeypatch.setattr(export_module, "prompt_of", lambda _: "a S*")
@@ -41,6 +49,7 @@ def call(
         given = ["export", "--subject", str(tmp_path / "me.safetensors"), "--base", str(bases["sd"]), *options]
         return cli.main([*given, "--out", str(tmp_path / "out")])
 
+    export.base = str(bases["sd"])  # type: ignore[attr-defined]
     return export
 
 
@@ -108,11 +117,28 @@ def test_a_bundle_is_written(call: Any, tmp_path: Path, capsys: pytest.CaptureFi
     assert "bundle, intact" in capsys.readouterr().out
 
 
+def test_graphs_are_compiled_and_run(call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", "--to", "onnx", "--graphs", "vae_decoder", "--base", call.base, "--out", "made"]) == 0
+    said = capsys.readouterr()
+    assert said.out.split() == ["made/onnx"]
+    assert "good" in said.err
+    assert {path.name for path in Path("made").iterdir()} == {"onnx", "onnx.verdict.json"}
+    assert {path.name for path in Path("made", "onnx").iterdir()} >= {"vae_decoder.onnx", "graphs.json"}
+    assert cli.main(["inspect", "made/onnx"]) == 0
+    assert "graphs, onnx, intact" in capsys.readouterr().out
+
+
+def test_float16_is_half_as_large(call: Any, tmp_path: Path) -> None:
+    assert call("--to", "kohya", "--static", "mean", "--dtype", "float16") == 0
+    found = load_file(tmp_path / "out" / "me-kohya.safetensors")
+    assert {tensor.dtype for name, tensor in found.items() if not name.endswith(".alpha")} == {torch.float16}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--to", "kohya"], "what is to be exported? Give --subject"),
-        (["--to", "gguf"], "There is no file format 'gguf'"),
+        (["--to", "gguf"], "--to 'gguf' must be one of kohya, diffusers"),
         (["--to", "prompt-schedule"], "Give --card"),
     ],
 )

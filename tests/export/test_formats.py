@@ -3,6 +3,7 @@
 import json
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from promptnet.export import ExportError, StaticSubject, write_files
+from promptnet.export import ExportError, StaticSubject, format_names, write_files
+from promptnet.export.graphs.compile import COMPILERS
 from promptnet.export.passport import Passport, is_intact
 from promptnet.export.registry import FORMATS, check_word_positions, formats_named
 from promptnet.export.tensor_file import read_tensors
@@ -190,3 +192,15 @@ def test_words_of_another_width_are_refused() -> None:
 def test_a_rank_too_large_to_pad_is_refused(static: StaticSubject) -> None:
     with pytest.raises(ExportError, match="rank 3, which rank=2"):
         static.padded(2)
+
+
+def test_the_names_that_commands_check_are_the_registrys() -> None:
+    assert tuple(FORMATS) == format_names.FILES
+    assert tuple(COMPILERS) == format_names.GRAPHS
+
+
+def test_numbers_too_large_for_float16_are_refused(pipes: dict[str, Any], make_static: Any) -> None:
+    static = make_static(pipes["sd"])
+    assert static.stored_as("float16").words.dtype == torch.float16
+    with pytest.raises(ExportError, match="words holds numbers that are too large for float16"):
+        replace(static, words=static.words * 1e6).stored_as("float16")

@@ -73,6 +73,25 @@ def kohya(pipes: dict[str, Any], make_static: Any, passport: Passport, tmp_path:
     return write_files(make_static(pipes["sd"]), ["kohya"], tmp_path, "me", passport)
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_float16_files_hold_half_as_much_and_are_read_back(
+    in_this_process: None,
+    pipes: dict[str, Any],
+    bases: dict[str, Path],
+    make_subject: Callable[..., Any],
+    make_static: Callable[..., StaticSubject],
+    passport: Passport,
+    tmp_path: Path,
+    family: str,
+) -> None:
+    pipe, static = pipes[family], make_static(pipes[family]).stored_as("float16")
+    paths = write_files(static, ALL, tmp_path, "me", passport)
+    numbers = [t for name, t in load_file(paths["kohya"]).items() if not name.endswith(".alpha")]
+    assert {tensor.dtype for tensor in [*numbers, *load_file(paths["textual-inversion"]).values()]} == {torch.float16}
+    for verdict in checked(pipe, bases[family], make_subject(pipe), static, paths).values():
+        assert verdict.is_good, verdict
+
+
 def altered(paths: dict[str, Path], change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
     save_file(change(load_file(paths["kohya"])), paths["kohya"])
 

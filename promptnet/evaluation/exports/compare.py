@@ -18,6 +18,7 @@ from promptnet.evaluation.harness.methods import OURS, Encoder
 from promptnet.evaluation.harness.renderer import generator, image_size, weight_hashes
 from promptnet.evaluation.harness.tasks import CLASS_PHRASE, PLACEHOLDER, Person, make_people
 from promptnet.evaluation.harness.workers import generate_missing
+from promptnet.evaluation.method_names import EXPORT_METHODS
 from promptnet.evaluation.subjects.compare import check_run
 from promptnet.evaluation.subjects.score import METRICS, MethodScores, make_scorer
 from promptnet.export.distillation import DistillConfig, distill
@@ -32,9 +33,7 @@ from promptnet.io.progress import counting_bar
 from promptnet.metrics.bootstrap import difference, interval
 from promptnet.metrics.judge import load_judge
 
-METHODS = ("defaults", "exact", "stock", "distilled", "mean", "words")
-"""Our pipeline with its defaults and with plain guidance; `in_stock_pipeline`; kohya with textual-inversion, distilled
-and with mean words; textual-inversion alone, mean words."""
+METHODS = EXPORT_METHODS
 EXACT = "exact"
 
 

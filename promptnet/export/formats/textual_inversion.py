@@ -34,9 +34,9 @@ def parse(path: Path, layers: Sequence[str]) -> Content:
     """
     tensors, _ = read_tensors(path)
     if len(tensors) == 1:
-        return Content(words=list(tensors.values()))
+        return Content(words=[tensor.float() for tensor in tensors.values()])
     strangers = [key for key in tensors if key not in SDXL_KEYS]
-    return Content(words=[tensors[key] for key in SDXL_KEYS if key in tensors], strangers=strangers)
+    return Content(words=[tensors[key].float() for key in SDXL_KEYS if key in tensors], strangers=strangers)
 
 
 def read(pipe: Any, path: Path) -> None:

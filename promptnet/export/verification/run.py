@@ -60,6 +60,7 @@ def verify(
     Raises:
         ExportError: the fresh process failed as a whole.
     """
+    static = static.stored_as("float32")  # what float16 files hold, exactly
     probes = Probes.of(pipe, subject, prompt)
     exact = exact_outputs(pipe, subject, probes)
     written = {has_lora: static_outputs(pipe, static, probes, with_lora=has_lora) for has_lora in (True, False)}

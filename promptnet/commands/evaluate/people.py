@@ -1,0 +1,143 @@
+"""`promptnet evaluate people`, `two-people` and `identity`: people without end, several, and whoever is in images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from promptnet.commands._checks import check_choices, check_counts, check_files
+from promptnet.commands._loading import EMBEDDED, find_base, pick_device, quiet
+from promptnet.commands._output import check_output
+from promptnet.commands.evaluate._checks import checked
+from promptnet.evaluation.method_names import PEOPLE_METHODS
+from promptnet.io.atomic import write_whole
+
+
+def people(
+    people: int = 128,
+    prompts: int = 3,
+    steps: int = 20,
+    split: Literal["validation", "test"] = "test",
+    world: Literal["known", "style", "hair", "color"] = "known",
+    frame: str = "plain",
+    methods: list[str] | None = None,
+    tune_steps: int = 50,
+    out: Path | None = None,
+    judge: Path | None = None,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Compare ways of generating people of the endless world that no training saw: words, exact colours, shapes.
+
+    Args:
+        people: how many people
+        prompts: how many prompts each, the first of which names nothing
+        steps: denoising steps an image
+        split: test for figures to report; validation for choices
+        world: known, or people of a style, with hair drawings or with colours that no training had
+        frame: how reference images were made: plain, zoom-0.7, zoom-1.4, shift, mirrored, jpeg-60, ...
+        methods: which ways to compare: prompt, described, encode, tuned, truth (null: all)
+        tune_steps: of per-user tuning
+        out: a folder, made if it is missing, for people.json and sheet.png
+        judge: folder of the judge (null: the one beside the base model)
+        seed: makes the outcome reproducible
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    found = checked(base, device, seed, [out], people=people, prompts=prompts, steps=steps)
+    check_counts(0, tune_steps=tune_steps)
+    check_choices("methods", methods, PEOPLE_METHODS)
+    place = pick_device(device)
+    quiet()
+    from promptnet.evaluation.people.compare import METHODS, evaluate_people
+    from promptnet.evaluation.people.report import print_people
+
+    results = evaluate_people(
+        found,
+        people=people,
+        prompts=prompts,
+        steps=steps,
+        split=split,
+        world=world,
+        frame=frame,
+        methods=methods or METHODS,
+        tune_steps=tune_steps,
+        out=out,
+        judge=judge,
+        seed=seed,
+        device=place,
+    )
+    print_people(results)
+
+
+def two_people(
+    pairs: int = 32,
+    steps: int = 20,
+    split: Literal["validation", "test"] = "test",
+    out: Path | None = None,
+    seed: int = 0,
+    base: str = EMBEDDED,
+    device: str = "auto",
+) -> None:
+    """Measure how much two people in one image blend, with regions and with one prompt for both.
+
+    Args:
+        pairs: number of pairs of people
+        steps: denoising steps an image
+        split: test for figures to report; validation for choices
+        out: a folder, made if it is missing, for results.json, results.md and sheet.png; repeat the command to resume
+        seed: makes the result reproducible
+        base: base model, a folder in diffusers layout
+        device: auto, cpu, cuda, ...
+    """
+    found = checked(base, device, seed, [out], pairs=pairs, steps=steps)
+    place = pick_device(device)
+    quiet()
+    from promptnet.evaluation.two_people.compare import evaluate_two_people
+    from promptnet.io.progress import counting_bar
+
+    with counting_bar("two people", pairs, "pairs") as advance:
+        evaluate_two_people(
+            found, pairs=pairs, steps=steps, split=split, out=out, seed=seed, device=place, on_pair=lambda *_: advance()
+        )
+
+
+def identity(
+    a: Path,
+    b: Path,
+    /,
+    embedder: Literal["face", "judge"] = "face",
+    face_weights: Path | None = None,
+    base: str = EMBEDDED,
+    out: Path | None = None,
+) -> None:
+    """Compare who is in images: the cosine of each image in A with each in B.
+
+    Args:
+        a: an image, or a folder of images
+        b: the same
+        embedder: face for photographs, facenet-pytorch's InceptionResnetV1; judge for avatars
+        face_weights: of the face embedder, a .safetensors file or the published .pt (null: where facenet-pytorch keeps
+            them; nothing is downloaded)
+        base: base model, beside which the judge of avatars lies
+        out: a JSON file to write
+    """
+    for path in (a, b):
+        if not path.exists():
+            raise FileNotFoundError(f"'{path}' does not exist: check its name")
+    check_files("face-weights", [face_weights])
+    if out is not None:
+        check_output(out, (".json",), overwrite=True)
+    from promptnet.evaluation.harness.judges import judge_folder
+    from promptnet.evaluation.identity import compare_identities, load_scorer
+
+    judge = judge_folder(find_base(base), "validation") if embedder == "judge" else None
+    found = compare_identities(a, b, load_scorer(embedder, face_weights, judge))
+    for name, row in zip(found.ones, found.values.tolist(), strict=True):
+        for other, value in zip(found.others, row, strict=True):
+            print(f"{name}  {other}  {value:.4f}")
+    print(f"mean {float(found.values.mean()):.4f} over {found.values.numel()} pairs")
+    if out is not None:
+        write_whole(out, (json.dumps(found.record(), indent=1) + "\n").encode(), public=True)

@@ -126,6 +126,14 @@ def work(url: str, slot: int, run: Callable[[str], None], jobs_at_once: int, num
         DBOS._recover_pending_workflows([executor_id(other) for other in range(num_slots, _MOST_SLOTS)])
 
 
+def take_over(slots: Sequence[int]) -> None:
+    """Run what these slots left behind, here or wherever there is room."""
+    from dbos import DBOS
+
+    if slots:
+        DBOS._recover_pending_workflows([executor_id(slot) for slot in slots])
+
+
 def stop() -> None:
     """Take no further jobs; those that run go on."""
     from dbos import DBOS

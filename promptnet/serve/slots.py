@@ -7,6 +7,7 @@ was only slow, and finds the slot taken, ends its process at once. Clocks of the
 
 import secrets
 import time
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -56,6 +57,24 @@ def claim_slot(engine: sa.Engine, now: float | None = None) -> Slot:
         if _take(engine, number, holder, now):
             return Slot(engine, number, holder)
     raise NoSlot(f"all {MOST} slots are held by workers that live")
+
+
+def take_forsaken(engine: sa.Engine, now: float | None = None) -> list[int]:
+    """Close the slots that were silent for too long; the jobs of those returned are the caller's to take over.
+
+    So jobs go on where no new worker starts in place of one that died.
+    """
+    now = time.time() if now is None else now
+    silent = SLOTS.c.beat < now - SILENT_S
+    with engine.connect() as connection:
+        numbers = list(connection.execute(sa.select(SLOTS.c.number).where(silent)).scalars())
+    return [number for number in numbers if _close(engine, number, silent)]
+
+
+def _close(engine: sa.Engine, number: int, silent: Any) -> bool:
+    """Of two that close the same slot one is too late."""
+    with engine.begin() as connection:
+        return connection.execute(SLOTS.delete().where(SLOTS.c.number == number, silent)).rowcount == 1
 
 
 def _take(engine: sa.Engine, number: int, holder: str, now: float) -> bool:

@@ -63,13 +63,14 @@ def work_in_claimed_slot(settings: Settings, stop: threading.Event) -> None:
         NoSlot: there is none.
     """
     from promptnet.serve.database import open_database
-    from promptnet.serve.slots import MOST, claim_slot
+    from promptnet.serve.slots import MOST, claim_slot, take_forsaken
 
-    slot = claim_slot(open_database(settings.database_url))
+    engine = open_database(settings.database_url)
+    slot = claim_slot(engine)
     beating = threading.Event()
     threading.Thread(target=_keep, args=(slot, beating), daemon=True).start()  # the model takes long to load
     try:
-        _work(settings, slot.number, stop, lambda: not slot.beat(), MOST)
+        _work(settings, slot.number, stop, lambda: not slot.beat(), MOST, lambda: take_forsaken(engine))
     finally:
         beating.set()
         slot.release()
@@ -87,6 +88,7 @@ def _work(
     stop: threading.Event,
     lost: Callable[[], bool] = lambda: False,
     num_slots: int = 0,
+    forsaken: Callable[[], list[int]] = list,
 ) -> None:
     import torch
 
@@ -105,6 +107,7 @@ def _work(
             logs.log("slot lost", slot=slot)
             os._exit(1)  # another has it, and its jobs
         beat.write(ready=True)
+        jobs.take_over(forsaken())
     worker.stopping.set()
     deadline_s = time.monotonic() + STOP_S
     while worker.running and time.monotonic() < deadline_s:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from promptnet.serve.database import open_database
-from promptnet.serve.slots import MOST, SILENT_S, NoSlot, claim_slot
+from promptnet.serve.slots import MOST, SILENT_S, NoSlot, claim_slot, take_forsaken
 
 
 @pytest.fixture
@@ -49,4 +49,17 @@ def test_a_slot_that_is_released_is_free_at_once(url: str) -> None:
     slot.release()
     assert claim_slot(engine, now=101.0).number == slot.number
     assert not slot.beat()
+    engine.dispose()
+
+
+def test_the_jobs_of_a_silent_slot_are_taken_over_once_and_its_holder_finds_out(url: str) -> None:
+    engine = open_database(url)
+    dead, alive = claim_slot(engine, now=100.0), claim_slot(engine, now=100.0)
+    assert take_forsaken(engine, now=100.0 + SILENT_S) == []
+    assert alive.beat(now=125.0)
+    assert take_forsaken(engine, now=101.0 + SILENT_S) == [dead.number]
+    assert take_forsaken(engine, now=101.0 + SILENT_S) == []
+    assert not dead.beat()
+    assert alive.beat(now=132.0)
+    assert claim_slot(engine, now=132.0).number == dead.number
     engine.dispose()

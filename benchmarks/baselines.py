@@ -10,6 +10,7 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def subject_of(method: str, pipe: Any, image: Any, seed: int, given: dict[str, A
     return dreambooth_lora_subject(pipe, image, "person", config, cache=cache, generator=draws, progress_bar=False)
 
 
-def share(record: dict[str, str], wanted: dict[str, str]) -> float:
+def share(record: Mapping[str, str], wanted: Mapping[str, str]) -> float:
     return sum(record.get(field) == value for field, value in wanted.items()) / len(wanted)
 
 

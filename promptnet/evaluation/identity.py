@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.images.load import open_image
 from promptnet.metrics.identity import (
     FaceIdentity,
@@ -56,22 +57,22 @@ def images_in(path: Path) -> list[Path]:
     return found
 
 
-def load_scorer(embedder: str, face_weights: Path | None = None, judge: Path | None = None) -> IdentityScorer:
+def load_scorer(embedder: str, face_weights: Path | None = None, base: Path | None = None) -> IdentityScorer:
     """Load an identity scorer; nothing is downloaded.
 
     Args:
         embedder: "face" or "judge".
         face_weights: of the face embedder; None looks where facenet-pytorch keeps them.
-        judge: folder of the judge of avatars.
+        base: folder of the base model, beside which the validation judge of avatars lies.
 
     Raises:
         ValueError: a file is missing.
     """
     if embedder == "face":
         return FaceIdentity(load_face_embedder(face_weights))
-    if judge is None:
-        raise ValueError("the judge of avatars needs its folder: judge=")
-    return JudgeIdentity(load_validation_judge(judge))
+    if base is None:
+        raise ValueError("the judge of avatars lies beside a base model: base=")
+    return JudgeIdentity(load_validation_judge(judge_folder(base, "validation")))
 
 
 def compare_identities(one: Path, other: Path, scorer: IdentityScorer, batch: int = 16) -> Similarities:

@@ -50,6 +50,8 @@ def test_the_offset_is_the_papers_and_starts_at_nothing():
 
 def test_offsets_multiply_weights_in_this_call_alone(pipes):
     unet = pipes["sd"].unet
+    name: str
+    layer: Any
     name, layer = next(iter(lora_targets(unet, "kv").items()))
     offsets = grown_offsets({name: layer})
     x = torch.randn(2, 5, layer.in_features)
@@ -145,14 +147,14 @@ def test_one_steps_loss_and_gradient_are_the_papers(with_clip):
             noisy = a.sqrt() * batch.latents[i : i + 1] + (1 - a).sqrt() * batch.noise[i : i + 1]
             offset = model.encoder(tokens, unet_features(pipe, noisy, t[None]))
             word = repeated(word_embeddings(pipe, "a"), 1) + 0.1 * offset
-            stand_in = type("Pipe", (), {"scheduler": pipe.scheduler})()
+            stand_in: Any = type("Pipe", (), {"scheduler": pipe.scheduler})()
             stand_in.unet = lambda *args, **more: torch.func.functional_call(pipe.unet, weights, args, more)
             one = slice(i, i + 1)
             error = squared_error(stand_in, batch.latents[one], batch.noise[one], int(t), text_inputs(pipe, word))
             parts.append(error + 0.1 * offset.square().sum())
         return torch.stack(parts).mean()
 
-    grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(before[name])

@@ -37,7 +37,7 @@ def batch_of(timesteps: list[int]) -> Batch:
     return Batch(latents, masks, noise, torch.tensor(timesteps), images, prompts)
 
 
-def run_of(pipe: Any, config: Any) -> Run:
+def run_of(pipe: Any, config: Any) -> Any:
     return Run(pipe, picture(), "a", config, seeded())
 
 
@@ -66,6 +66,7 @@ def test_textual_inversions_loss_and_gradient_are_the_papers(pipe):
     torch.testing.assert_close(learner.words.grad, words.grad, rtol=2e-3, atol=1e-6)
     # AdamW's first step moves every value by its rate against the gradient's sign, behind the weight decay.
     rate, decay = run.config.learning_rate, run.config.weight_decay
+    assert words.grad is not None
     moved = start * (1 - rate * decay) - rate * words.grad / (words.grad.abs() + 1e-8)
     torch.testing.assert_close(learner.words.detach(), moved, rtol=1e-3, atol=2e-4)
 
@@ -124,6 +125,7 @@ def test_the_loras_gradient_is_that_of_the_weight_it_is_added_to(pipe):
     for name, lora in learner.loras.items():  # W + B A with B = 0: dL/dB = dL/dW A^T, and dL/dA = 0
         weight = reference.unet.get_submodule(name).weight
         torch.testing.assert_close(lora.B.grad, weight.grad @ A[name].mT, rtol=5e-3, atol=1e-6)
+        assert lora.A.grad is not None
         assert not lora.A.grad.any()
 
 

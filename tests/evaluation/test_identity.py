@@ -82,3 +82,18 @@ def test_missing_weights_are_said_and_nothing_is_fetched(tmp_path, monkeypatch, 
     assert cli.main(["evaluate", "identity", str(a), str(a)]) == 2
     assert "no weights of the face embedder" in capsys.readouterr().err
     assert cli.main(["evaluate", "identity", str(a), str(tmp_path / "no.png")]) == 2
+
+
+def test_the_judge_reads_avatars(tmp_path, capsys):
+    from promptnet.evaluation.harness.tasks import make_people
+
+    one, other = make_people("validation", 2, 1)
+    one.reference_image(64).save(tmp_path / "a.png")
+    one.true_images(64)[0].save(tmp_path / "again.png")
+    other.reference_image(64).save(tmp_path / "b.png")
+    similarities = []
+    for name in ("again.png", "b.png"):
+        words = ["evaluate", "identity", str(tmp_path / "a.png"), str(tmp_path / name), "--embedder", "judge"]
+        assert cli.main(words) == 0
+        similarities.append(float(capsys.readouterr().out.split("mean ")[1].split()[0]))
+    assert similarities[0] > similarities[1] + 0.05

@@ -130,11 +130,10 @@ def identity(
     check_files("face-weights", [face_weights])
     if out is not None:
         check_output(out, (".json",), overwrite=True)
-    from promptnet.evaluation.harness.judges import judge_folder
     from promptnet.evaluation.identity import compare_identities, load_scorer
 
-    judge = judge_folder(find_base(base), "validation") if embedder == "judge" else None
-    found = compare_identities(a, b, load_scorer(embedder, face_weights, judge))
+    found_base = Path(find_base(base)) if embedder == "judge" else None
+    found = compare_identities(a, b, load_scorer(embedder, face_weights, found_base))
     for name, row in zip(found.ones, found.values.tolist(), strict=True):
         for other, value in zip(found.others, row, strict=True):
             print(f"{name}  {other}  {value:.4f}")

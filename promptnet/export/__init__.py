@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from promptnet.export.distillation import DistillConfig, distill
     from promptnet.export.errors import ExportError
     from promptnet.export.formats.base import FileFormat
+    from promptnet.export.graphs.runners import AotiGraph, OnnxGraph
     from promptnet.export.inspection import inspect_file
     from promptnet.export.passport import Passport
     from promptnet.export.prompt_schedules import PromptSchedule, prompt_schedule
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "AotiGraph",
     "DistillConfig",
     "ExportError",
     "FileFormat",
+    "OnnxGraph",
     "Passport",
     "PromptSchedule",
     "StaticSubject",
@@ -40,10 +43,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AotiGraph": "promptnet.export.graphs.runners",
     "DistillConfig": "promptnet.export.distillation",
     "ExportError": "errors",
     "FORMATS": "registry",
     "FileFormat": "promptnet.export.formats.base",
+    "OnnxGraph": "promptnet.export.graphs.runners",
     "Passport": "passport",
     "PromptSchedule": "promptnet.export.prompt_schedules",
     "StaticSubject": "static_subject",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptnet.export import ExportError
+from promptnet.export import ExportError, write_files
 from promptnet.export.format_names import PARTS
 from promptnet.export.graphs import verification
 from promptnet.export.graphs.compile import EXPORTED_BATCH, traced
@@ -189,6 +189,36 @@ def test_an_altered_graph_is_not_run(onnx: Path, tmp_path: Path, graphs: dict[st
     (copied / "graphs.json").unlink()
     with pytest.raises(ExportError, match="is no folder of graphs"):
         OnnxGraph(copied, "vae_decoder")
+
+
+def test_the_runner_of_the_documentation_runs(
+    onnx: Path, pipes: dict[str, Any], make_static: Any, passport: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "hosts" / "onnx.md").read_text("utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def predict" in block]
+    (tmp_path / "graphs").mkdir()
+    shutil.copytree(onnx, tmp_path / "graphs" / "onnx")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(compile(code, "onnx.md", "exec"), found)
+
+    pipe, static = pipes["sd"], make_static(pipes["sd"])
+    paths = write_files(static, ["kohya"], tmp_path, "me", passport)
+    encoders = text_encoders_of(pipe)
+    tokens = encoders.tokenize(["a S*"], [{"S*": len(static.words)}])[0]
+    place, ids = tokens.places[0][0].start, tokens.input_ids[0].numpy()
+    person = found["encode"](ids, static.words.numpy(), place)
+    plain = found["encode"](encoders.tokenize([""])[0].input_ids[0].numpy())
+    sample = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    loras = found["stacks"](paths["kohya"], 1, 2)
+    guided = found["predict"](sample.numpy(), 500, plain, person, loras, 3.0)
+
+    with torch.no_grad(), apply_loras(pipe.unet, [None, static.loras]):
+        states = torch.cat(
+            [encoders.encode([""]).hidden_states, encoders.encode(["a S*"], [{"S*": static.words}]).hidden_states]
+        )
+        without, with_person = pipe.unet(sample.repeat(2, 1, 1, 1), 500, encoder_hidden_states=states).sample.split(1)
+    torch.testing.assert_close(torch.from_numpy(guided), without + 3 * (with_person - without), rtol=1e-4, atol=1e-4)
 
 
 # -- AOTInductor ------------------------------------------------------------------------------------------------------

@@ -289,7 +289,7 @@ def test_commands_on_our_pages_exist(page: str, line: str) -> None:
     elif words[0] == "python":
         check_script(words[1:])
     else:
-        assert words[0] in {"git", "cd", "pip", "mkdir", "export", "source"}, f"{page}: what is {words[0]}?"
+        assert words[0] in {"git", "cd", "pip", "mkdir", "export", "source", "eval"}, f"{page}: what is {words[0]}?"
 
 
 def check_script(words: list[str]) -> None:
@@ -396,7 +396,7 @@ def test_every_config_builds_trainer_data_and_stage(config: Path, tmp_path: Path
 
 def test_an_unknown_option_in_a_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.yaml"
-    broken.write_text(CONFIGS[0].read_text() + "\nno_such_option: 3\n")
+    broken.write_text(RECIPES[0].read_text() + "\nno_such_option: 3\n")
     with pytest.raises(SystemExit) as refusal:
         parse_config(broken)
     assert refusal.value.code == 2

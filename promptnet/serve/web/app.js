@@ -91,7 +91,7 @@ function show(error, otherwise) {
 }
 const clear = (...ids) => ids.forEach((id) => complain($(id), ""));
 
-/** Ask before something is deleted, and say what goes. Errors stay in the question. */
+/** Ask before something is deleted, and say what goes. Errors stay in the question; what the action returns gets the focus. */
 function ask(title, lead, items, action, yes = "Delete") {
   const [dialog, problem] = [$("ask"), $("ask").querySelector(".problem")];
   $("ask-title").textContent = title;
@@ -99,7 +99,7 @@ function ask(title, lead, items, action, yes = "Delete") {
   $("ask-list").replaceChildren(...items.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
   complain(problem, "");
   $("ask-yes").textContent = yes;
-  $("ask-yes").onclick = () => action().then(() => dialog.close(), (error) => complain(problem, error.message));
+  $("ask-yes").onclick = () => action().then((next) => { dialog.close(); next?.focus(); }, (error) => complain(problem, error.message));
   dialog.showModal();
 }
 
@@ -292,7 +292,7 @@ function subjectCard(subject) {
         await call(`v1/subjects/${subject.id}`, { method: "DELETE" });
         await Promise.all([loadSubjects(null), loadResults()]);
         say("Deleted.");
-        ($("subject-form").hidden ? $("add-subject") : $("files")).focus();
+        return $("subject-form").hidden ? $("add-subject") : $("files");
       });
   };
   card.append(label, remove);
@@ -525,7 +525,7 @@ function imageCard(image, entry) {
     card.remove();
     told(0);
     say("Deleted.");
-    (next?.querySelector("button") || $("prompt")).focus();
+    return next?.querySelector("button") || $("prompt");
   })));
   return card;
 }
@@ -613,6 +613,7 @@ $("delete-all").onclick = () => {
     sessionStorage.removeItem("asked");
     await Promise.all([loadSubjects(null), loadResults()]);
     say("Everything is deleted. The receipt was saved with your downloads.");
+    return $("files");
   }, "Delete everything");
 };
 $("leave").onclick = () => {

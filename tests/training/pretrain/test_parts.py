@@ -32,7 +32,7 @@ def test_an_encoder_of_other_networks_is_not_gone_on_with(
     widths: dict[str, int], message: str, base: Path, tmp_path: Path
 ) -> None:
     own = stage(base, tmp_path)
-    shape = {"vision_dim": 20, "prompt_channel": 24, **widths}
+    shape: Any = {"vision_dim": 20, "prompt_channel": 24, **widths}
     encoder = PromptNetModel.from_unet(own.frozen["unet"], region_kernel_size=1, region_proj_channel=8, **shape)
     encoder.save_pretrained(tmp_path / "encoder")
     with pytest.raises(ValueError, match=message):

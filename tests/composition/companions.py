@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,7 +192,6 @@ def dilated(pipe: Pipe, factor: int, blocks: tuple[str, ...], scales: dict[str, 
                 module.dilation = module.padding = (factor, factor)
             scale = next((scale for begin, scale in scales.items() if name.startswith(begin)), None)
             if scale is not None and name.endswith("attn1.to_q"):
-                with suppress(AttributeError):
-                    module = module.base_layer
-                module.weight.data *= scale
+                layer: Any = getattr(module, "base_layer", module)
+                layer.weight.data *= scale
     return pipe

@@ -156,7 +156,7 @@ def test_the_weights_of_another_network_are_found(
 ) -> None:
     graphs = graphs_of(pipes["sd"], ["vae_decoder"])
     shutil.copytree(onnx, tmp_path / "onnx")
-    bias = graphs[0].network.get_submodule("decoder.conv_out").bias
+    bias = graphs[0].network.get_parameter("decoder.conv_out.bias")
     with torch.no_grad():
         bias += 1
         (verdict,) = verify_graphs(graphs, tmp_path / "onnx")

@@ -14,7 +14,7 @@ from PIL import Image
 from promptnet.datasets.avatars.render import Split
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.harness.methods import OURS, Encoder
+from promptnet.evaluation.harness.methods import OURS, Encoder, Method
 from promptnet.evaluation.harness.renderer import generator, image_size, weight_hashes
 from promptnet.evaluation.harness.tasks import CLASS_PHRASE, PLACEHOLDER, Person, make_people
 from promptnet.evaluation.harness.workers import generate_missing
@@ -84,7 +84,7 @@ def evaluate_exports(
     chosen = [Export(method, config) for method in METHODS if method in {*methods, EXACT}]
     who, renderer = make_people(split, people, prompts, seed), _Renderer(str(base), steps, device or "cpu")
     with (
-        _image_cache(base, chosen, steps, folder) as cache,
+        _image_cache(base, steps, folder) as cache,
         counting_bar("drawing exports", len(who), "people") as done,
     ):
         for person in who:
@@ -153,10 +153,10 @@ class Export:
 
 
 @contextlib.contextmanager
-def _image_cache(base: str | Path, methods: Sequence[Export], steps: int, folder: Path | None) -> Iterator[ImageCache]:
+def _image_cache(base: str | Path, steps: int, folder: Path | None) -> Iterator[ImageCache]:
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory())) if folder is None else folder
-        yield ImageCache(place / "pictures", weight_hashes(base, methods), steps, image_size(base))
+        yield ImageCache(place / "pictures", weight_hashes(base, [Method(EXACT, "subject")]), steps, image_size(base))
 
 
 @dataclass

@@ -42,8 +42,14 @@ def to_onnx(graph: Graph, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}: ONNX needs pip install 'promptnet[onnx]'") from error
-    names = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
-    program = torch.onnx.export(traced(graph), dynamo=True, opset_version=OPSET, verbose=False, **names)
+    program = torch.onnx.export(
+        traced(graph),
+        dynamo=True,
+        opset_version=OPSET,
+        verbose=False,
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+    )
     assert program is not None
     _name_batch(program.model)
     program.save(str(path))

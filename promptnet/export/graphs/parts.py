@@ -180,7 +180,8 @@ def _text_encoder(pipe: Any, name: str) -> Graph:
     has_pooled = name == "text_encoder_2"
 
     def compute(values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        states, pooled = encode_embedded(network, *values.values(), encoder.layer, encoder.final_norm)
+        given = values["input_ids"], values["words"], values["is_word"]
+        states, pooled = encode_embedded(network, *given, encoder.layer, encoder.final_norm)
         return (states, pooled) if has_pooled and pooled is not None else (states,)
 
     outputs = ("hidden_states", "pooled") if has_pooled else ("hidden_states",)

@@ -12,7 +12,7 @@ UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.venv/bin/uv)
 PIP_INDEX = $(or $(PIP_INDEX_URL),$(shell .venv/bin/python -m pip config get global.index-url 2>/dev/null))
 UV_ENV = $(if $(UV_DEFAULT_INDEX)$(UV_INDEX_URL),,$(if $(PIP_INDEX),UV_DEFAULT_INDEX='$(PIP_INDEX)'))
 STAMP := .venv/.installed
-EXTRAS := train avatars faces eval serve mark ray papers verify onnx docs dev
+EXTRAS := train avatars faces eval serve ray verify onnx docs dev
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
 TESTS ?= tests
 # Tests of single functions: they start no process and train nothing.

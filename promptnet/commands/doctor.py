@@ -11,7 +11,7 @@ from pathlib import Path
 from promptnet.commands._loading import EMBEDDED, find_base, quiet
 
 LIBRARIES = ("promptnet", "torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "safetensors")
-EXTRAS = ("train", "avatars", "faces", "eval", "serve", "mark", "ray", "papers", "verify", "onnx")
+EXTRAS = ("train", "avatars", "faces", "eval", "serve", "ray", "verify", "onnx")
 GIB = 2**30
 
 

@@ -1,6 +1,7 @@
 """A service in this process: its application, its queue, and a worker with the embedded model in threads."""
 
 import io
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -110,12 +111,19 @@ def settings_for(folder: Path, **given: Any) -> Settings:
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory, pipe: Any) -> Iterator[Running]:
     """One service for all tests of the room; they keep out of each other's way by having users of their own."""
+    import dbos._queue
+    import dbos._scheduler
+    import dbos._workflow_commands
+
     from promptnet.serve import jobs
     from promptnet.serve.app import create_app
     from promptnet.serve.provenance import signer_of
     from promptnet.serve.worker import Worker
     from promptnet.serve.worker_process import job_runner
 
+    # The queue's threads live until the last test of the process: they must not draw from other tests' generator.
+    for module in (dbos._queue, dbos._workflow_commands, dbos._scheduler):
+        vars(module)["random"] = random.Random()
     settings = settings_for(tmp_path_factory.mktemp("serve"))
     app = create_app(settings)
     worker = Worker(pipe, app.service.records, app.service.store, settings, signer_of(settings))

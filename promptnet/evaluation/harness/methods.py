@@ -16,7 +16,7 @@ SUBJECT_PARAMETERS: dict[str, Any] = {
     "subject_scale": 3.0,
     "class_scale": 0.0,
     "guidance_rescale": 0.0,
-    "guidance_interval": (0.0, 1.0),
+    "guidance_interval": [0.0, 1.0],
     "fusion_steps": 0,
     "fusion_scale": 3.0,
     "fusion_end": 1.0,
@@ -34,7 +34,7 @@ All of them are given, so that a method means the same whatever a checkpoint's d
 PROMPT_PARAMETERS: dict[str, Any] = {
     "guidance_scale": 3.0,
     "guidance_rescale": 0.0,
-    "guidance_interval": (0.0, 1.0),
+    "guidance_interval": [0.0, 1.0],
     "eta": 0.0,
 }
 """Parameters of the pipeline for a prompt without a subject."""
@@ -43,7 +43,7 @@ DEFAULTS: dict[Source, dict[str, Any]] = {"subject": SUBJECT_PARAMETERS, "prompt
 
 # Cached images are found by their record, whose keys do not change.
 _SAVED_NAMES = {"fusion_end": "fusion_until"}
-_LEFT_OUT = {"guidance_interval": (0.0, 1.0), "pseudo_word_every": 1}  # where they change nothing
+_LEFT_OUT = {"guidance_interval": [0.0, 1.0], "pseudo_word_every": 1}  # where they change nothing
 
 FUSION_PARAMETERS = ("fusion_steps", "fusion_scale", "fusion_end", "pseudo_word_scale")
 

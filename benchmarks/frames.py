@@ -24,7 +24,7 @@ from promptnet.datasets.avatars.render import AvatarRecord, Identity, sample_ava
 from promptnet.datasets.photographs import package_photographs
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.people.tasks import FRAMES
-from promptnet.inference import Registration
+from promptnet.inference import Registration, admit
 from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.bootstrap import difference, interval
 from promptnet.metrics.judge import load_judge, read_images
@@ -48,6 +48,13 @@ def drawn(pipe: Any, image: Image.Image, search: Registration, seed: int) -> Ima
         subject = pipe.encode(image, class_word="a person", registration=search, allow_foreign=True)
     generator = torch.Generator().manual_seed(seed)
     return pipe("a portrait of S*", subject=subject, generator=generator, num_inference_steps=20).images[0]
+
+
+def verdict(pipe: Any, image: Path) -> str | None:
+    """What is said of an image after the search for its frame."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return admit(pipe, image, allow_foreign=True)[0].verdict
 
 
 def identities(judge: Any, images: Sequence[Image.Image], avatars: Sequence[AvatarRecord]) -> np.ndarray:
@@ -88,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
         table[frame] = measure(pipe, judge, avatars, frame)
         write_whole(folder / "frames.json", json.dumps(table, indent=1), public=True)
         print(frame, json.dumps(table[frame]), flush=True)
-    print("photographs", dict(Counter(pipe.assess(photograph).verdict for photograph in package_photographs())))
+    print("photographs", dict(Counter(verdict(pipe, photograph) for photograph in package_photographs())))
 
 
 if __name__ == "__main__":

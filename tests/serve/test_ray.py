@@ -131,7 +131,7 @@ def test_64_subjects_from_a_table_are_the_same_on_two_nodes_as_in_one_process(no
     assert nodes
     image = Image.open(ROOT / "promptnet/serve/web/example.png").convert("RGB")
     for place in range(64):
-        image.rotate(place / 8, fillcolor=(36, 54, 107)).save(tmp_path / f"{place}.png")
+        image.rotate(place / 64, fillcolor=(36, 54, 107)).save(tmp_path / f"{place}.png")
     for name, workers in (("one", 1), ("two", 2)):
         rows = {"image": [f"{k}.png" for k in range(64)], "class_word": ["person"] * 64}
         rows["out"] = [f"{name}/{k}.safetensors" for k in range(64)]

@@ -102,7 +102,10 @@ class SubjectsMixin(DiffusionPipeline):
         """A subject tuned to this person, in seconds.
 
         Args:
-            images, class_word, registration, allow_foreign: as `encode`.
+            images: as `encode`.
+            class_word: as `encode`.
+            registration: as `encode`.
+            allow_foreign: as `encode`.
             options: as in `promptnet.inference.customize_subject`.
 
         Raises:

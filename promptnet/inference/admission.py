@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from promptnet.images.load import Source
-from promptnet.inference.references import encode_references, open_references
+from promptnet.inference.references import open_references, vision_states
 from promptnet.inference.registration import Crop, register
 from promptnet.inference.tuning.customize import check_tunable
 from promptnet.models.familiarity import Verdict
@@ -107,7 +107,7 @@ def likeness(pipe: Any, image: Source, drawn: Source) -> float | None:
     known = pipe.promptnet.familiarity
     if known is None:
         return None
-    return float(known.likeness(*(vision_states(pipe, [one]) for one in open_references([image, drawn]))))
+    return float(known.likeness(*(states_of(pipe, [one]) for one in open_references([image, drawn]))))
 
 
 def _frame(pipe: Any, image: Image.Image, registration: Registration) -> Admission:
@@ -124,14 +124,13 @@ def _assessed(pipe: Any, image: Image.Image, moved: bool = False) -> Admission:
     known = pipe.promptnet.familiarity
     if known is None:
         return Admission(image, moved=moved)
-    distance = float(known.distances(vision_states(pipe, [image])))
+    distance = float(known.distances(states_of(pipe, [image])))
     return Admission(image, distance, known.verdict(distance), moved)
 
 
-def vision_states(pipe: Any, images: Sequence[Image.Image]) -> torch.Tensor:
-    """Return what the image encoder makes of opened images, (K, T, V)."""
-    parts = pipe.vae, pipe.image_encoder, pipe.feature_extractor
-    return encode_references(*parts, images, pipe.trained_size_px[0], pipe._execution_device).vision_states
+def states_of(pipe: Any, images: Sequence[Image.Image]) -> torch.Tensor:
+    """Return what the pipeline's image encoder makes of opened images, (K, T, V)."""
+    return vision_states(pipe.image_encoder, pipe.feature_extractor, images, pipe._execution_device)
 
 
 def _is_in_one_place(pipe: Any) -> bool:

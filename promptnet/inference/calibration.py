@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from promptnet.images.load import Source
-from promptnet.inference.admission import vision_states
+from promptnet.inference.admission import states_of
 from promptnet.inference.references import open_references
 from promptnet.models.familiarity import Familiarity
 
@@ -74,7 +74,7 @@ def _with_limits(found: Familiarity, unseen: Tensor, foreign: Tensor) -> Familia
 def _vision_states(pipe: Any, images: Sequence[Source]) -> Tensor:
     """The image encoder's states (K, T, V); of no image (0, 1, 1)."""
     parts = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
-    states = [vision_states(pipe, open_references(list(part))).cpu() for part in parts]
+    states = [states_of(pipe, open_references(list(part))).cpu() for part in parts]
     return torch.cat(states) if states else torch.zeros(0, 1, 1)
 
 
@@ -94,7 +94,7 @@ def _likenesses(
         drawn = pipe(
             _NEUTRAL, subject=subject, num_inference_steps=num_inference_steps, generator=generator, **_PLAIN
         ).images[0]
-        pair = (vision_states(pipe, [one]) for one in (*open_references(image), drawn))
+        pair = (states_of(pipe, [one]) for one in (*open_references(image), drawn))
         alike.append(found.likeness(*pair))
         if callback is not None:
             callback(place + 1, len(images))

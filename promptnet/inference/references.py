@@ -99,7 +99,19 @@ def encode_references(
     latents = encode_pixels(vae, pixels.to(device))
     if image_encoder is None:
         return EncodedReferences(latents, latents.new_zeros(len(images), 0, 0))
+    return EncodedReferences(latents, vision_states(image_encoder, feature_extractor, images, device))
+
+
+@torch.no_grad()
+def vision_states(image_encoder: Any, feature_extractor: Any, images: Sequence[Any], device: Any) -> Tensor:
+    """Return the image encoder's last hidden state for the central squares of opened images, (K, T, V).
+
+    Args:
+        image_encoder: a CLIP image encoder.
+        feature_extractor: its CLIPImageProcessor.
+        images: K RGB images.
+        device: where to compute.
+    """
     squares = [square(image, min(image.size)) for image in images]
     features = feature_extractor(images=squares, return_tensors="pt").pixel_values
-    states = image_encoder(features.to(device, image_encoder.dtype)).last_hidden_state  # (K, T, V)
-    return EncodedReferences(latents, states)
+    return image_encoder(features.to(device, image_encoder.dtype)).last_hidden_state

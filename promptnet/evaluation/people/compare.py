@@ -14,7 +14,7 @@ from promptnet.datasets.people.render import render_avatar
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.method_names import PEOPLE_METHODS
 from promptnet.evaluation.people.colors import Array
-from promptnet.evaluation.people.score import ERRORS, FRACTIONS, a_person, edit_method, score
+from promptnet.evaluation.people.score import ERRORS, FRACTIONS, a_person, score, share_of_way
 from promptnet.evaluation.people.tasks import PersonAsked, ask_people
 from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import make_folder, write_whole
@@ -51,7 +51,7 @@ def evaluate_people(
         steps: denoising steps.
         split: "test" for results, read by the test judge; "validation" for choices.
         world: "known", or one of the held-out "style", "hair" and "color".
-        frame: how references were made, one of `people_tasks.FRAMES`.
+        frame: how references were made, one of `tasks.FRAMES`.
         methods: some of `METHODS`; "prompt" and "truth" are always among them.
         tune_steps: of per-user tuning.
         out: a folder, made if it is missing.
@@ -108,7 +108,7 @@ def summarise(scores: dict[str, dict[str, Array]], num_prompts: int, skins: Sequ
             name: interval(figures[name][~np.isnan(figures[name])]).record() for name in (*FRACTIONS, *ERRORS)
         }
         methods[method]["way"] = {
-            name: edit_method(figures[name], means["prompt"][name], means["truth"][name]) for name in ERRORS
+            name: share_of_way(figures[name], means["prompt"][name], means["truth"][name]) for name in ERRORS
         }
         methods[method]["skin"] = _by_group(figures, skins)
     results: dict[str, Any] = {"methods": methods}
@@ -117,11 +117,6 @@ def summarise(scores: dict[str, dict[str, Array]], num_prompts: int, skins: Sequ
             name: difference(means["tuned"][name], means["encode"][name]).record() for name in ("identity", *ERRORS)
         }
     return results
-
-
-def _known(values: Array) -> dict[str, float]:
-    """Estimate the mean over the people to whom a measure applies."""
-    return interval(values[~np.isnan(values)]).record()
 
 
 def _by_group(figures: dict[str, Array], skins: Sequence[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ ERRORS = ("error_skin", "error_hair_color", "error_clothes_color", "shape", "geo
 """Lower is better: CIEDE2000, and distances of shape and geometry."""
 
 
-def score(images: Sequence[Image.Image], eval_prompts: Sequence[PeopleAsk], judge: Any) -> dict[str, Array]:
+def score(images: Sequence[Image.Image], asks: Sequence[PeopleAsk], judge: Any) -> dict[str, Array]:
     """Score images against the true answers: each measure one number an image, NaN where it does not apply.
 
     - `identity`: share of the identity's fields read right; `attributes`: of the fields that the prompt names;
@@ -32,39 +32,39 @@ def score(images: Sequence[Image.Image], eval_prompts: Sequence[PeopleAsk], judg
 
     Args:
         images: of any size.
-        eval_prompts: one for each.
+        asks: one for each.
         judge: a `PeopleJudge`.
     """
-    prediction = judge.look(_pixels(images))
-    truths = judge.look(_pixels([render_avatar(eval_prompt.truth, JUDGE_SIZE_PX) for eval_prompt in eval_prompts]))
-    codes = {field: prediction.words[field].argmax(1).tolist() for field in FIELDS}
-    right = [
-        {field: FIELDS[field][codes[field][method]] == word for field, word in eval_prompt.truth.record().items()}
-        for method, eval_prompt in enumerate(eval_prompts)
-    ]
-    exact = prediction.exact.double().cpu().numpy()
+    read = judge.look(_pixels(images))
+    true = judge.look(_pixels([render_avatar(ask.truth, JUDGE_SIZE_PX) for ask in asks]))
+    hits = _hits({field: read.words[field].argmax(1).tolist() for field in FIELDS}, asks)
+    exact = read.exact.double().cpu().numpy()
+    pairs = list(zip(hits, asks, strict=True))
     figures = {
-        "identity": [_share(hits, IDENTITY_FIELDS) for hits in right],
-        "attributes": [_share(hits, eval_prompt.fields) for hits, eval_prompt in zip(right, eval_prompts, strict=True)],
-        "preservation": [
-            _share(hits, set(ATTRIBUTE_FIELDS) - eval_prompt.fields)
-            for hits, eval_prompt in zip(right, eval_prompts, strict=True)
-        ],
-        "shape": (1 - (prediction.shape * truths.shape).sum(1)).tolist(),
-        "geometry": [
-            _geometry_error(method, eval_prompt) for method, eval_prompt in zip(exact, eval_prompts, strict=True)
-        ],
+        "identity": [_share(of_image, IDENTITY_FIELDS) for of_image in hits],
+        "attributes": [_share(of_image, ask.fields) for of_image, ask in pairs],
+        "preservation": [_share(of_image, set(ATTRIBUTE_FIELDS) - ask.fields) for of_image, ask in pairs],
+        "shape": (1 - (read.shape * true.shape).sum(1)).tolist(),
+        "geometry": [_geometry_error(row, ask) for row, ask in zip(exact, asks, strict=True)],
     }
     for place, field in enumerate(COLOR_FIELDS):
-        read = (exact[:, 3 * place : 3 * place + 3] + [1.0, 0.0, 0.0]) * 50
-        true = np.array([lab(eval_prompt.truth.colors()[field]) for eval_prompt in eval_prompts])
-        figures[f"error_{field}"] = ciede2000(read, true).tolist()
+        seen = (exact[:, 3 * place : 3 * place + 3] + [1.0, 0.0, 0.0]) * 50
+        asked = np.array([lab(ask.truth.colors()[field]) for ask in asks])
+        figures[f"error_{field}"] = ciede2000(seen, asked).tolist()
         if field == "skin":
-            figures["lightness_skin"] = (read[:, 0] - true[:, 0]).tolist()
+            figures["lightness_skin"] = (seen[:, 0] - asked[:, 0]).tolist()
     return {name: np.array(values, np.float64) for name, values in figures.items()}
 
 
-def edit_method(values: Array, nothing: Array, truth: Array) -> dict[str, float]:
+def _hits(codes: dict[str, list[int]], asks: Sequence[PeopleAsk]) -> list[dict[str, bool]]:
+    """Return, for each image, which fields are read as the true answer has them."""
+    return [
+        {field: FIELDS[field][codes[field][place]] == word for field, word in ask.truth.record().items()}
+        for place, ask in enumerate(asks)
+    ]
+
+
+def share_of_way(values: Array, nothing: Array, truth: Array) -> dict[str, float]:
     """Return how much of the way from the prompt alone to the truth a method's error goes, with its interval.
 
     Args:
@@ -90,9 +90,5 @@ def _share(hits: dict[str, bool], fields: Any) -> float:
     return float(np.mean([hits[field] for field in fields])) if fields else float("nan")
 
 
-def _unnamed(eval_prompt: PeopleAsk) -> set[str]:
-    return {field for field in ATTRIBUTE_FIELDS if field not in eval_prompt.fields}
-
-
-def _geometry_error(read: Array, eval_prompt: PeopleAsk) -> float:
-    return float(np.abs(read[3 * len(COLOR_FIELDS) :] - eval_prompt.truth.identity.geometry).mean())
+def _geometry_error(read: Array, ask: PeopleAsk) -> float:
+    return float(np.abs(read[3 * len(COLOR_FIELDS) :] - ask.truth.identity.geometry).mean())

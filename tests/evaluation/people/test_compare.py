@@ -17,7 +17,7 @@ from promptnet.datasets.people.vectors import NUM_EXACT, codes_of, exact_of
 from promptnet.evaluation.people.colors import ciede2000
 from promptnet.evaluation.people.compare import evaluate_people, summarise
 from promptnet.evaluation.people.report import print_people
-from promptnet.evaluation.people.score import FRACTIONS, edit_method, score
+from promptnet.evaluation.people.score import FRACTIONS, score, share_of_way
 from promptnet.evaluation.people.tasks import FRAMES, ask_people
 from promptnet.models.people_judge import PeopleJudge, PeopleReading
 from promptnet.models.promptnet import PromptNetModel
@@ -106,7 +106,7 @@ def test_a_perfect_image_has_full_shares_and_no_error_and_another_person_has_not
 
 def test_half_of_the_error_is_half_of_the_way():
     nothing, truth = np.array([4.0, 6.0]), np.array([0.0, 0.0])
-    assert edit_method(np.array([2.0, 3.0]), nothing, truth)["mean"] == pytest.approx(0.5)
+    assert share_of_way(np.array([2.0, 3.0]), nothing, truth)["mean"] == pytest.approx(0.5)
 
 
 def test_the_comparison_runs_on_a_whole_pipeline(tmp_path: Path):

@@ -21,6 +21,12 @@ def to_pixels(image: Image.Image) -> Tensor:
     return values.permute(2, 0, 1).float() / 127.5 - 1
 
 
+def to_image(pixels: Tensor) -> Image.Image:
+    """Return pixels (3, H, W) in [-1, 1], the inverse of `to_pixels`, as an RGB image; values beyond are cut."""
+    values = ((pixels.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(values.permute(1, 2, 0).numpy())
+
+
 def fitted(pixels: Tensor, size_px: tuple[int, int]) -> Tensor:
     """Return the largest centred part of images (B, C, H, W) in the shape (height, width), resized without aliasing."""
     height, width = pixels.shape[-2:]

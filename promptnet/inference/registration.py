@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from promptnet.images.crop import square, to_pixels
+from promptnet.images.crop import square, to_image, to_pixels
 from promptnet.images.load import Source
 from promptnet.inference.references import EncodedReferences, encode_references, open_references
 from promptnet.inference.tuning.customize import autocast, denoising_loss
@@ -125,9 +125,7 @@ class _Search:
         return sorted(crops, key=self.losses.__getitem__)
 
     def image(self, crop: Crop) -> Image.Image:
-        canvas, _ = place(self.pixels, crop.view(self.size_px))
-        values = ((canvas + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
-        return Image.fromarray(values.numpy())
+        return to_image(place(self.pixels, crop.view(self.size_px))[0])
 
     def _losses(self, crops: list[Crop]) -> list[float]:
         pipe = self.pipe

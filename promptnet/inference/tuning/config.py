@@ -83,15 +83,19 @@ class TuningConfig(LoopConfig):
     Args:
         rank: of the LoRA layers, at most what a layer can have.
         train: which of `TRAINABLE` get loras.
+        moved_references: how many moved copies of each image PromptNet reads in turn with the image itself, placed and
+            scaled as views are. 0 as ProFusion: the encoder always reads the image as it is.
     """
 
     rank: int = 4
     train: tuple[str, ...] = TRAINABLE
+    moved_references: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "train", _several("train", self.train))
         object.__setattr__(self, "rank", whole("rank", self.rank, 1))
+        object.__setattr__(self, "moved_references", whole("moved_references", self.moved_references, 0))
         if not self.train or set(self.train) - set(TRAINABLE):
             raise ValueError(f"train={self.train} must name one or more of {', '.join(TRAINABLE)}.")
 

@@ -390,7 +390,7 @@ def tune(
     with pipe.progress_bar(total=config.steps) if progress_bar else nullcontext() as bar:
         for step in range(1, config.steps + 1):
             batch = training_batch(tuning_views, config, num_timesteps, held_out, draws)
-            loss = _finite(taking.take(tuning_views.references, batch), step, config)
+            loss = _finite(taking.take(tuning_views.read, batch), step, config)
             if step % config.validate_every == 0 or step == config.steps:
                 validation = validation_loss(pipe, tuning_views.references, held_out_set, trainable)
                 best.look(_finite(validation, step, config), trainable)

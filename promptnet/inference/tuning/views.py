@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptnet.images.crop import square, to_pixels
+from promptnet.images.crop import square, to_image, to_pixels
 from promptnet.inference.references import EncodedReferences, encode_pixels, encode_references
 from promptnet.inference.tuning.config import LoopConfig
 from promptnet.inference.tuning.loss import training_timesteps
@@ -25,11 +25,13 @@ class TuningViews:
         references: the K images as PromptNet reads them.
         latents: (N, C, h, w) of the augmented views.
         masks: (N, 1, h, w), where each view shows the image.
+        read: what PromptNet reads in training steps: the K images, then their moved copies, if there are any.
     """
 
     references: EncodedReferences
     latents: Tensor
     masks: Tensor
+    read: EncodedReferences
 
 
 @torch.no_grad()
@@ -44,7 +46,24 @@ def prepare_views(pipe: Any, images: Sequence[Any], config: LoopConfig, draws: t
     ]
     canvases, masks = (torch.stack(list(parts)) for parts in zip(*placed, strict=True))
     latents = torch.cat([encode_pixels(pipe.vae, part) for part in canvases.split(views_at_once(size_px))])
-    return TuningViews(references, latents.to(pipe.unet.dtype), latent_mask(masks, pipe.vae_scale_factor))
+    read = references
+    if copies := getattr(config, "moved_references", 0):
+        moved = moved_copies(images, copies, size_px, config.scales, draws)
+        extra = encode_references(pipe.vae, pipe.image_encoder, pipe.feature_extractor, moved, size_px, device)
+        read = EncodedReferences(*(torch.cat(both) for both in zip(references, extra, strict=True)))
+    return TuningViews(references, latents.to(pipe.unet.dtype), latent_mask(masks, pipe.vae_scale_factor), read)
+
+
+def moved_copies(
+    images: Sequence[Any], copies: int, size_px: int, scales: tuple[float, float], draws: torch.Generator
+) -> list[Any]:
+    """Return RGB images of side `size_px`: `copies` of each image, placed and scaled as views are, never mirrored."""
+    views = [sample_views(copies, size_px, scales=scales, generator=draws) for _ in images]
+    return [
+        to_image(place(to_pixels(square(image, size_px)), view)[0])
+        for image, of_image in zip(images, views, strict=True)
+        for view in of_image
+    ]
 
 
 def views_at_once(size_px: int) -> int:
@@ -61,7 +80,7 @@ class Batch:
         masks: (B, 1, h, w).
         noise: (B, C, h, w).
         timesteps: (B,).
-        images: (B,), which reference image PromptNet reads.
+        images: (B,), which of the encoded references PromptNet reads.
         prompts: B prompts that hold S*.
     """
 
@@ -80,7 +99,7 @@ def training_batch(
     size, latents = config.batch_size, tuning_views.latents
     timesteps = training_timesteps(size, num_timesteps, held_out, draws)
     views = torch.randint(len(latents), (size,), generator=draws)
-    images = torch.randint(len(tuning_views.references.latents), (size,), generator=draws)
+    images = torch.randint(len(tuning_views.read.latents), (size,), generator=draws)
     prompts = torch.randint(len(config.prompts), (size,), generator=draws).tolist()
     noise = torch.randn((size, *latents.shape[1:]), generator=draws)
     return Batch(

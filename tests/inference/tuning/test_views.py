@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.images.crop import to_pixels
-from promptnet.inference.references import encode_pixels
+from promptnet.images.crop import to_image, to_pixels
+from promptnet.inference.references import encode_pixels, encode_references
 from promptnet.inference.tuning import views as material_module
 from promptnet.inference.tuning.config import TuningConfig
 from promptnet.inference.tuning.loss import held_out_timesteps
@@ -89,3 +89,36 @@ def test_everything_random_comes_from_the_generator(pipe):
 
 def test_large_views_are_encoded_fewer_at_a_time():
     assert [views_at_once(side_px) for side_px in (64, 512, 1024, 2048)] == [16, 8, 2, 1]
+
+
+def test_moved_references_are_read_in_turn_with_the_images_as_they_are(pipe):
+    config = TuningConfig(num_views=3, moved_references=2, batch_size=64)
+    found = prepare_views(pipe, [image(0), image(1)], config, draws())
+    assert found.references.latents.shape == (2, 4, 8, 8)
+    assert found.read.latents.shape == (6, 4, 8, 8)
+    assert len(found.read.vision_states) == 6
+    assert torch.equal(found.read.latents[:2], found.references.latents)
+    assert found.read.latents.flatten(1).unique(dim=0).shape[0] == 6
+    batch = training_batch(found, config, 1000, held_out_timesteps(1000), draws())
+    assert set(batch.images.tolist()) == set(range(6))
+    held_out = held_out_batches(found, config, held_out_timesteps(1000), draws())
+    assert {place for batch in held_out for place in batch.images.tolist()} == {0, 1}
+
+
+def test_a_moved_reference_is_what_its_view_shows(pipe, monkeypatch):
+    monkeypatch.setattr(material_module, "sample_views", lambda *args, **kwargs: [View(12, top_px=2, left_px=4)])
+    found = prepare_views(pipe, [image()], TuningConfig(moved_references=1), draws())
+    shown = to_image(material_module.place(to_pixels(image()), View(12, top_px=2, left_px=4))[0])
+    parts = pipe.vae, pipe.image_encoder, pipe.feature_extractor
+    expected = encode_references(*parts, [shown], 16, "cpu")
+    torch.testing.assert_close(found.read.latents[1:], expected.latents)
+    torch.testing.assert_close(found.read.vision_states[1:], expected.vision_states)
+
+
+def test_without_moved_references_nothing_more_is_drawn(pipe):
+    one, other = draws(), draws()
+    plain = prepare_views(pipe, [image()], TuningConfig(num_views=3), one)
+    prepare_views(pipe, [image()], TuningConfig(num_views=3, moved_references=0), other)
+    assert plain.read is plain.references
+    assert torch.equal(one.get_state(), other.get_state())
+    assert torch.equal(to_pixels(to_image(to_pixels(image()))), to_pixels(image()))

@@ -92,7 +92,7 @@ def test_large_views_are_encoded_fewer_at_a_time():
 
 
 def test_moved_references_are_read_in_turn_with_the_images_as_they_are(pipe):
-    config = TuningConfig(num_views=3, moved_references=2, batch_size=64)
+    config = TuningConfig(num_views=3, moved_references=2, batch_size=64, scales=(0.4, 0.9))
     found = prepare_views(pipe, [image(0), image(1)], config, draws())
     assert found.references.latents.shape == (2, 4, 8, 8)
     assert found.read.latents.shape == (6, 4, 8, 8)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import re
 import shlex
 import subprocess
@@ -120,6 +121,23 @@ def test_imports_run_downwards(path: Path) -> None:
     assert not upward, f"{path.relative_to(ROOT)} imports from {upward}"
 
 
+PACKS = sorted((ROOT / "integrations").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", PACKS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_integrations_use_public_names_alone(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "promptnet":
+            front = importlib.import_module(node.module or "")
+            assert {alias.name for alias in node.names} <= set(front.__all__), node.module
+        elif isinstance(node, ast.Import):
+            assert not [alias.name for alias in node.names if alias.name.startswith("promptnet")]
+
+
+def test_the_package_knows_no_integration() -> None:
+    assert not [path for path in MODULES if any(name.startswith("integrations") for name in imported(path))]
+
+
 def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -211,7 +229,7 @@ def test_no_recipe_but_the_test_judges_own_names_the_test_judge() -> None:
     assert [name for name in naming if "judge" not in name] == []
 
 
-@pytest.mark.parametrize("folder", ["promptnet", "tests", "configs", "docs", "benchmarks"])
+@pytest.mark.parametrize("folder", ["promptnet", "tests", "configs", "docs", "benchmarks", "integrations"])
 def test_no_file_names_a_machine_path_or_an_index(folder: str) -> None:
     forbidden = re.compile(r"(?<![\w.])/(work|root|tmp|home)/|--(extra-)?index-url|://\S+/simple")
     for path in (ROOT / folder).rglob("*"):

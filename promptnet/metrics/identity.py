@@ -15,6 +15,7 @@ from promptnet.datasets.avatars.render import IDENTITY_FIELDS
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.face_alignment import crop_around, cut
 from promptnet.images.face_detection import DetectionError, Face, FaceDetector
+from promptnet.io.network_weights import read_weights
 from promptnet.models.judge import AvatarJudge
 
 Images = Sequence[Image.Image]
@@ -163,17 +164,9 @@ def load_face_embedder(weights: str | Path | None = None) -> Any:
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}: the face embedder needs the extra, pip install 'promptnet[faces]'") from error
     network = InceptionResnetV1(pretrained=None, classify=False)
-    missing = network.load_state_dict(_tensors(place), strict=False).missing_keys
+    missing = network.load_state_dict(read_weights(place, "the face embedder"), strict=False).missing_keys
     if missing:
         raise ValueError(
             f"'{place}' does not hold InceptionResnetV1: it lacks {missing[0]} and {len(missing) - 1} more"
         )
     return network
-
-
-def _tensors(place: Path) -> dict[str, torch.Tensor]:
-    if place.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(place)
-    return torch.load(place, map_location="cpu", weights_only=True)

@@ -7,12 +7,18 @@ The squared maximum mean discrepancy of paired samples x_1..x_n and y_1..y_n (Gr
 with k(a, b) = (a.b / F + 1)^3. It is 0 on average if both come from one distribution, so it may be negative. Both sets
 have the same prompts in the same order, and pairs of one prompt are left out of the sum, so that their similarity does
 not make the distance smaller.
+
+`unpaired_kid` is for sets that do not belong together image by image, such as generated and real images, of any sizes:
+the unbiased estimate of the same distance (lemma 6 there),
+
+    sum_{i != j} k(x_i, x_j) / (n (n-1)) + sum_{i != j} k(y_i, y_j) / (m (m-1)) - 2 sum_ij k(x_i, y_j) / (n m)
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from promptnet.metrics.bootstrap import Interval
+from promptnet.metrics.fid import check_features
 
 Array = npt.NDArray[np.float64]
 
@@ -38,6 +44,31 @@ def kid(features: Array, others: Array) -> float:
     """Return the distance of two sets of features, (N, F) each."""
     h = pair_distances(features, others)
     return float(_weighted(h, np.ones((1, len(h))))[0])
+
+
+def unpaired_kid(features: Array, others: Array) -> float:
+    """Return the distance of two sets of features, (N, F) and (M, F), without bias.
+
+    Raises:
+        ValueError: a set has fewer than two features or some that are not finite, or the sets differ in width.
+    """
+    check_features("KID", features, others)
+    cross = _kernel_sum(features, others) / (len(features) * len(others))
+    return _mean_of_others(features) + _mean_of_others(others) - 2 * cross
+
+
+def _mean_of_others(features: Array) -> float:
+    """Return the mean of k(x_i, x_j) over i != j."""
+    own = float(((np.square(features).sum(axis=1) / features.shape[1] + 1) ** 3).sum())
+    return (_kernel_sum(features, features) - own) / (len(features) * (len(features) - 1))
+
+
+def _kernel_sum(features: Array, others: Array, rows: int = 1024) -> float:
+    """Return the sum of the kernel over all pairs, some rows at a time: thousands of images are no matrix in memory."""
+    return sum(
+        float(polynomial_kernel(features[start : start + rows], others).sum())
+        for start in range(0, len(features), rows)
+    )
 
 
 def kid_resampled(features: Array, others: Array, *, resamples: int = 2_000, seed: int = 0) -> Array:

@@ -14,3 +14,18 @@ pipeline; and what it does in `PromptNetPipeline`, which may generate at another
 EXPORT_METHODS = ("defaults", "exact", "stock", "distilled", "mean", "words")
 """Our pipeline with its defaults and with plain guidance; `in_stock_pipeline`; kohya with textual-inversion, distilled
 and with mean words; textual-inversion alone, mean words."""
+
+PROFUSION_ROWS = (
+    *("prompt-only", "textual-inversion", "dreambooth", "dreambooth-lora", "e4t", "profusion"),
+    *("untuned", "no-fusion", "no-refinement", "no-augmentation"),
+)
+"""Rows of ProFusion's table: the base model alone, four baselines, ours, and ours without one of its parts."""
+PROFUSION_PATTERNS = (r"fusion-steps-(\d+)", r"guidance-(\d+(?:\.\d+)?)")
+"""Ours with another number of fusion steps, and with another weight of the subject."""
+
+SEGA, LEARNED = "sega", "disentanglement"
+PAPER_EDIT_ROWS = (STYLED, SWITCH, LEARNED, LEDITS, SEGA)
+
+SCALES = ("0.25x", "0.5x", "2x", "4x", "6.25x", "8x", "16x")
+"""Numbers of pixels over the trained number."""
+SIZE_ROWS = ("direct", "attn-sf", "scalecrafter", "auto")

@@ -2,8 +2,20 @@
 
 from promptnet.commands.evaluate.edits import edits
 from promptnet.commands.evaluate.exports import exports
+from promptnet.commands.evaluate.paper import paper
 from promptnet.commands.evaluate.people import identity, people, two_people
 from promptnet.commands.evaluate.resolution import resolution
 from promptnet.commands.evaluate.subjects import avatars, base_model, tune
 
-__all__ = ["avatars", "base_model", "edits", "exports", "identity", "people", "resolution", "tune", "two_people"]
+__all__ = [
+    "avatars",
+    "base_model",
+    "edits",
+    "exports",
+    "identity",
+    "paper",
+    "people",
+    "resolution",
+    "tune",
+    "two_people",
+]

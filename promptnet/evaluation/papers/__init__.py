@@ -1,0 +1,1 @@
+"""The papers' tables, made on the user's base model and people, beside the published figures."""

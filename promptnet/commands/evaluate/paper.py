@@ -14,6 +14,7 @@ def paper(
     /,
     rows: list[str] | None = None,
     out: Path | None = None,
+    limit: int | None = None,
     shard: str | None = None,
     dry_run: bool = False,
     device: str = "auto",
@@ -25,6 +26,7 @@ def paper(
         rows: rows of the table (null: the config's)
         out: a folder, made if it is missing, for images, results.json, results.md and sheet.png (null: the config's);
             repeat the command to resume
+        limit: number of people, images or prompts to take, the first ones (null: the config's)
         shard: I/N, the part of this process out of N that share the folder (null: what torchrun or accelerate say)
         dry_run: check everything and count what there is to do
         device: auto, cpu, cuda, ...
@@ -35,10 +37,11 @@ def paper(
     from promptnet.evaluation.papers.shards import choose_shard
 
     part = choose_shard(shard)
-    found = load_config(config, rows=None if rows is None else tuple(rows), out=None if out is None else str(out))
+    names = {"rows": None if rows is None else tuple(rows), "out": None if out is None else str(out)}
+    found = load_config(config, limit=limit, **names)
     check_folder(found.out)
     place = pick_device(device)
     quiet()
     from promptnet.evaluation.papers.run import evaluate_paper
 
-    evaluate_paper(config, rows=rows, out=out, shard=part, device=place, dry_run=dry_run)
+    evaluate_paper(config, rows=rows, out=out, limit=limit, shard=part, device=place, dry_run=dry_run)

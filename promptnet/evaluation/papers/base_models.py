@@ -74,6 +74,15 @@ def load_pipe(
     return pipe
 
 
+def shape_of_unet(base: Path) -> Any:
+    """Return a base model's U-Net without weights."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(base / "unet"))
+
+
 class Latest:
     """Keep the last few things that were made, by name: networks and subjects are large."""
 

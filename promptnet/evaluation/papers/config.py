@@ -31,6 +31,7 @@ class PaperConfig:
         steps: denoising steps an image.
         seed: decides all noise.
         batch_size: images drawn at once.
+        limit: number of people, images or prompts to take, the first ones; null takes all.
         dtype: of the networks that draw; float16 and bfloat16 are for GPUs.
         clip: CLIP model to a folder in transformers' layout or a file of weights; "own" with null is the base model's.
         faces: identity scorer to a file of weights of the face embedder; "judge" with "validation" or "test" for
@@ -42,6 +43,7 @@ class PaperConfig:
     steps: int = 50
     seed: int = 0
     batch_size: int = 4
+    limit: int | None = None
     dtype: Dtype = "float32"
     clip: Mapping[str, str | None] = field(default_factory=dict)
     faces: Mapping[str, str] = field(default_factory=dict)
@@ -50,6 +52,8 @@ class PaperConfig:
         for name in ("steps", "batch_size"):
             whole(name, getattr(self, name), 1)
         whole("seed", self.seed, 0)
+        if self.limit is not None:
+            whole("limit", self.limit, 1)
         if self.dtype not in get_args(Dtype):
             raise ConfigError(f"dtype={self.dtype!r} must be one of {', '.join(get_args(Dtype))}")
         for name in ("clip", "faces"):

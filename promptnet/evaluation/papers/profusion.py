@@ -38,7 +38,7 @@ class ProFusion:
         check_subject_prompts(self.prompts)
         self._check_networks()
         check_scorers(config, self.base)
-        self.people = find_people(config.references, image_size(self.base), config.seed)
+        self.people = find_people(config.references, image_size(self.base), config.seed)[: config.limit]
         self._pipes, self._subjects = Latest(1), Latest(1)
 
     def _check_networks(self) -> None:

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from promptnet.evaluation.papers.config import PaperConfig, load_config
+from promptnet.evaluation.papers.config import PaperConfig, ProFusionConfig, SizesConfig, load_config
 from promptnet.evaluation.papers.image_store import ImageStore, Job
+from promptnet.evaluation.papers.profusion import ProFusion
 from promptnet.evaluation.papers.shards import Shard, local_device
+from promptnet.evaluation.papers.sizes import Sizes
 from promptnet.io.atomic import make_folder, write_whole
 from promptnet.io.progress import counting_bar
 
@@ -49,6 +51,7 @@ def evaluate_paper(
     *,
     rows: Sequence[str] | None = None,
     out: str | Path | None = None,
+    limit: int | None = None,
     shard: Shard | None = None,
     device: str = "cpu",
     dry_run: bool = False,
@@ -62,6 +65,7 @@ def evaluate_paper(
         config: a YAML file such as configs/evaluate/profusion.yaml.
         rows: of the table; None is the config's.
         out: the folder to write; None is the config's.
+        limit: number of people, images or prompts, the first ones; None is the config's.
         shard: this process's part; None is all.
         device: where to compute.
         dry_run: check and count, and make nothing.
@@ -73,7 +77,7 @@ def evaluate_paper(
         ValueError: something in the config, or an input, cannot be used.
     """
     given = {"rows": None if rows is None else tuple(rows), "out": None if out is None else str(out)}
-    read = load_config(Path(config), **given)
+    read = load_config(Path(config), limit=limit, **given)
     shard, folder = shard or Shard(), Path(read.out)
     table = make_table(read, local_device(device))
     jobs, store = table.jobs(), ImageStore(folder / "images")
@@ -101,11 +105,10 @@ def make_table(config: PaperConfig, device: str) -> Table:
     Raises:
         ValueError: something in the config, or an input, cannot be used.
     """
-    from promptnet.evaluation.papers.config import ProFusionConfig
-    from promptnet.evaluation.papers.profusion import ProFusion
-
-    assert isinstance(config, ProFusionConfig)
-    return ProFusion(config, device)
+    if isinstance(config, ProFusionConfig):
+        return ProFusion(config, device)
+    assert isinstance(config, SizesConfig)
+    return Sizes(config, device)
 
 
 def plan_of(jobs: Sequence[Job], store: ImageStore, shard: Shard) -> str:
@@ -124,7 +127,7 @@ def _make_missing(table: Table, jobs: Sequence[Job], store: ImageStore, shard: S
     if not waiting:
         return
     table.prepare(shard)
-    with counting_bar("drawing", len(own), "rows of people", already=len(own) - len(waiting)) as advance:
+    with counting_bar("drawing", len(own), "rows", already=len(own) - len(waiting)) as advance:
         for job in waiting:
             table.make(job, store.missing(job), store)
             advance()

@@ -3,65 +3,14 @@
 A part notes rows (what, value, unit) as it goes; the file is written after each, so that an end leaves those before.
 """
 
-import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-
-
-@dataclass
-class Notes:
-    """What a part found.
-
-    Args:
-        size: "true" or "toy".
-        device: where.
-        path: of the file.
-    """
-
-    size: str
-    device: str
-    path: Path
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def is_toy(self) -> bool:
-        return self.size == "toy"
-
-    def add(self, what: str, value: float | int | str, unit: str = "") -> None:
-        rounded = float(f"{value:.4g}") if isinstance(value, float) else value
-        self.rows.append({"what": what, "value": rounded, "unit": unit})
-        self.path.write_text(json.dumps(self.rows))
-        print(what, rounded, unit, flush=True)
-
-    def now_s(self) -> float:
-        """Seconds, with the device's work done."""
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def seconds(self, call: Callable[[], Any], times: int = 1) -> float:
-        """The median of some calls; the first one, before, warms up."""
-        call()
-        found = []
-        for _ in range(1 if self.is_toy else times):
-            start_s = self.now_s()
-            call()
-            found.append(self.now_s() - start_s)
-        return statistics.median(found)
-
-    def add_peak(self, what: str) -> None:
-        """The most memory that torch held, on a GPU."""
-        if self.device.startswith("cuda"):
-            self.add(what, torch.cuda.max_memory_reserved() / 2**30, "GiB")
-            torch.cuda.reset_peak_memory_stats()
+from notes import Notes
 
 
 def unit_tests(notes: Notes) -> None:

@@ -38,9 +38,10 @@ def people(
         split: test for figures to report; validation for choices
         world: known, or people of a style, with hair drawings or with colours that no training had
         frame: how reference images were made: plain, zoom-0.7, zoom-1.4, shift, mirrored, jpeg-60, ...
-        methods: which ways to compare: prompt, described, encode, tuned, truth (null: all)
+        methods: which ways to compare: prompt, described, encode, tuned, fusion, published, published-fusion, truth
+            (null: all that the base model has encoders for)
         tune_steps: of per-user tuning
-        out: a folder, made if it is missing, for people.json and sheet.png
+        out: a folder, made if it is missing, for people.json, sheet.png and all images; repeat the command to resume
         judge: folder of the judge (null: the one beside the base model)
         seed: makes the outcome reproducible
         base: base model, a folder in diffusers layout
@@ -51,7 +52,7 @@ def people(
     check_choices("methods", methods, PEOPLE_METHODS)
     place = pick_device(device)
     quiet()
-    from promptnet.evaluation.people.compare import METHODS, evaluate_people
+    from promptnet.evaluation.people.compare import evaluate_people
     from promptnet.evaluation.people.report import print_people
 
     results = evaluate_people(
@@ -62,7 +63,7 @@ def people(
         split=split,
         world=world,
         frame=frame,
-        methods=methods or METHODS,
+        methods=methods,
         tune_steps=tune_steps,
         out=out,
         judge=judge,

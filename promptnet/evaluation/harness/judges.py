@@ -6,7 +6,7 @@ from promptnet.datasets.avatars.render import Split
 
 
 def judge_folder(base: str | Path, split: Split, judge: str | Path | None = None) -> Path:
-    """Return the folder of a split's judge: `judge` if given, else `judges/<split>` beside the base model.
+    """Return the folder of a split's judge: `judge` if given, else `judges/<split>` in the base model or beside it.
 
     The validation judge scores people of the training split: the test judge is for figures to report.
 
@@ -14,7 +14,8 @@ def judge_folder(base: str | Path, split: Split, judge: str | Path | None = None
         ValueError: there is no judge there.
     """
     reader = "validation" if split == "train" else split
-    folder = Path(judge) if judge is not None else Path(base).resolve().parent / "judges" / reader
+    own, beside = (root / "judges" / reader for root in (Path(base).resolve(), Path(base).resolve().parent))
+    folder = Path(judge) if judge is not None else (own if own.is_dir() else beside)
     if not (folder / "config.json").is_file():
         raise ValueError(f"there is no judge at '{folder}': name its folder with judge=")
     return folder

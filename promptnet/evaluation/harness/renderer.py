@@ -154,7 +154,7 @@ def weight_hashes(base: str | Path, methods: Iterable[Method]) -> dict[str, str]
     encoders = {
         method.encoder: encoder_folder(folder, method.encoder) for method in methods if method.source == "subject"
     }
-    apart = {folder / OURS, folder / PUBLISHED, folder / EDIT_CARDS, *encoders.values()}
+    apart = {folder / OURS, folder / PUBLISHED, folder / EDIT_CARDS, folder / "judges", *encoders.values()}
     whole = [path for path in folder.rglob("*") if not apart & set(path.parents)]
     hashes = {name: _hash_files(place, place.rglob("*")) for name, place in encoders.items()}
     return {"base": _hash_files(folder, whole), **hashes}

@@ -1,7 +1,7 @@
 """The comparison on people without end: unseen people, generated in several ways, judged against the true answers."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,18 +10,21 @@ import torch
 from PIL import Image
 
 from promptnet.datasets.people.person import Split, World, nearest_name
-from promptnet.datasets.people.render import render_avatar
+from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.method_names import PEOPLE_METHODS
+from promptnet.evaluation.harness.methods import Method
+from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.people.colors import Array
-from promptnet.evaluation.people.score import ERRORS, FRACTIONS, a_person, score, share_of_way
+from promptnet.evaluation.people.methods import make_methods
+from promptnet.evaluation.people.score import ERRORS, SHARES, a_person, harmonic, score, share_of_way
 from promptnet.evaluation.people.tasks import PersonAsked, ask_people
+from promptnet.evaluation.subjects.compare import renderer_cache
 from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import make_folder, write_whole
-from promptnet.metrics.bootstrap import difference, interval
+from promptnet.metrics.bootstrap import interval
 
-METHODS = PEOPLE_METHODS
-"""The prompt alone; the person and all that stays described in words; S* untuned and tuned; the true rendering."""
+PAIRS = (("tuned", "encode"), ("fusion", "tuned"), ("published-fusion", "published"), ("tuned", "published-fusion"))
+"""Methods that are compared person by person."""
 
 
 def evaluate_people(
@@ -33,16 +36,17 @@ def evaluate_people(
     split: Split = "validation",
     world: World = "known",
     frame: str = "plain",
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     tune_steps: int = 50,
     out: str | Path | None = None,
     seed: int = 0,
     device: str | None = None,
     judge: str | Path | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Compare ways of generating people that no training saw.
 
-    With `out`, also writes people.json and sheet.png there.
+    With `out`, also writes people.json and sheet.png there, and keeps every image, so that a repeated call resumes.
 
     Args:
         base: folder of the pipeline; judges lie beside it.
@@ -52,12 +56,13 @@ def evaluate_people(
         split: "test" for results, read by the test judge; "validation" for choices.
         world: "known", or one of the held-out "style", "hair" and "color".
         frame: how references were made, one of `tasks.FRAMES`.
-        methods: some of `METHODS`; "prompt" and "truth" are always among them.
+        methods: some of `PEOPLE_METHODS`, "prompt" and "truth" always among them; None is all that have encoders.
         tune_steps: of per-user tuning.
         out: a folder, made if it is missing.
         seed: decides people, prompts and noise.
         device: where to generate; None is the CPU.
-        judge: folder of the judge; None is the one beside the base model.
+        judge: folder of the judge; None is the one in the base model's folder or beside it.
+        workers: processes; None is one a thread on a CPU.
 
     Returns:
         What people.json holds: for each method every measure, errors also as shares of the way from the prompt alone
@@ -66,19 +71,17 @@ def evaluate_people(
     Raises:
         ValueError: a method, frame or split is not known; no such folder or judge.
     """
-    unknown = set(methods) - set(METHODS)
-    if unknown:
-        raise ValueError(f"methods {sorted(unknown)} are not among {', '.join(METHODS)}")
+    chosen = make_methods(methods or (), base, tune_steps)
     folder = None if out is None else make_folder(out)
     asked = ask_people(people, prompts, split=split, world=world, frame=frame, seed=seed)
     named: Literal["test", "validation"] = "test" if split == "test" else "validation"
     reader = _load_people_judge(judge_folder(base, named, judge), device)
-    renderer = _Renderer(base, steps, tune_steps, device)
-    chosen = [method for method in METHODS if method in {*methods, "prompt", "truth"}]
-    images = {method: [image for person in asked for image in renderer(person, method)] for method in chosen}
-    eval_prompts = [eval_prompt for person in asked for eval_prompt in person.eval_prompts]
+    spec = RendererSpec(Path(base), steps, device or "cpu")
+    with renderer_cache(spec, chosen, folder) as cache, WorkerPool(spec, workers) as pool:
+        images = _generate(asked, chosen, cache, pool)
+    asks = [ask for person in asked for ask in person.eval_prompts]
     with torch.no_grad():
-        scores = {method: score(images[method], eval_prompts, reader) for method in chosen}
+        scores = {method: score(found, asks, reader) for method, found in images.items()}
     results = summarise(scores, prompts, [person.reference.identity.skin for person in asked])
     results["settings"] = {
         "people": people, "prompts": prompts, "steps": steps, "split": split, "world": world, "frame": frame,
@@ -88,6 +91,18 @@ def evaluate_people(
         write_whole(folder / "people.json", json.dumps(results, indent=1), public=True)
         write_whole(folder / "sheet.png", _sheet(asked, images, prompts).save, public=True)
     return results
+
+
+def _generate(
+    asked: Sequence[PersonAsked], methods: Sequence[Method], cache: ImageCache, pool: WorkerPool
+) -> dict[str, list[Image.Image]]:
+    """Return every method's images, person by person."""
+    images = {}
+    for method in methods:
+        people = [person.described() for person in asked] if method.name == "described" else asked
+        pool.generate(people, [method], cache, about=method.name)
+        images[method.name] = [image for person in people for image in cache.get(person, method)]
+    return images
 
 
 def summarise(scores: dict[str, dict[str, Array]], num_prompts: int, skins: Sequence[str]) -> dict[str, Any]:
@@ -102,21 +117,28 @@ def summarise(scores: dict[str, dict[str, Array]], num_prompts: int, skins: Sequ
         method: {name: a_person(values, num_prompts) for name, values in figures.items()}
         for method, figures in scores.items()
     }
+    for figures in means.values():
+        figures["harmonic"] = harmonic(figures, means["prompt"], means["truth"])
     methods: dict[str, Any] = {}
     for method, figures in means.items():
-        methods[method] = {
-            name: interval(figures[name][~np.isnan(figures[name])]).record() for name in (*FRACTIONS, *ERRORS)
-        }
+        methods[method] = {name: _known(figures[name]) for name in (*SHARES, *ERRORS)}
         methods[method]["way"] = {
             name: share_of_way(figures[name], means["prompt"][name], means["truth"][name]) for name in ERRORS
         }
         methods[method]["skin"] = _by_group(figures, skins)
     results: dict[str, Any] = {"methods": methods}
-    if {"tuned", "encode"} <= set(means):
-        results["tuned - encode"] = {
-            name: difference(means["tuned"][name], means["encode"][name]).record() for name in ("identity", *ERRORS)
-        }
+    for first, second in PAIRS:
+        if {first, second} <= set(means):
+            results[f"{first} - {second}"] = {
+                name: _known(means[first][name] - means[second][name]) for name in (*SHARES, *ERRORS)
+            }
     return results
+
+
+def _known(values: Array) -> dict[str, float] | None:
+    """Estimate the mean over the people to whom a measure applies, or None where it applies to nobody."""
+    known = values[~np.isnan(values)]
+    return interval(known).record() if len(known) else None
 
 
 def _by_group(figures: dict[str, Array], skins: Sequence[str]) -> dict[str, Any]:
@@ -138,41 +160,13 @@ def _load_people_judge(folder: Path, device: str | None) -> Any:
     return judge.float().eval().requires_grad_(False).to(device or "cpu")
 
 
-class _Renderer:
-    """Generates one person's images in one way, all methods from the same noise."""
-
-    def __init__(self, base: str | Path, steps: int, tune_steps: int, device: str | None) -> None:
-        from promptnet import PromptNetPipeline
-
-        pipe: Any = PromptNetPipeline.from_pretrained(str(base))
-        self.pipe = pipe.to(device or "cpu")
-        self.pipe.set_progress_bar_config(disable=True)
-        self.steps, self.tune_steps = steps, tune_steps
-        self.size_px = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
-
-    def __call__(self, person: PersonAsked, method: str) -> list[Image.Image]:
-        if method == "truth":
-            return [render_avatar(eval_prompt.truth, self.size_px) for eval_prompt in person.eval_prompts]
-        if method in ("prompt", "described"):
-            words: Callable[..., str] = person.anyone if method == "prompt" else person.description
-            return self._generate([words(eval_prompt) for eval_prompt in person.eval_prompts], person)
-        image = person.image(self.size_px)
-        generator = torch.Generator().manual_seed(person.eval_prompts[0].seed)
-        quiet: dict[str, Any] = {"generator": generator, "progress_bar": False}
-        untuned = method == "encode"
-        subject = self.pipe.encode(image) if untuned else self.pipe.customize(image, steps=self.tune_steps, **quiet)
-        return self._generate([eval_prompt.prompt for eval_prompt in person.eval_prompts], person, subject=subject)
-
-    def _generate(self, prompts: list[str], person: PersonAsked, **subject: Any) -> list[Image.Image]:
-        generators = [torch.Generator().manual_seed(eval_prompt.seed) for eval_prompt in person.eval_prompts]
-        return self.pipe(prompts, num_inference_steps=self.steps, generator=generators, **subject).images
-
-
 def _sheet(asked: Sequence[PersonAsked], images: dict[str, list[Image.Image]], num_prompts: int) -> Image.Image:
     """One line a person: the reference, then each method's images; the first 24 people."""
     size = images["truth"][0].width
     lines = []
     for place, person in enumerate(asked[:24]):
         own = slice(place * num_prompts, (place + 1) * num_prompts)
-        lines.append(("", [person.image(size), *(image for generated in images.values() for image in generated[own])]))
+        lines.append(
+            ("", [person.reference_image(size), *(image for generated in images.values() for image in generated[own])])
+        )
     return contact_sheet(lines, tile_px=size)

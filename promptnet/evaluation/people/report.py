@@ -6,11 +6,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from promptnet.evaluation.people.score import ERRORS, FRACTIONS
+from promptnet.evaluation.people.score import ERRORS, SHARES
 
 
 def print_people(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print one line a method: shares, errors with their share of the way to the truth; then skin by group.
+    """Print a line a method, shares, errors and their share of the way to the truth; paired differences; skin by group.
 
     Args:
         results: of `people.evaluate_people`.
@@ -18,16 +18,25 @@ def print_people(results: Mapping[str, Any], console: Console | None = None) -> 
     """
     console = console or Console()
     console.print(_measures(results))
+    console.print(_pairs(results))
     console.print(_skins(results))
 
 
 def _measures(results: Mapping[str, Any]) -> Table:
     told = ", ".join(f"{name} {results['settings'][name]}" for name in ("people", "split", "world", "frame"))
-    table = Table("method", *FRACTIONS, *ERRORS, title=told)
+    table = Table("method", *SHARES, *ERRORS, title=told)
     for method, figures in results["methods"].items():
-        shares = [_with_interval(figures[name]) for name in FRACTIONS]
-        errors = [f"{figures[name]['mean']:.2f} ({figures['way'][name]['mean']:.2f})" for name in ERRORS]
+        shares = [_with_interval(figures[name]) for name in SHARES]
+        errors = [f"{_mean(figures[name])} ({_mean(figures['way'][name])})" for name in ERRORS]
         table.add_row(method, *shares, *errors)
+    return table
+
+
+def _pairs(results: Mapping[str, Any]) -> Table:
+    table = Table("difference", *SHARES, *ERRORS, title="Paired differences over people")
+    for name, figures in results.items():
+        if " - " in name:
+            table.add_row(name, *(_with_interval(figures[measure]) for measure in (*SHARES, *ERRORS)))
     return table
 
 
@@ -40,5 +49,11 @@ def _skins(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def _with_interval(figure: Mapping[str, float]) -> str:
+def _mean(figure: Mapping[str, float] | None) -> str:
+    return "-" if figure is None else f"{figure['mean']:.2f}"
+
+
+def _with_interval(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return "-"
     return f"{figure['mean']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"

@@ -1,6 +1,6 @@
 """Scores on people without end: words of the record, and what no word says."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,11 @@ from promptnet.models.judge import JUDGE_SIZE_PX
 
 FRACTIONS = ("identity", "attributes", "preservation")
 """Higher is better: shares of fields that the judge reads as the true answer has them."""
+SHARES = (*FRACTIONS, "harmonic")
+"""Higher is better: the fractions, and the harmonic mean of attributes and of everything that is a person's."""
 ERRORS = ("error_skin", "error_hair_color", "error_clothes_color", "shape", "geometry")
 """Lower is better: CIEDE2000, and distances of shape and geometry."""
+_IDENTITY_ERRORS = ("error_skin", "error_hair_color", "shape", "geometry")
 
 
 def score(images: Sequence[Image.Image], asks: Sequence[PeopleAsk], judge: Any) -> dict[str, Array]:
@@ -64,8 +67,10 @@ def _hits(codes: dict[str, list[int]], asks: Sequence[PeopleAsk]) -> list[dict[s
     ]
 
 
-def share_of_way(values: Array, nothing: Array, truth: Array) -> dict[str, float]:
+def share_of_way(values: Array, nothing: Array, truth: Array) -> dict[str, float] | None:
     """Return how much of the way from the prompt alone to the truth a method's error goes, with its interval.
+
+    None where the prompt alone is no worse than the truth.
 
     Args:
         values: errors, one a person (P,).
@@ -73,12 +78,36 @@ def share_of_way(values: Array, nothing: Array, truth: Array) -> dict[str, float
         truth: of the true rendering.
     """
     whole = float(nothing.mean() - truth.mean())
-    return interval((nothing - values) / whole).record() if whole > 0 else {"mean": float("nan")}
+    return interval((nothing - values) / whole).record() if whole > 0 else None
+
+
+def harmonic(figures: Mapping[str, Array], nothing: Mapping[str, Array], truth: Mapping[str, Array]) -> Array:
+    """Return, for each person, the harmonic mean of attributes and everything of identity (P,).
+
+    Everything is the mean of the share of right identity fields and of the ways from the prompt alone to the truth in
+    skin and hair colour, shape and geometry, each cut to 0 to 1.
+
+    Args:
+        figures: of a method, one number a person.
+        nothing: of the prompt alone.
+        truth: of the true rendering.
+    """
+    ways = [_way(figures[name], nothing[name], truth[name]) for name in _IDENTITY_ERRORS]
+    everything = np.mean([figures["identity"], *ways], axis=0)
+    total = everything + figures["attributes"]
+    return np.where(total == 0, 0.0, 2 * everything * figures["attributes"] / np.where(total == 0, 1.0, total))
+
+
+def _way(values: Array, nothing: Array, truth: Array) -> Array:
+    whole = float(nothing.mean() - truth.mean())
+    return np.clip((nothing.mean() - values) / whole, 0.0, 1.0) if whole > 0 else np.full_like(values, np.nan)
 
 
 def a_person(values: Array, num_prompts: int) -> Array:
     """Return the mean over each person's images, (P,), leaving out those to which the measure does not apply."""
-    return np.nanmean(values.reshape(-1, num_prompts), axis=1)
+    of_people = values.reshape(-1, num_prompts)
+    counts = (~np.isnan(of_people)).sum(axis=1)
+    return np.where(counts == 0, np.nan, np.nansum(of_people, axis=1) / np.maximum(counts, 1))
 
 
 def _pixels(images: Sequence[Image.Image]) -> torch.Tensor:

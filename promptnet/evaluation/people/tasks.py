@@ -1,6 +1,6 @@
 """What is asked on people without end: unseen people, references in a named frame, prompts, and the true answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -46,31 +46,39 @@ class PeopleAsk:
 
 @dataclass(frozen=True)
 class PersonAsked:
-    """A person by one reference.
+    """A person by one reference; what `promptnet.evaluation.harness` generates for.
 
     Attributes:
+        index: among the people asked for.
         reference: its record.
         frame: how the image was made.
         eval_prompts: what is generated.
     """
 
+    index: int
     reference: Avatar
     frame: Frame
     eval_prompts: tuple[PeopleAsk, ...]
 
-    def image(self, size_px: int) -> Image.Image:
-        """Return the reference image."""
+    @property
+    def seed(self) -> int:
+        """Return the seed of per-user tuning."""
+        return self.eval_prompts[0].seed
+
+    def reference_image(self, size_px: int) -> Image.Image:
+        """Render the only image of the person that a method gets."""
         large = render_avatar(self.reference, 2 * size_px)
         framed = self.frame(large, self.reference.attributes.background)
         return framed.resize((size_px, size_px), Image.Resampling.LANCZOS)
 
-    def description(self, eval_prompt: PeopleAsk) -> str:
-        """Return the prompt with the person in words, and all that is to stay as it was."""
-        return caption(eval_prompt.truth.record())
+    def true_images(self, size_px: int) -> list[Image.Image]:
+        """Render the true answers, prompt by prompt."""
+        return [render_avatar(ask.truth, size_px) for ask in self.eval_prompts]
 
-    def anyone(self, eval_prompt: PeopleAsk) -> str:
-        """Return the prompt with nobody in particular."""
-        return caption(eval_prompt.truth.record(), fields=eval_prompt.fields)
+    def described(self) -> "PersonAsked":
+        """Return the same with prompts that say in words who it is, and all that is to stay as it was."""
+        asks = tuple(replace(ask, prompt=caption(ask.truth.record())) for ask in self.eval_prompts)
+        return replace(self, eval_prompts=asks)
 
 
 def ask_people(
@@ -105,7 +113,7 @@ def ask_people(
 def _person(place: int, num_prompts: int, split: Split, world: World, frame: Frame, seed: int) -> PersonAsked:
     reference = sample_avatar(10_000 + seed, place, split, world)  # other people than runs validate on
     eval_prompts = tuple(_eval_prompt(reference, place, number, seed) for number in range(num_prompts))
-    return PersonAsked(reference, frame, eval_prompts)
+    return PersonAsked(place, reference, frame, eval_prompts)
 
 
 def _eval_prompt(reference: Avatar, place: int, number: int, seed: int) -> PeopleAsk:

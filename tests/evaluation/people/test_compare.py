@@ -17,7 +17,7 @@ from promptnet.datasets.people.vectors import NUM_EXACT, codes_of, exact_of
 from promptnet.evaluation.people.colors import ciede2000
 from promptnet.evaluation.people.compare import evaluate_people, summarise
 from promptnet.evaluation.people.report import print_people
-from promptnet.evaluation.people.score import FRACTIONS, score, share_of_way
+from promptnet.evaluation.people.score import FRACTIONS, harmonic, score, share_of_way
 from promptnet.evaluation.people.tasks import FRAMES, ask_people
 from promptnet.models.people_judge import PeopleJudge, PeopleReading
 from promptnet.models.promptnet import PromptNetModel
@@ -46,21 +46,21 @@ def test_ciede2000_is_the_published_one(first: Any, second: Any, expected: float
 def test_asks_name_what_changes_and_the_truth_keeps_the_rest():
     for person in ask_people(20, 3, seed=1):
         assert person.eval_prompts[0].truth == person.reference
-        for eval_prompt in person.eval_prompts[1:]:
+        for eval_prompt, described in list(zip(person.eval_prompts, person.described().eval_prompts, strict=True))[1:]:
             assert set(mentioned(eval_prompt.prompt)) == set(eval_prompt.fields)
             kept = set(ATTRIBUTE_FIELDS) - eval_prompt.fields
             assert all(
                 getattr(eval_prompt.truth.attributes, f) == getattr(person.reference.attributes, f) for f in kept
             )
-            assert mentioned(person.description(eval_prompt)) == eval_prompt.truth.record()
-            assert set(mentioned(person.anyone(eval_prompt))) == set(eval_prompt.fields)
+            assert mentioned(described.prompt) == eval_prompt.truth.record()
+            assert described.truth == eval_prompt.truth
 
 
 @pytest.mark.parametrize("frame", FRAMES)
 def test_every_frame_gives_a_reference(frame: str):
     (person,) = ask_people(1, 1, frame=frame)
     (plain,) = ask_people(1, 1)
-    assert (person.image(64).tobytes() == plain.image(64).tobytes()) == (frame == "plain")
+    assert (person.reference_image(64).tobytes() == plain.reference_image(64).tobytes()) == (frame == "plain")
 
 
 def test_unknown_frames_and_trained_splits_are_refused():
@@ -106,10 +106,33 @@ def test_a_perfect_image_has_full_shares_and_no_error_and_another_person_has_not
 
 def test_half_of_the_error_is_half_of_the_way():
     nothing, truth = np.array([4.0, 6.0]), np.array([0.0, 0.0])
-    assert share_of_way(np.array([2.0, 3.0]), nothing, truth)["mean"] == pytest.approx(0.5)
+    half = share_of_way(np.array([2.0, 3.0]), nothing, truth)
+    assert half is not None
+    assert half["mean"] == pytest.approx(0.5)
+    assert share_of_way(truth, truth, nothing) is None
 
 
-def test_the_comparison_runs_on_a_whole_pipeline(tmp_path: Path):
+def test_the_harmonic_mean_counts_attributes_and_everything_of_a_person():
+    names = ("error_skin", "error_hair_color", "shape", "geometry")
+    nothing, truth = ({name: np.full(1, value) for name in names} for value in (1.0, 0.0))
+    method = {name: np.full(1, 0.5) for name in names} | {"identity": np.ones(1), "attributes": np.ones(1)}
+    everything = (1 + 4 * 0.5) / 5
+    assert harmonic(method, nothing, truth) == pytest.approx(2 * everything / (everything + 1))
+    assert harmonic({**method, "attributes": np.zeros(1)}, nothing, truth) == 0
+    worse = {name: np.full(1, 9.0) for name in names} | {"identity": np.zeros(1), "attributes": np.zeros(1)}
+    assert harmonic(worse, nothing, truth) == 0
+
+
+def test_a_measure_that_applies_to_nobody_is_none():
+    people = ask_people(3, 1)
+    asks = [ask for person in people for ask in person.eval_prompts]
+    perfect = score([render_avatar(ask.truth, 64) for ask in asks], asks, _PerfectJudge([ask.truth for ask in asks]))
+    results = summarise({"prompt": perfect, "truth": perfect}, 1, [person.reference.identity.skin for person in people])
+    assert results["methods"]["truth"]["attributes"] is None
+    assert results["methods"]["truth"]["identity"]["mean"] == 1
+
+
+def test_the_comparison_runs_on_a_whole_pipeline_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     base = write_people_base(tmp_path / "base")
     unet: Any = UNet2DConditionModel.from_pretrained(base / "unet")
     shape: dict[str, Any] = {
@@ -124,8 +147,17 @@ def test_the_comparison_runs_on_a_whole_pipeline(tmp_path: Path):
         {field: list(values) for field, values in FIELDS.items()}, width=8, num_exact=NUM_EXACT
     ).save_pretrained(tmp_path / "judges" / "validation")
     (tmp_path / "out").mkdir()
-    results = evaluate_people(base, people=2, prompts=2, steps=2, tune_steps=1, frame="zoom-0.85", out=tmp_path / "out")
-    assert set(results["methods"]) == {"prompt", "described", "encode", "tuned", "truth"}
+    how: dict[str, Any] = {
+        "people": 2,
+        "prompts": 2,
+        "steps": 2,
+        "tune_steps": 1,
+        "workers": 1,
+        "out": tmp_path / "out",
+    }
+    results = evaluate_people(base, frame="zoom-0.85", **how)
+    assert list(results["methods"]) == ["prompt", "described", "encode", "tuned", "fusion", "truth"]
+    assert {"tuned - encode", "fusion - tuned"} <= set(results)
     assert json.loads((tmp_path / "out" / "people.json").read_text())["settings"]["frame"] == "zoom-0.85"
     assert (tmp_path / "out" / "sheet.png").is_file()
     console = Console(width=250, record=True)
@@ -134,3 +166,11 @@ def test_the_comparison_runs_on_a_whole_pipeline(tmp_path: Path):
     assert all(method in printed for method in results["methods"])
     with pytest.raises(ValueError, match="dreambooth"):
         evaluate_people(base, methods=["dreambooth"])
+    with pytest.raises(ValueError, match="no encoder 'promptnet-published'"):
+        evaluate_people(base, methods=["published"])
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("images of a finished run are generated anew")
+
+    monkeypatch.setattr("promptnet.evaluation.harness.renderer.Renderer.__call__", never)
+    assert evaluate_people(base, frame="zoom-0.85", **how)["methods"] == results["methods"]

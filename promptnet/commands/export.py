@@ -42,8 +42,8 @@ def export(
     """Write a subject, an encoder or an edit card as other software loads it, and say what is lost.
 
     Args:
-        to: formats with commas between. Of a subject: kohya, diffusers, peft, textual-inversion. Of an encoder: bundle.
-            Of an edit card: prompt-schedule. Of the networks, without a person: onnx, aoti
+        to: formats with commas between. Of a subject: kohya, diffusers, peft, textual-inversion, word-table. Of an
+            encoder: bundle. Of an edit card: prompt-schedule. Of the networks, without a person: onnx, aoti
         out: folder to write into; made if it does not exist, its parent must exist
         subject: the subject file of `promptnet customize`
         run: a training run's folder or an encoder's, for a bundle; null takes the base model's own encoder
@@ -238,14 +238,21 @@ def export_subject(
     """Write, read back and judge; exit with status 1 if a file is wrong."""
     from promptnet.export import write_files
 
-    content = make_static(pipe, subject, static, seed).stored_as(dtype)
+    content = make_content(pipe, subject, names, static, seed).stored_as(dtype)
     paths = write_files(content, names, folder, stem, make_passport(content, base, consent))
-    show_note(f"{THE_FACE_TOO} A prompt names the person as <{stem}>.")
+    written_as = "S*" if list(names) == ["word-table"] else f"<{stem}>"
+    show_note(f"{THE_FACE_TOO} A prompt names the person as {written_as}.")
     if verify:
         from promptnet.export import verify as read_back
+        from promptnet.export.verification.judged import judge_beside
 
+        judge = judge_beside(find_base(base))
         with status("reading the files back"):
-            verdicts = read_back(pipe.to("cpu"), find_base(base), subject, content, paths, prompt=prompt_of(pipe))
+            verdicts = read_back(
+                pipe.to("cpu"), find_base(base), subject, content, paths, prompt=prompt_of(pipe), judge=judge
+            )
+        if judge is None:
+            show_note("There is no judge beside this base model: images were not judged.")
         finish(verdicts)
     return list(paths.values())
 
@@ -261,6 +268,18 @@ def finish(verdicts: Sequence[Verdict], title: str = "read back in a fresh proce
 def prompt_of(pipe: Any) -> str:
     """Return a prompt that the base model knows: what subjects are tuned with."""
     return (pipe.config.get("tuning") or {}).get("prompts", ["a photo of S*"])[0]
+
+
+def make_content(pipe: Any, subject: Subject, names: Sequence[str], how: str, seed: int) -> StaticSubject:
+    """Make what files of these formats are written from."""
+    from dataclasses import replace
+
+    from promptnet.export.static_words import timed_words
+
+    timed = "word-table" in names
+    # A table has words of its own; nothing is distilled for it.
+    static = make_static(pipe, subject, "mean" if timed and len(names) == 1 else how, seed)
+    return replace(static, timed=timed_words(pipe, subject, seed)) if timed else static
 
 
 def make_static(pipe: Any, subject: Subject, how: str, seed: int) -> StaticSubject:
@@ -304,19 +323,30 @@ def show_verdicts(verdicts: Sequence[Verdict], title: str) -> None:
 
     from promptnet.export.verification.verdict import summary
 
-    table = Table(title=title, caption="differences relative to the network's output")
-    for name in ("format", "reader", "keys", "difference", "loss: subject", "loss: unconditional", "verdict"):
+    judged = ("identity", "exact", "same") if any(verdict.images for verdict in verdicts) else ()
+    caption = "differences relative to the network's output"
+    if judged:
+        caption += "; identity: the reference's fields that the judge reads again"
+    table = Table(title=title, caption=caption)
+    names = ("format", "reader", "keys", "difference", "loss: subject", "loss: unconditional", *judged, "verdict")
+    for name in names:
         table.add_column(name)
     for verdict in verdicts:
         keys = f"{verdict.matched} of {verdict.found}, {len(verdict.missing)} missing"
         losses = (relative(verdict.loss, row) for row in ("subject", "unconditional"))
         worst = max((values["relative"] for values in verdict.difference.values()), default=float("nan"))
         said = "good" if verdict.is_good else "wrong"
-        table.add_row(verdict.format, verdict.reader, keys, f"{worst:.1e}", *losses, said)
+        table.add_row(verdict.format, verdict.reader, keys, f"{worst:.1e}", *losses, *seen(verdict, judged), said)
     Console(stderr=True).print(table)
     for verdict in verdicts:
         if not verdict.is_good:
             show_note(f"{verdict.file}, read by {verdict.reader}: {summary(verdict)}")
+
+
+def seen(verdict: Verdict, columns: Sequence[str]) -> list[str]:
+    """Return what the judge said as texts: identity with the file, of the exact pipeline, and fields alike in both."""
+    names = ("identity", "identity_exact", "same_fields")
+    return [f"{verdict.images[name]:.2f}" if verdict.images else "-" for name in names[: len(columns)]]
 
 
 def relative(distances: Mapping[str, Mapping[str, float]], row: str) -> str:

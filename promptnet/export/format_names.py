@@ -1,6 +1,6 @@
 """Names of what can be written, apart from the modules that write it, so that commands can check names at once."""
 
-FILES = ("kohya", "diffusers", "peft", "textual-inversion")
+FILES = ("kohya", "diffusers", "peft", "textual-inversion", "word-table")
 """Of a subject."""
 
 GRAPHS = ("onnx", "aoti")

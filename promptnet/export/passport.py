@@ -69,6 +69,14 @@ def is_intact(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> boo
     return written == hash_content(entries, tensors)
 
 
+def fingerprint_in(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The fingerprint of an export's passport; empty if it has none that can be read."""
+    try:
+        return dict(json.loads(metadata.get(f"{PREFIX}fingerprint", "{}")))
+    except ValueError:
+        return {}
+
+
 def now() -> str:
     """The date for a passport."""
     return datetime.now(UTC).isoformat(timespec="seconds")

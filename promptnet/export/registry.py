@@ -4,19 +4,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from promptnet.export.errors import ExportError
-from promptnet.export.formats import diffusers, kohya, peft, textual_inversion
+from promptnet.export.formats import diffusers, kohya, peft, textual_inversion, word_table
 from promptnet.export.formats.base import FileFormat
 from promptnet.export.passport import Passport
 from promptnet.export.static_subject import StaticSubject
 
 FORMATS: dict[str, FileFormat] = {
-    module.FORMAT.name: module.FORMAT for module in (kohya, diffusers, peft, textual_inversion)
+    module.FORMAT.name: module.FORMAT for module in (kohya, diffusers, peft, textual_inversion, word_table)
 }
 """By name, in the order of tables."""
 
 
 def formats_named(names: Iterable[str]) -> list[FileFormat]:
     """Formats by name; with a LoRA always textual-inversion too, as a LoRA without its words is somebody else.
+
+    A word table brings its words along.
 
     Raises:
         ExportError: a format is not known.
@@ -25,7 +27,8 @@ def formats_named(names: Iterable[str]) -> list[FileFormat]:
     for name in asked:
         if name not in FORMATS:
             raise ExportError(f"There is no file format {name!r}: choose from {', '.join(FORMATS)}.")
-    return [found for name, found in FORMATS.items() if name in asked or not found.has_lora]
+    needs_words = not asked or any(not FORMATS[name].timed for name in asked)
+    return [found for name, found in FORMATS.items() if name in asked or (needs_words and not found.has_lora)]
 
 
 def check_word_positions(positions: str) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptnet.export.errors import ExportError
+from promptnet.export.timed import TimedWords
 from promptnet.inference.subject.lora import LoRALayer
 
 # What vLLM's helper accepts of the ranks that a subject may have.
@@ -31,6 +32,7 @@ class StaticSubject:
         fingerprint: component -> hash of the base model's weights.
         base: what the base model was called.
         recipe: how words and LoRA were made.
+        timed: the words of each noise level, for formats that carry them.
 
     Raises:
         ExportError: the words do not fit the text encoders.
@@ -43,6 +45,7 @@ class StaticSubject:
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     base: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    timed: TimedWords | None = None
 
     def __post_init__(self) -> None:
         if self.words.ndim != 2 or not len(self.words) or self.words.shape[1] != sum(self.widths):
@@ -62,10 +65,12 @@ class StaticSubject:
             ExportError: a number is too large for float16.
         """
         kind: torch.dtype = getattr(torch, dtype)
-        made = replace(
-            self, words=self.words.to(kind), loras={name: lora.to(dtype=kind) for name, lora in self.loras.items()}
-        )
-        parts = [("words", made.words), *((name, part) for name, d in made.loras.items() for part in (d.A, d.B))]
+        loras = {name: lora.to(dtype=kind) for name, lora in self.loras.items()}
+        timed = None if self.timed is None else self.timed.to(kind)
+        made = replace(self, words=self.words.to(kind), loras=loras, timed=timed)
+        parts = [("words", made.words), *_factors(made.loras)]
+        if timed is not None:
+            parts += [("the word table", timed.words), *_factors(timed.loras)]
         if lost := [name for name, part in parts if not part.isfinite().all()]:
             raise ExportError(f"{lost[0]} holds numbers that are too large for {dtype}: write float32.")
         return made
@@ -116,6 +121,10 @@ class StaticSubject:
         return (
             f"StaticSubject({self.class_word!r}, words={len(self.words)}, layers={len(self.loras)}, rank={self.rank})"
         )
+
+
+def _factors(loras: Mapping[str, LoRALayer]) -> list[tuple[str, Tensor]]:
+    return [(name, part) for name, lora in loras.items() for part in (lora.A, lora.B)]
 
 
 def _padded(lora: LoRALayer, rank: int) -> LoRALayer:

@@ -8,12 +8,15 @@ from torch import Tensor
 
 from promptnet.export.registry import check_word_positions
 from promptnet.export.static_subject import StaticSubject
+from promptnet.export.timed import TimedWords
 from promptnet.inference.sampling.conditions import SubjectPrompts, networks_of
 from promptnet.inference.sampling.requests import make_requests, moved
 from promptnet.inference.sampling.schedule import Step
 from promptnet.inference.subject.subject import Subject
 
 NUM_LEVELS = 24
+NUM_TABLE_LEVELS = 51
+NUM_NOISES = 4
 
 
 def level_step(pipe: Any, timestep: int) -> Step:
@@ -53,6 +56,43 @@ def mean_words(pipe: Any, subject: Subject, seed: int = 0) -> Tensor:
         x = noised_reference(subject, step.alpha, noise).to(pipe.unet.device, pipe.unet.dtype)
         found.append(torch.einsum("n,nld->ld", weights.to(x), words.pseudo_words(x, step)))
     return torch.stack(found).mean(0).float().cpu()
+
+
+@torch.no_grad()
+def timed_words(pipe: Any, subject: Subject, seed: int = 0, num_levels: int = NUM_TABLE_LEVELS) -> TimedWords:
+    """The subject's words for each noise level, with its own LoRA.
+
+    An encoder that reads the noisy latents is given the reference, noised several times; the words are their mean.
+
+    Args:
+        pipe: the PromptNetPipeline that it was made with.
+        subject: who.
+        seed: of the noise.
+        num_levels: T, from the first timestep to the last.
+
+    Raises:
+        ValueError: see `check_exportable`.
+    """
+    check_exportable(pipe, subject)
+    widths = tuple(encoder.width for encoder in networks_of(pipe).text_encoders.text_encoders)
+    loras = {name: lora.to("cpu", torch.float32) for name, lora in subject.unet_loras.items()}
+    if subject.words is not None:
+        return TimedWords(subject.words.float().cpu()[None], torch.zeros(1), widths, loras, subject.fingerprint)
+    count = NUM_NOISES if pipe.promptnet.with_noise else 1
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(count, *subject.reference_latents.shape[1:], generator=generator)
+    prompts = subject_prompts(pipe, subject, ["S*"] * count)
+    timesteps = torch.linspace(0, len(pipe.scheduler.alphas_cumprod) - 1, num_levels).round().long()
+    found = [_words_at(pipe, subject, prompts, timestep, noise) for timestep in timesteps.tolist()]
+    return TimedWords(torch.stack(found), timesteps.float(), widths, loras, subject.fingerprint)
+
+
+def _words_at(pipe: Any, subject: Subject, prompts: SubjectPrompts, timestep: int, noise: Tensor) -> Tensor:
+    """Words (L, D) at a timestep, the mean over some noise and, by their weights, over the reference images."""
+    step = level_step(pipe, timestep)
+    x = noised_reference(subject, step.alpha, noise).to(pipe.unet.device, pipe.unet.dtype)
+    words = prompts.pseudo_words(x, step).unflatten(0, (len(noise), subject.num_references))
+    return torch.einsum("n,bnld->ld", subject.weights.to(words) / len(noise), words).float().cpu()
 
 
 def check_exportable(pipe: Any, subject: Subject) -> None:

@@ -86,7 +86,7 @@ def in_stock_pipeline(
             1, where stock pipelines leave guidance out. While drawing: the steps are others than was said.
         ValueError: as our own pipeline raises, for instance for a subject of another base model.
     """
-    _check_pipeline(pipe)
+    check_pipeline(pipe)
     cards = listed_cards(edits)
     given = {
         "num_inference_steps": num_inference_steps,
@@ -216,34 +216,38 @@ class _ChangingWords:
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The next step's condition, behind the negative prompt's rows."""
         if index == 0:
-            self._check_steps(pipe.scheduler)
+            check_same_steps(self.steps, pipe.scheduler)
         if index + 1 >= len(self.steps):
             return {}
         step = self.steps[index + 1]
         found = self.inputs(pipe.scheduler.scale_model_input(tensors["latents"], step.timestep), step)
         states, pooled = found.encoder_hidden_states, _pooled(found)
-        changed = {"prompt_embeds": _behind(tensors["prompt_embeds"], states)}
-        return (
-            changed if pooled is None else {**changed, "add_text_embeds": _behind(tensors["add_text_embeds"], pooled)}
+        changed = {"prompt_embeds": behind(tensors["prompt_embeds"], states)}
+        return changed if pooled is None else {**changed, "add_text_embeds": behind(tensors["add_text_embeds"], pooled)}
+
+
+def check_same_steps(steps: Sequence[Step], scheduler: Any) -> None:
+    """Refuse a pipeline that draws in other steps than words were made for.
+
+    Raises:
+        ExportError: it does.
+    """
+    expected = torch.stack([step.timestep for step in steps]).double().cpu()
+    found = torch.as_tensor(scheduler.timesteps).double().cpu()
+    if found.shape != expected.shape or not torch.allclose(found, expected):
+        raise ExportError(
+            f"The pipeline draws in {len(found)} steps from timestep {found[0]:g}, but the words were made for "
+            f"{len(expected)} from {expected[0]:g}: give num_inference_steps to this function, and leave "
+            "timesteps= and sigmas= out."
         )
 
-    def _check_steps(self, scheduler: Any) -> None:
-        expected = torch.stack([step.timestep for step in self.steps]).double().cpu()
-        found = torch.as_tensor(scheduler.timesteps).double().cpu()
-        if found.shape != expected.shape or not torch.allclose(found, expected):
-            raise ExportError(
-                f"The pipeline draws in {len(found)} steps from timestep {found[0]:g}, but the words were made for "
-                f"{len(expected)} from {expected[0]:g}: give num_inference_steps to in_stock_pipeline, and leave "
-                "timesteps= and sigmas= out."
-            )
 
-
-def _behind(old: Tensor, new: Tensor) -> Tensor:
+def behind(old: Tensor, new: Tensor) -> Tensor:
     """The rows with `new` in place of the last ones."""
     return torch.cat([old[: len(old) - len(new)], new.to(old)])
 
 
-def _check_pipeline(pipe: Any) -> None:
+def check_pipeline(pipe: Any) -> None:
     name = type(pipe).__name__
     if name == "PromptNetPipeline":
         raise ExportError("PromptNetPipeline draws subjects itself: pipe(prompt, subject=subject).")

@@ -58,10 +58,19 @@ def test_files_are_written_and_read_back(call: Any, tmp_path: Path, capsys: pyte
     said = capsys.readouterr()
     assert "An export is the face, too" in said.err
     assert "good" in said.err
+    assert "no judge beside this base model: images were not judged" in said.err
     names = {path.name for path in (tmp_path / "out").iterdir()}
     written = {"me-kohya.safetensors", "me-peft", "me-words.safetensors"}
     assert names == written | {f"{name}.verdict.json" for name in written}
     assert {Path(line).name for line in said.out.split()} == written
+
+
+def test_a_word_table_is_written_alone(call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--to", "word-table") == 0
+    said = capsys.readouterr()
+    assert "A prompt names the person as S*." in said.err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"me-word-table.safetensors", "me-word-table.safetensors.verdict.json"}
 
 
 def test_a_wrong_file_ends_with_status_1(

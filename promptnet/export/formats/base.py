@@ -39,17 +39,20 @@ class FileFormat:
         write: (subject, path, passport); float32.
         parse: (path, names of the U-Net's layers) -> `Content`.
         readers: software -> (stock pipeline, path): loads the file as that software does. They run in a fresh process.
+            Of a timed format they return its `TimedWords`.
         tolerance: relative difference that is allowed between what a reader draws with the file and what was written.
         has_lora: whether the format carries a LoRA; otherwise words.
+        timed: whether it carries words for each noise level, and the LoRA for the subject's rows alone.
     """
 
     name: str
     suffix: str
     write: Callable[[StaticSubject, Path, Passport], None]
     parse: Callable[[Path, Sequence[str]], Content]
-    readers: Mapping[str, Callable[[Any, Path], None]]
+    readers: Mapping[str, Callable[[Any, Path], Any]]
     tolerance: float = 1e-6
     has_lora: bool = True
+    timed: bool = False
 
     def path(self, folder: Path, stem: str) -> Path:
         """Where an export of this format is written."""

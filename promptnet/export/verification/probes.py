@@ -9,6 +9,7 @@ from torch import Tensor
 
 from promptnet.export.static_subject import StaticSubject
 from promptnet.export.static_words import level_step, noised_reference, subject_prompts
+from promptnet.export.timed import TimedWords
 from promptnet.inference.sampling.conditions import PlainPrompts, networks_of
 from promptnet.inference.sampling.loop import UNetInputs, join_inputs
 from promptnet.inference.subject.lora import LoRALayer, RowLoRAs, apply_loras
@@ -75,6 +76,21 @@ def static_outputs(pipe: Any, static: StaticSubject, probes: Probes, *, with_lor
     for x, timestep in _each(probes):
         inputs = [_unconditional(pipe, x), networks.inputs(encoded.hidden_states, encoded.pooled, x)]
         found.append(_outputs(pipe, x, timestep, inputs, loras))
+    return torch.stack(found).float().cpu()
+
+
+@torch.no_grad()
+def timed_outputs(pipe: Any, timed: TimedWords, probes: Probes) -> Tensor:
+    """The same with a table: words of each noise level, and the LoRA in the row with S*."""
+    networks = networks_of(pipe)
+    loras = {name: lora.to(pipe.unet.device) for name, lora in timed.loras.items()}
+    found = []
+    for x, timestep in _each(probes):
+        words = timed.at(timestep).to(pipe.unet.device, pipe.unet.dtype)
+        encoded = networks.text_encoders.encode([probes.prompt], [{"S*": words}], device=networks.device)
+        given = RowLoRAs((loras,)) if loras else None
+        person = networks.inputs(encoded.hidden_states, encoded.pooled, x, given)
+        found.append(_outputs(pipe, x, timestep, [_unconditional(pipe, x), person]))
     return torch.stack(found).float().cpu()
 
 

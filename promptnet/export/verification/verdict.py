@@ -12,6 +12,7 @@ from promptnet.export.formats.base import Content, FileFormat
 from promptnet.export.static_subject import StaticSubject
 from promptnet.export.verification.probes import ROWS
 from promptnet.export.verification.reader import layer_columns
+from promptnet.inference.subject.lora import LoRALayer
 from promptnet.io.atomic import write_whole
 
 _SHOWN = 3
@@ -32,6 +33,7 @@ class Verdict:
         tolerance: relative difference that is allowed.
         difference: of the U-Net's outputs to what was written, by row: relative, largest and mean absolute.
         loss: the same of what was written to the exact subject; it is reported, not judged.
+        images: what the validation judge says of images drawn with it (`judged.Reading.of`); empty without a judge.
         problems: what is wrong; empty if nothing is.
     """
 
@@ -45,6 +47,7 @@ class Verdict:
     tolerance: float = 0.0
     difference: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     loss: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    images: Mapping[str, float] = field(default_factory=dict)
     problems: Sequence[str] = ()
 
     @property
@@ -78,15 +81,24 @@ def key_problems(content: Content, expected: Sequence[str]) -> tuple[list[str], 
     return missing, unmatched, [*problems, *content.problems]
 
 
-def layer_problems(read: Mapping[str, Tensor], static: StaticSubject, tolerance: float) -> tuple[int, list[str]]:
+def layer_problems(
+    read: Mapping[str, Tensor], static: StaticSubject, loras: Mapping[str, LoRALayer], tolerance: float
+) -> tuple[int, list[str]]:
     """How many layers changed as they should, and what to say of the others.
 
     A layer's change is measured by its outputs for random inputs, against the plain layer's own.
+
+    Args:
+        read: the changes, by layer.
+        static: of the job, whose layers have a place each.
+        loras: what was written.
+        tolerance: relative difference that is allowed.
     """
     matched, problems = 0, []
-    for place, name in enumerate(names_in_order(static)):
-        lora, change, before = static.loras[name], read[f"change.{name}"], read[f"before.{name}"]
-        expected = layer_columns(place, lora.shape[1]) @ lora.A.mT @ lora.B.mT
+    places = {name: place for place, name in enumerate(names_in_order(static))}
+    for name in sorted(loras):
+        lora, change, before = loras[name], read[f"change.{name}"], read[f"before.{name}"]
+        expected = layer_columns(places[name], lora.shape[1]) @ lora.A.mT @ lora.B.mT
         error = float((change - expected).norm() / (before + expected).norm())
         if error <= tolerance:
             matched += 1
@@ -98,15 +110,22 @@ def layer_problems(read: Mapping[str, Tensor], static: StaticSubject, tolerance:
 
 
 def names_in_order(static: StaticSubject) -> list[str]:
-    """Layers in the order of a job."""
-    return sorted(static.loras)
+    """Layers in the order of a job: those of files and of a table."""
+    return sorted({*static.loras, *(static.timed.loras if static.timed is not None else ())})
 
 
-def output_problems(read: Mapping[str, Tensor], expected: Tensor, kind: FileFormat) -> list[str]:
-    """What is wrong with the U-Net's outputs as a whole."""
+def output_problems(read: Mapping[str, Tensor], expected: Tensor, kind: FileFormat, *, has_lora: bool) -> list[str]:
+    """What is wrong with the U-Net's outputs as a whole.
+
+    Args:
+        read: what the reader computed.
+        expected: what was written does.
+        kind: of the file.
+        has_lora: whether a LoRA was written.
+    """
     problems = []
     # The unconditional row alone does not tell: SDXL's may be zeros, of which keys and values of a LoRA are zero, too.
-    if kind.has_lora and not any(change.any() for name, change in read.items() if name.startswith("change.")):
+    if has_lora and not any(change.any() for name, change in read.items() if name.startswith("change.")):
         problems.append("no layer of the U-Net was changed: the file does nothing")
     for row, values in distances(read["outputs"], expected).items():
         if not values["relative"] <= kind.tolerance:

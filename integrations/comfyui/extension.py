@@ -7,6 +7,7 @@ from .edits import EditConditioning, LoadEdit
 from .pipelines import LoadBase
 from .sampler import FusionSampler, Settings
 from .subjects import Encode, LoadSubject, SaveSubject
+from .words import WordsConditioning
 
 folders.register()
 
@@ -19,6 +20,7 @@ NODES: list[type[io.ComfyNode]] = [
     FusionSampler,
     LoadEdit,
     EditConditioning,
+    WordsConditioning,
 ]
 
 

@@ -6,16 +6,18 @@ from pathlib import Path
 import folder_paths
 
 SUBJECTS = "promptnet_subjects"
+WORDS = "promptnet_words"
 EDITS = "promptnet_edits"
 _BASES = "diffusers"
-_FOLDERS = {SUBJECTS: "subjects", EDITS: "edits"}
+_FOLDERS = {SUBJECTS: "subjects", WORDS: "words", EDITS: "edits"}
+_PRIVATE = (SUBJECTS, WORDS)
 
 
 def register() -> None:
-    """Tell ComfyUI of models/promptnet/..., made if they are missing; subjects' folder is its owner's alone."""
+    """Tell ComfyUI of models/promptnet/..., made if they are missing; faces are their owner's alone."""
     for name, folder in _FOLDERS.items():
         path = Path(folder_paths.models_dir) / "promptnet" / folder
-        path.mkdir(parents=True, exist_ok=True, mode=0o700 if name == SUBJECTS else 0o777)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700 if name in _PRIVATE else 0o777)
         folder_paths.add_model_folder_path(name, str(path))
 
 

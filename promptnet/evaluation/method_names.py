@@ -13,9 +13,9 @@ LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "adapt
 (each added to re-dilation alone); what `auto` makes of all at the requested size, as `adapt_resolution` does in any
 pipeline; and what it does in `PromptNetPipeline`, which may generate at another size and resize the image."""
 
-EXPORT_METHODS = ("defaults", "exact", "stock", "distilled", "mean", "words")
-"""Our pipeline with its defaults and with plain guidance; `in_stock_pipeline`; kohya with textual-inversion, distilled
-and with mean words; textual-inversion alone, mean words."""
+EXPORT_METHODS = ("defaults", "exact", "stock", "table", "distilled", "mean", "words")
+"""Our pipeline with its defaults and with plain guidance; `in_stock_pipeline`; a word table; kohya with
+textual-inversion, distilled and with mean words; textual-inversion alone, mean words."""
 
 PROFUSION_ROWS = (
     *("prompt-only", "textual-inversion", "dreambooth", "dreambooth-lora", "e4t", "profusion"),

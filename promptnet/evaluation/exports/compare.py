@@ -26,8 +26,10 @@ from promptnet.export.formats.textual_inversion import token_of
 from promptnet.export.passport import Passport
 from promptnet.export.registry import FORMATS, write_files
 from promptnet.export.static_subject import StaticSubject
-from promptnet.export.static_words import mean_static
+from promptnet.export.static_words import mean_static, timed_words
 from promptnet.export.stock import in_stock_pipeline
+from promptnet.export.stock_words import in_stock_with_words
+from promptnet.export.timed import TimedWords
 from promptnet.io.atomic import make_folder, write_whole
 from promptnet.io.progress import counting_bar
 from promptnet.metrics.bootstrap import difference, interval
@@ -211,6 +213,9 @@ class _Renderer:
             ).images
         if method == "stock":
             return [self._in_stock(subject, each) for each in person.eval_prompts]
+        if method == "table":
+            words = timed_words(self.ours, subject)
+            return [self._with_table(words, each) for each in person.eval_prompts]
         static = self._distilled(subject, how.distilling) if method == "distilled" else mean_static(self.ours, subject)
         return self._with_files(static, person, with_lora=method != "words")
 
@@ -225,6 +230,12 @@ class _Renderer:
             generator=generator(asked.seed),
         ) as arguments:
             return self.stock(**arguments).images[0]
+
+    def _with_table(self, words: TimedWords, asked: Any) -> Image.Image:
+        with in_stock_with_words(
+            self.stock, words, asked.prompt, num_inference_steps=self.steps, guidance_scale=self.scale
+        ) as arguments:
+            return self.stock(**arguments, generator=generator(asked.seed)).images[0]
 
     def _distilled(self, subject: Any, config: DistillConfig) -> StaticSubject:
         import time

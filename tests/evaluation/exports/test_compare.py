@@ -27,6 +27,7 @@ def test_every_way_is_drawn_and_compared_with_the_exact_one(
     assert list(found["methods"]) == list(compare.METHODS)
     assert found["minus exact"]["stock"]["pixel_l1"]["mean"] == pytest.approx(0, abs=1e-4)
     assert found["minus exact"]["mean"]["pixel_l1"]["mean"] != 0
+    assert 0 < abs(found["minus exact"]["table"]["pixel_l1"]["mean"]) < 0.1
     assert found["distillation_s"] > 0
     assert json.loads((tmp_path / "export.json").read_text())["settings"]["people"] == 1
     print_results(found)

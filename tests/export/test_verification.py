@@ -3,6 +3,7 @@
 import json
 import stat
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from promptnet.export import ExportError, Passport, StaticSubject, Verdict, mean_static, verify, write_files
+from promptnet.export import (
+    ExportError,
+    Passport,
+    StaticSubject,
+    Verdict,
+    mean_static,
+    timed_words,
+    verify,
+    write_files,
+)
 from promptnet.export.verification import reader, run
 from promptnet.export.verification.verdict import verdict_path
 from tests.export.conftest import FAMILIES
 
 ALL = ("kohya", "diffusers", "peft", "textual-inversion")
 READERS = {("kohya", "diffusers"), ("kohya", "lycoris"), ("diffusers", "diffusers"), ("peft", "peft")}
-READERS |= {("textual-inversion", "diffusers")}
+READERS |= {("textual-inversion", "diffusers"), ("word-table", "diffusers")}
 PROMPT = "a S*"
 
 
@@ -38,18 +48,21 @@ def test_every_format_is_read_back_as_it_was_written(
     tmp_path: Path,
     family: str,
 ) -> None:
-    pipe, static = pipes[family], make_static(pipes[family])
-    paths = write_files(static, ALL, tmp_path, "me", passport)
-    found = checked(pipe, bases[family], make_subject(pipe), static, paths)
+    pipe = pipes[family]
+    subject = make_subject(pipe)
+    static = replace(make_static(pipe), timed=timed_words(pipe, subject, num_levels=2))
+    paths = write_files(static, [*ALL, "word-table"], tmp_path, "me", passport)
+    found = checked(pipe, bases[family], subject, static, paths)
     assert set(found) == READERS
     for (name, _), verdict in found.items():
         assert verdict.is_good, verdict
         assert all(values["relative"] <= 1e-6 for values in verdict.difference.values())
         assert verdict.loss["subject"]["relative"] > 1e-3  # other words, and a LoRA of noise
-        if name == "textual-inversion":
-            assert verdict.loss["unconditional"]["relative"] == 0
-        else:
+        if name != "textual-inversion":
             assert (verdict.found, verdict.matched) == (len(static.loras),) * 2
+        if name in ("textual-inversion", "word-table"):  # which leave that row alone
+            assert verdict.loss["unconditional"]["relative"] < 1e-6
+        else:
             # SDXL's unconditional row is of zeros here, in which keys and values add nothing.
             assert (verdict.loss["unconditional"]["relative"] > 1e-3) == (family != "sdxl")
         record = json.loads(verdict_path(paths[name]).read_text("utf-8"))[0]

@@ -22,20 +22,12 @@ def edited_by_ledits(
 
     Its scheduler is SDE-DPM-Solver++, as it recommends: its DDIM assumes that every model predicts noise.
     """
-    from diffusers import DPMSolverMultistepScheduler, LEditsPPPipelineStableDiffusion
+    from diffusers import DPMSolverMultistepScheduler
 
     scheduler: Any = DPMSolverMultistepScheduler.from_config(
         pipe.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2, timestep_spacing="leading"
     )
-    parts: dict[str, Any] = {"vae": pipe.vae, "text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer}
-    baseline: Any = LEditsPPPipelineStableDiffusion(
-        **parts,
-        unet=copy.deepcopy(pipe.unet),  # the pipeline replaces the attention processors
-        scheduler=scheduler,
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
-        requires_safety_checker=False,
-    )
+    baseline = _pipeline(pipe, scheduler)
     baseline.set_progress_bar_config(disable=True)
     size_px = images[0].size[0]
     baseline.invert(
@@ -47,4 +39,26 @@ def edited_by_ledits(
         height=size_px,
         width=size_px,
     )
-    return baseline(editing_prompt=[styled], generator=generator).images
+    noise = {} if _is_xl(pipe) else {"generator": generator}  # SDXL's draws none after the inversion
+    return baseline(editing_prompt=[styled], **noise).images
+
+
+def _is_xl(pipe: Any) -> bool:
+    return pipe.text_encoder_2 is not None
+
+
+def _pipeline(pipe: Any, scheduler: Any) -> Any:
+    """Return diffusers' pipeline of the base model's parts."""
+    from diffusers import LEditsPPPipelineStableDiffusion, LEditsPPPipelineStableDiffusionXL
+
+    parts: dict[str, Any] = {"vae": pipe.vae, "text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer}
+    parts |= {"unet": copy.deepcopy(pipe.unet), "scheduler": scheduler}  # it replaces the attention processors
+    if _is_xl(pipe):
+        parts |= {"text_encoder_2": pipe.text_encoder_2, "tokenizer_2": pipe.tokenizer_2, "add_watermarker": False}
+        return LEditsPPPipelineStableDiffusionXL(**parts)
+    return LEditsPPPipelineStableDiffusion(
+        **parts,
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )

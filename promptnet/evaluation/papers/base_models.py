@@ -62,6 +62,7 @@ def load_pipe(
     from promptnet import PromptNetPipeline
     from promptnet.inference.editing.inversion import converted_scheduler
 
+    torch.set_flush_denormal(True)  # small models crawl through denormal numbers on a CPU
     kind = getattr(torch, dtype)
     parts: dict[str, Any] = {} if promptnet is None else {"promptnet": promptnet}
     if image_encoder is not None:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from promptnet.evaluation.papers.config import PaperConfig, ProFusionConfig, SizesConfig, load_config
+from promptnet.evaluation.papers.config import EditsConfig, PaperConfig, ProFusionConfig, SizesConfig, load_config
+from promptnet.evaluation.papers.edits import Edits
 from promptnet.evaluation.papers.image_store import ImageStore, Job
 from promptnet.evaluation.papers.profusion import ProFusion
 from promptnet.evaluation.papers.shards import Shard, local_device
@@ -107,6 +108,8 @@ def make_table(config: PaperConfig, device: str) -> Table:
     """
     if isinstance(config, ProFusionConfig):
         return ProFusion(config, device)
+    if isinstance(config, EditsConfig):
+        return Edits(config, device)
     assert isinstance(config, SizesConfig)
     return Sizes(config, device)
 

@@ -62,7 +62,7 @@ def images_of(table: Sizes, row: str) -> list[Image.Image]:
 
 def test_all_rows_on_every_kind_of_base_model(values, bases, toy, write, tmp_path, capsys):
     models = {name: {"base": str(bases[f]), "settings": "derived"} for name, f in zip("abc", FAMILIES, strict=True)}
-    values |= {"models": models, "scales": ["4x"]}
+    values |= {"models": models, "scales": ["4x"], "steps": 1}
     command = ["evaluate", "paper", str(write(**values)), "--device", "cpu"]
     assert cli.main(command) == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text())["models"]

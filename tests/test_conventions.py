@@ -375,7 +375,8 @@ def name_in_configs(path: Path) -> str:
 
 
 OF_BASELINES = ROOT / "configs" / "baselines"  # parsed by tests/baselines
-RECIPES = [path for path in CONFIGS if not {OVERLAYS, OF_BASELINES} & set(path.parents)]
+OF_EVALUATION = ROOT / "configs" / "evaluate"  # parsed by tests/evaluation/papers
+RECIPES = [path for path in CONFIGS if not {OVERLAYS, OF_BASELINES, OF_EVALUATION} & set(path.parents)]
 PRETRAINING = [path for path in RECIPES if path.parent.name == "pretrain"]
 OF_PEOPLE = {"people/unet", "people/encoder", "people/encoder-published"}  # start from what earlier stages wrote
 OF_NETWORKS_TO_FETCH = {"disentangle/as-published"}  # its parts have no shapes without their files: it parses

@@ -190,7 +190,7 @@ def _check_folder(name: str, folder: Path) -> None:
         return
     from transformers import CLIPConfig
 
-    vision = CLIPConfig.from_dict(config).vision_config
+    vision: Any = CLIPConfig.from_dict(config).vision_config
     found = (vision.hidden_size, vision.patch_size, vision.image_size)
     if found != _VISION.get(name):
         raise ValueError(

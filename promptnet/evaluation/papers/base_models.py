@@ -80,8 +80,9 @@ def shape_of_unet(base: Path) -> Any:
     import torch
     from diffusers import UNet2DConditionModel
 
+    config: Any = UNet2DConditionModel.load_config(base / "unet")
     with torch.device("meta"):
-        return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(base / "unet"))
+        return UNet2DConditionModel.from_config(config)
 
 
 class Latest:

@@ -123,7 +123,7 @@ class ProFusion:
 
     def _pipe(self) -> Any:
         config = self.config
-        networks = {"promptnet": config.promptnet, "image_encoder": config.image_encoder}
+        networks: dict[str, Any] = {"promptnet": config.promptnet, "image_encoder": config.image_encoder}
         return self._pipes.get("base", lambda: load_pipe(self.base, self.device, config.dtype, **networks))
 
     def _own_model(self, row: Row, person: Reference) -> Path:

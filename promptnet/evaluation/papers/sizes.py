@@ -34,6 +34,8 @@ SIDES = {
 }
 """Scale to width and height over the trained side."""
 SHOWN = 4
+TILED_FROM = 4
+"""Times the trained area, above which images are decoded in tiles, as `promptnet generate` does."""
 _NOT_SETTINGS = ("direct", "auto", TRAINED)
 
 
@@ -132,13 +134,9 @@ class Sizes:
         return load_settings(source)
 
     def jobs(self) -> list[Job]:
-        """Return every prompt of every model, size and row."""
-        return [
-            self._job(row, unit)
-            for unit in range(len(self.prompts))
-            for model in self.bases
-            for row in self._rows(model)
-        ]
+        """Return every size and row of every prompt, one model after the other."""
+        units = range(len(self.prompts))
+        return [self._job(row, unit) for model in self.bases for unit in units for row in self._rows(model)]
 
     def _rows(self, model: str) -> list[str]:
         return [
@@ -170,7 +168,12 @@ class Sizes:
         model, scale, _ = job.row.split("/")
         size = self.size_of(model, scale)
         load = lambda: load_pipe(self.bases[model], self.device, self.config.dtype)  # noqa: E731
-        images = self._pipes.get(model, load)(
+        pipe = self._pipes.get(model, load)
+        if size.width * size.height > TILED_FROM * self.shapes[model].trained_px ** 2:
+            pipe.vae.enable_tiling()
+        else:
+            pipe.vae.disable_tiling()
+        images = pipe(
             self.prompts[job.unit],
             width=size.width,
             height=size.height,

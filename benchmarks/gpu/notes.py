@@ -52,8 +52,14 @@ class Notes:
             found.append(self.now_s() - start_s)
         return statistics.median(found)
 
+    def clear_memory(self) -> None:
+        """Give back what is free, so that the next peak is of what follows alone."""
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
     def add_peak(self, what: str) -> None:
         """The most memory that torch held, on a GPU."""
         if self.device.startswith("cuda"):
             self.add(what, torch.cuda.max_memory_reserved() / 2**30, "GiB")
-            torch.cuda.reset_peak_memory_stats()
+        self.clear_memory()

@@ -5,12 +5,14 @@ A part notes rows (what, value, unit) as it goes; the file is written after each
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from notes import Notes
+from training import preemption, pretraining, sharding
+
+__all__ = ["preemption", "pretraining", "sharding"]
 
 
 def unit_tests(notes: Notes) -> None:
@@ -113,38 +115,6 @@ def batched_users(notes: Notes) -> None:
     alone_s = count * notes.seconds(lambda: draw(1))
     notes.add(f"{count} tuned users in one batch against one by one", together_s / alone_s, "of the time")
     notes.add_peak("peak memory")
-
-
-def pretraining(notes: Notes) -> None:
-    """A step of PromptNet's pretraining: images a second and memory."""
-    from models import make_pipeline
-    from torch.nn.functional import mse_loss
-
-    pipe = make_pipeline(notes.size, notes.device)
-    net, side = pipe.promptnet, pipe.unet.config["sample_size"]
-    kind, batch = torch.device(notes.device).type, 2 if notes.is_toy else 16
-    net.float().train().requires_grad_(True)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6)
-    dims = net.config["vision_dim"], net.config["prompt_channel"]
-    x = torch.randn(batch, 4, side, side, device=notes.device)
-    vision = torch.randn(batch, 17, dims[0], device=notes.device)
-    target = torch.zeros(batch, 1, dims[1], device=notes.device)
-
-    def step(forward: Callable[..., Any]) -> None:
-        with torch.autocast(kind, torch.bfloat16):
-            words = forward(x, torch.tensor(500, device=notes.device), vision, noisy_latents=x).pseudo_words
-        mse_loss(words.float(), target.expand_as(words)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    notes.add("encoder's step, eager", batch / notes.seconds(lambda: step(net), 3), "images/s")
-    notes.add_peak("eager: peak memory")
-    net.enable_gradient_checkpointing()
-    notes.add("encoder's step, checkpointed", batch / notes.seconds(lambda: step(net), 3), "images/s")
-    notes.add_peak("checkpointed: peak memory")
-    net.disable_gradient_checkpointing()
-    forward = torch.compile(net, backend="eager" if notes.is_toy else "inductor")
-    notes.add("encoder's step, compiled", batch / notes.seconds(lambda: step(forward), 3), "images/s")
 
 
 def large_images(notes: Notes) -> None:

@@ -1,5 +1,6 @@
 """The harness of the GPU run, at toy size on a CPU."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,16 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = (ROOT / "benchmarks" / "gpu", ROOT / "benchmarks")
+ROWS = {
+    "customise": ["customise, 2 steps"],
+    "pretraining": ["eager", "checkpointed", "8-bit optimiser: not run", "compiled"],
+    "batched_users": ["2 tuned users in one batch against one by one"],
+    "large_images": ["256 px adapted against unmodified", "512 px adapted against unmodified"],
+    "mixing_weights": ["gradient through 2 steps"],
+}
+"""Part -> some of the rows it has to note, for the parts that run in this process."""
+LONG = ("unit_tests", "sampling", "compiled", "sharding", "preemption")
 
 
 @pytest.fixture
@@ -20,6 +31,19 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield run
     sys.modules.pop("run", None)
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The parts as functions, in this process; what they import from benchmarks/ is forgotten afterwards."""
+    for folder in FOLDERS:
+        monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(ROOT)
+    known = set(sys.modules)
+    yield importlib.import_module("parts")
+    for name in set(sys.modules) - known:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(FOLDERS[1])):
+            del sys.modules[name]
 
 
 def results(folder: Path) -> Any:
@@ -58,10 +82,28 @@ def test_nothing_is_begun_when_the_time_is_over(run: Any, tmp_path: Path):
     assert {record["state"] for record in results(tmp_path).values()} == {"not begun, the time is over"}
 
 
-def test_parts_are_functions_and_fit_into_nine_minutes(run: Any):
-    text = (ROOT / "benchmarks" / "gpu" / "parts.py").read_text()
-    assert all(f"\ndef {part.name}(notes: Notes)" in text for part in run.PARTS)
+def test_parts_are_functions_and_fit_into_nine_minutes(run: Any, parts: Any):
+    names = [part.name for part in run.PARTS]
+    assert all(callable(getattr(parts, name)) for name in names)
     assert sum(part.limit_s for part in run.PARTS) <= 540
+    assert sorted(names) == sorted([*ROWS, *LONG])  # each has a test below
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "pretraining" else []) for name in ROWS]
+)
+def test_a_part_runs_at_toy_size(name: str, parts: Any, tmp_path: Path):
+    notes = parts.Notes("toy", "cpu", tmp_path / f"{name}.json")
+    getattr(parts, name)(notes)
+    rows = json.loads(notes.path.read_text())
+    assert set(ROWS[name]) <= {row["what"] for row in rows}
+    assert all(row["value"] > 0 for row in rows if isinstance(row["value"], float))
+
+
+def test_the_run_needs_no_package_but_those_given_and_collected():
+    words = [sys.executable, str(ROOT / "tests" / "gpu" / "lean_imports.py")]
+    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 def test_wheels_of_missing_packages_are_unpacked(run: Any, tmp_path: Path):
@@ -85,7 +127,9 @@ def test_tests_for_a_gpu_are_left_out_without_one():
 
 
 @pytest.mark.slow
-def test_every_part_runs_at_toy_size(run: Any, tmp_path: Path):
-    status = run.main(["--size", "toy", "--device", "cpu", "--out", str(tmp_path), "--limit", "3000"])
-    states = {name: record["state"] for name, record in results(tmp_path).items()}
-    assert status == 0, (states, [path.read_text()[-2000:] for path in tmp_path.glob("*.log")])
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_part_runs_at_toy_size(name: str, run: Any, tmp_path: Path):
+    given = ["--size", "toy", "--device", "cpu", "--limit", "3000", "--parts", name, "--out", str(tmp_path)]
+    status = run.main(given)
+    assert status == 0, (results(tmp_path), (tmp_path / f"{name}.log").read_text()[-3000:])
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []  # no checkpoint is left

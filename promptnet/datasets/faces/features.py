@@ -17,14 +17,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from promptnet.datasets.avatars.latents import weights_hash
-from promptnet.datasets.faces.shards import ShardStore
+
+if TYPE_CHECKING:  # pyarrow is needed for sets of files alone
+    from promptnet.datasets.faces.shards import ShardStore
 
 ROWS_PER_FILE = 256
 BATCH_SIZE = 16  # images encoded together

@@ -12,10 +12,11 @@ Low-rank adaptation is arXiv 2106.09685; keys and values of cross-attention as w
 section 3.1.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -343,10 +344,9 @@ def applied_stacks(network: nn.Module, stacks: Stacks, num_rows: int) -> Iterato
         yield
         return
     network = getattr(network, "_orig_mod", network)  # from inside torch.compile's wrapper
-    _refuse_fused(network, stacks)
     additions = {}
     for name, (A, B) in stacks.items():
-        layer = _find(network, name, (B.shape[-2], A.shape[-1]))
+        layer = _checked(network, name, (B.shape[-2], A.shape[-1]))
         additions[slot_of(layer).places[0].key] = _Addition(name, A, B, num_rows)
     with asking(additions):
         yield
@@ -360,36 +360,57 @@ def install_slots(layers: Mapping[str, nn.Module]) -> None:
         slot_of(layer)
 
 
-def _refuse_fused(network: nn.Module, names: Iterable[str]) -> None:
-    for name in names:
-        parent = network.get_submodule(name.rpartition(".")[0]) if _has(network, name) else None
-        if isinstance(getattr(parent, "processor", None), FusedAttnProcessor2_0):
-            raise ValueError(
-                f"The U-Net's projections are fused, so that {name} is never called. "
-                "Call unet.unfuse_qkv_projections() before drawing tuned subjects."
-            )
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A layer of a network, and the way to it: (modules of one level, name in it, module) from the network on.
+
+    Walking to a layer by its name, and its shape, take more time than all else that a call does for it.
+    """
+
+    way: tuple[tuple[Mapping[str, Any], str, nn.Module], ...]
+    parent: nn.Module
+    layer: nn.Module
+    shape: tuple[int, int]
+
+    def is_there(self) -> bool:
+        """Whether nothing on the way was replaced."""
+        return all(modules.get(name) is module for modules, name, module in self.way)
 
 
-def _has(network: nn.Module, name: str) -> bool:
-    try:
-        network.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
+_FOUND: WeakKeyDictionary[nn.Module, dict[str, _Found]] = WeakKeyDictionary()
 
 
-def _find(network: nn.Module, name: str, shape: tuple[int, int]) -> nn.Module:
-    kind = type(network).__name__
-    if not _has(network, name):
-        raise ValueError(f"This {kind} has no layer {name}: the LoRA layer was made for another base model.")
-    layer = network.get_submodule(name)
-    expected = _matrix_shape(name, layer)
-    if shape != expected:
+def _checked(network: nn.Module, name: str, shape: tuple[int, int]) -> nn.Module:
+    """The named layer, which a LoRA layer of this shape goes with, and which is called."""
+    known = _FOUND.setdefault(network, {})
+    found = known.get(name)
+    if found is None or not found.is_there():
+        found = known[name] = _walked(network, name)
+    if isinstance(getattr(found.parent, "processor", None), FusedAttnProcessor2_0):
         raise ValueError(
-            f"The LoRA layer for {name} is {shape[0]}x{shape[1]}, but this {kind}'s layer is "
-            f"{expected[0]}x{expected[1]}: it was made for another base model."
+            f"The U-Net's projections are fused, so that {name} is never called. "
+            "Call unet.unfuse_qkv_projections() before drawing tuned subjects."
         )
-    return layer
+    if shape != found.shape:
+        raise ValueError(
+            f"The LoRA layer for {name} is {shape[0]}x{shape[1]}, but this {type(network).__name__}'s layer is "
+            f"{found.shape[0]}x{found.shape[1]}: it was made for another base model."
+        )
+    return found.layer
+
+
+def _walked(network: nn.Module, name: str) -> _Found:
+    way: list[tuple[Mapping[str, Any], str, nn.Module]] = []
+    parent = module = network
+    for part in name.split("."):
+        child = getattr(module, part, None)
+        if not isinstance(child, nn.Module):
+            raise ValueError(
+                f"This {type(network).__name__} has no layer {name}: the LoRA layer was made for another base model."
+            )
+        way.append((module._modules, part, child))
+        parent, module = module, child
+    return _Found(tuple(way), parent, module, _matrix_shape(name, module))
 
 
 class _Addition:

@@ -392,6 +392,27 @@ def test_fused_projections_are_refused_and_unfused_ones_work(unet):
         run(fused)
 
 
+@pytest.mark.parametrize("level", ["layer", "block"])
+def test_what_is_replaced_in_a_network_is_found_anew(unet, level):
+    """Layers are walked to once; who stands in their place afterwards has the LoRA layers."""
+    changed = copy.deepcopy(unet)
+    loras = random_loras(key_value_layers(unet))
+    with torch.no_grad(), apply_loras(changed, [loras] * 3):
+        before = run(changed)
+    if level == "block":
+        changed.mid_block = copy.deepcopy(changed.mid_block)
+    attention = changed.mid_block.attentions[0].transformer_blocks[0].attn2
+    attention.to_k = copy.deepcopy(attention.to_k)
+    with torch.no_grad(), apply_loras(changed, [loras] * 3):
+        assert torch.equal(run(changed), before)
+    attention.to_k = nn.Linear(5, 32, bias=False)
+    with pytest.raises(ValueError, match="layer is 32x5: it was made for another"), apply_loras(changed, [loras] * 3):
+        run(changed)
+    attention.to_k = None
+    with pytest.raises(ValueError, match="no layer mid_block"), apply_loras(changed, [loras] * 3):
+        run(changed)
+
+
 @pytest.mark.parametrize("way", ["wrapper", "in place"])
 def test_a_compiled_unet_sees_each_calls_deltas_as_inputs_of_one_graph(way):
     """Compiled before anybody had any; made once for plain calls without slots and with them, once for all loras."""

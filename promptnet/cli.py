@@ -41,6 +41,7 @@ from promptnet.commands.learn_edit import learn_edit
 from promptnet.commands.prepare import prepare
 from promptnet.commands.pretrain_e4t import pretrain_e4t
 from promptnet.commands.serve import add_key, backup, list_keys, revoke_key, run, verify_deletion, work
+from promptnet.commands.train_table_encoder import train_table_encoder
 from promptnet.commands.ui import ui
 from promptnet.inference.values import did_you_mean
 
@@ -84,6 +85,7 @@ COMMANDS: dict[str, Any] = {
     },
     "batch": batch,
     "pretrain-e4t": pretrain_e4t,
+    "train-table-encoder": train_table_encoder,
     "prepare": prepare,
     "convert": convert,
     "calibrate": calibrate,

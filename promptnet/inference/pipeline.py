@@ -5,6 +5,7 @@ This file connects: what a call asks for becomes requests (sampling/requests.py)
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -326,13 +327,13 @@ class PromptNetPipeline(
         generator = generators(generator, len(rows))
         given = given.repeated(num_images_per_prompt)
         check_rows(given, rows)
-        self._check_rows(rows, config)
+        encoder_hash = self._check_rows(rows, config)
         for card in cards:
             card.check(self, config.num_inference_steps)
         step_kwargs = kwargs_of_step(self.scheduler, eta=config.eta, generator=generator)
 
         device = self._execution_device
-        networks = networks_of(self, clip_skip)
+        networks = replace(networks_of(self, clip_skip), encoder_hash=encoder_hash)
         if cards:
             check_request_lengths(rows, networks)
         sizing = plan_size(

@@ -175,6 +175,17 @@ def _with_ours(named: list[Callback] | Callback | None, shows_progress: bool) ->
     return [*callbacks, *missing]
 
 
+def train(words: list[str]) -> None:
+    """Run what `train.py` with these words runs, from inside a program: errors are raised.
+
+    Raises:
+        ValueError: a word's value is refused, or another process has the run's folder.
+        CheckpointError: a checkpoint could not be written.
+        TrainingDiverged: the loss is no number.
+    """
+    TrainingCLI(args=words, save_config_kwargs={"overwrite": True})
+
+
 def main() -> None:
     """Entry point of train.py. Status 75 says that the run was asked to stop and has saved: repeat the command.
 

@@ -1,5 +1,6 @@
 """How a pipeline makes subjects, and which it can draw."""
 
+import time
 from collections.abc import Sequence
 from inspect import signature
 from typing import Any
@@ -27,6 +28,7 @@ class SubjectsMixin(DiffusionPipeline):
 
     vae: Any
     image_encoder: Any
+    promptnet: Any
     feature_extractor: Any
     scheduler: Any
     trained_size_px: tuple[int, int]
@@ -114,11 +116,12 @@ class SubjectsMixin(DiffusionPipeline):
         """
         from promptnet.inference.tuning.customize import customize_subject
 
-        known = signature(customize_subject).parameters
+        known, begin_s = signature(customize_subject).parameters, time.monotonic()
         refuse_unknown("customize", [name for name in options if name not in known], known)
         self._require_promptnet()
         check_class_word(class_word)
         opened = self._admitted(images, registration, allow_foreign)
+        options = _without_spent(options, time.monotonic() - begin_s)
         return customize_subject(self, opened, class_word=class_word, **options)
 
     def assess(self, image: Source) -> Admission:
@@ -145,17 +148,32 @@ class SubjectsMixin(DiffusionPipeline):
         found = admit(self, images, registration=registration, allow_foreign=allow_foreign)
         return [admission.image for admission in found]
 
-    def _check_rows(self, rows: Sequence[Request], config: SamplingConfig) -> None:
+    def _check_rows(self, rows: Sequence[Request], config: SamplingConfig) -> str | None:
+        """Refuse subjects that were not made here; the hash of the encoder's weights, if they tell all about it."""
         warn_of_unknown_words([encoder.tokenizer for encoder in text_encoders_of(self).text_encoders], texts_of(rows))
         subjects = distinct_subjects(rows)
         check_scheduler(self.scheduler, renoising=bool(subjects and config.fusion_steps))
         if not subjects:
-            return
+            return None
         if any(subject.needs_encoder for subject in subjects):
             self._require_promptnet()
         here = fingerprint(self)  # once for all subjects
         for subject in subjects:
             subject.check_fingerprint(here, self)
+        return None if _has_adapters(self.promptnet) else here.get("promptnet")
 
     def _require_promptnet(self) -> None:
         check_encoder({name: getattr(self, name, None) for name in _FOR_SUBJECTS})
+
+
+def _without_spent(options: dict[str, Any], spent_s: float) -> dict[str, Any]:
+    """The options with what is left of `seconds`, where they are a number; anything else is refused later."""
+    seconds = options.get("seconds")
+    if not isinstance(seconds, (int, float)) or seconds <= 0:
+        return options
+    return {**options, "seconds": max(seconds - spent_s, 1e-3)}
+
+
+def _has_adapters(promptnet: Any) -> bool:
+    """Whether peft has put something beside the encoder's weights, which their hash leaves out."""
+    return promptnet is not None and any(hasattr(module, "base_layer") for module in promptnet.modules())

@@ -16,7 +16,7 @@ from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.inference.sampling.regions import region_maps
 from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
-from promptnet.inference.sampling.word_table import WordTable
+from promptnet.inference.sampling.word_table import TableWord, WordTable
 from promptnet.inference.subject.lora import LoRALayers, RowLoRAs, apply_loras, merge_loras
 from promptnet.inference.subject.subject import Subject
 from promptnet.models.micro_conditioning import generated_size_ids, micro_conditions
@@ -39,6 +39,7 @@ class Networks:
         zeros_without_prompt: whether a prompt that is not given is zeros, as SDXL's U-Net may be trained; otherwise it
             is an empty one.
         negative_encoders: what reads negative prompts, if it is something else.
+        encoder_hash: of PromptNet's weights, where its words may be kept with their subjects.
     """
 
     text_encoders: TextEncoders
@@ -48,6 +49,7 @@ class Networks:
     latent_px: int = 8
     zeros_without_prompt: bool = False
     negative_encoders: TextEncoders | None = None
+    encoder_hash: str | None = None
 
     def inputs(self, states: Tensor, pooled: Tensor | None, x: Tensor, loras: RowLoRAs | None = None) -> UNetInputs:
         """What the U-Net gets for rows with these states (B, T, D) and SDXL's pooled states (B, P).
@@ -291,14 +293,13 @@ class SubjectPrompts:
 
     def _word_table(self) -> WordTable:
         if self._table is None:
-            keys = [(id(word.subject), word.image) for word in self._read]
             self._table = WordTable(
                 self.networks.promptnet,
-                keys,
+                [TableWord(word.subject, word.image) for word in self._read],
                 self._latents,
                 self._vision_states,
-                self._word_loras.rows,
                 self._timesteps,
+                self.networks.encoder_hash,
             )
         return self._table
 

@@ -8,7 +8,7 @@ made with, which it knows by its weights.
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -43,6 +43,10 @@ class Subject:
         words: (L, D), words that depend on nothing, in place of what PromptNet makes of the image: such a subject needs
             no encoder. It keeps one reference image, for previews, and no vision states (1, 0, 0). None: PromptNet's.
 
+    Attributes:
+        tables: words of whole drawings that an encoder without noise has made of it (`sampling.word_table`), with what
+            they depend on beside the subject. Never in its file.
+
     Raises:
         SubjectError: shapes, dtypes or values are not as above.
     """
@@ -55,6 +59,7 @@ class Subject:
     loras: Mapping[str, LoRALayer] = field(default_factory=dict)
     base: str = ""
     words: Tensor | None = None
+    tables: MutableMapping[Any, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         _check_tensors(self)
@@ -122,8 +127,8 @@ class Subject:
         return hash_content(self.texts(), self.tensors())
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """A copy on another device, or in another floating-point type."""
-        return replace(
+        """A copy on another device, or in another floating-point type; it shares the words that are known."""
+        copied = replace(
             self,
             reference_latents=self.reference_latents.to(device=device, dtype=dtype),
             vision_states=self.vision_states.to(device=device, dtype=dtype),
@@ -131,6 +136,9 @@ class Subject:
             loras={name: lora.to(device, dtype) for name, lora in self.loras.items()},
             words=None if self.words is None else self.words.to(device=device, dtype=dtype),
         )
+        if dtype is None:
+            object.__setattr__(copied, "tables", self.tables)
+        return copied
 
     def scaled(self, strength: float) -> Self:
         """What tuning learnt, dialled: 0 is the encoder's words alone, 1 as tuned, more is more.

@@ -56,6 +56,8 @@ class PretrainStage(DiffusionStage):
         region_proj_channel: channels of each head's projection.
         keep_word_norm: hold pseudo-words at the mean norm of the encoder's words (times one learned gain).
         use_res: with the published residual heads (they get no gradient).
+        with_noise: whether the encoder looks at x_t. If not, the words depend on t alone, and a drawing makes them all
+            at once. None: as `start_from` does, and a new encoder looks.
         sampling: parameters of `SamplingConfig` that the finished pipeline draws with unless a call says otherwise.
         tuning: the same for `TuningConfig`.
         seed: of noise and timesteps.
@@ -83,6 +85,7 @@ class PretrainStage(DiffusionStage):
         region_proj_channel: int = 128,
         keep_word_norm: bool = True,
         use_res: bool = False,
+        with_noise: bool | None = None,
         sampling: dict[str, Any] | None = None,
         tuning: dict[str, Any] | None = None,
         seed: int = 0,
@@ -118,7 +121,9 @@ class PretrainStage(DiffusionStage):
         self.sample_posterior, self.sample_reference = sample_posterior, sample_reference
         self.described_weight = described_weight
         self.gradient_checkpointing, self.compile_backend = gradient_checkpointing, compile_backend
-        self.promptnet = self._encoder(start_from, region_kernel_size, region_proj_channel, keep_word_norm, use_res)
+        self.promptnet = self._encoder(
+            start_from, region_kernel_size, region_proj_channel, keep_word_norm, use_res, with_noise
+        )
         if gradient_checkpointing:
             self.promptnet.enable_gradient_checkpointing()
             self.frozen["unet"].enable_gradient_checkpointing()
@@ -130,9 +135,13 @@ class PretrainStage(DiffusionStage):
         region_proj_channel: int,
         keep_word_norm: bool,
         use_res: bool,
+        with_noise: bool | None,
     ) -> PromptNetModel:
         if start_from:
             started: Any = PromptNetModel.from_pretrained(start_from)
+            if with_noise is not None:  # the layers are the same, only what they are fed differs
+                started.with_noise = with_noise
+                started.register_to_config(with_noise=with_noise)
             check_words(started.config["prompt_channel"], self.text_encoders)
             check_vision(started.config, self.frozen["image_encoder"].config, self.frozen["vae"].config)
             return started.float()
@@ -145,6 +154,7 @@ class PretrainStage(DiffusionStage):
                 region_proj_channel=region_proj_channel,
                 region_kernel_size=region_kernel_size,
                 use_res=use_res,
+                with_noise=with_noise is not False,
                 word_norm=self.text_encoders.word_norm() if keep_word_norm else None,
             )
 
@@ -325,11 +335,15 @@ class PretrainStage(DiffusionStage):
             )
         return batch["size_ids"]
 
+    def _reference_vision(self, batch: dict[str, Any]) -> torch.Tensor:
+        """(B, T, V) of the batch's reference images, precomputed or not."""
+        cached = "reference_vision" in batch
+        return batch["reference_vision"] if cached else self._vision_states(batch["reference_pixels"])
+
     def loss(self, batch: dict[str, Any], split: str) -> torch.Tensor:
         """The error of one batch of "train" or "validation"."""
         reference, target = self._pair(batch, split)
-        cached = "reference_vision" in batch
-        vision = batch["reference_vision"] if cached else self._vision_states(batch["reference_pixels"])
+        vision = self._reference_vision(batch)
         unet, dtype = self.frozen["unet"], self.promptnet.dtype
 
         def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

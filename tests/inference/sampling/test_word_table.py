@@ -11,7 +11,7 @@ from torch import Tensor
 from promptnet.inference.sampling.conditions import SubjectPrompts, networks_of
 from promptnet.inference.sampling.requests import make_requests, moved
 from promptnet.inference.sampling.schedule import Step, plan
-from promptnet.inference.sampling.word_table import MOST_ROWS
+from promptnet.inference.sampling.word_table import MOST_ROWS, MOST_TABLES
 
 PROMPT = "a photo of S*"
 
@@ -63,6 +63,40 @@ def test_a_drawing_calls_the_encoder_once(table_pipe: Any, make_subject: Any, co
     with counted(table_pipe) as rows:
         table_pipe([PROMPT, PROMPT], generator=torch.Generator().manual_seed(0), **given)
     assert rows == [3]
+
+
+def test_words_are_kept_with_their_subject(table_pipe: Any, make_subject: Any):
+    """As long as everything they depend on is the same."""
+    subject = make_subject(table_pipe, tuned=True)
+
+    def drawn(subject: Any, steps: int = 3) -> tuple[Tensor, list[int]]:
+        given: dict[str, Any] = {"num_inference_steps": steps, "output_type": "latent", "subject": subject}
+        with counted(table_pipe) as rows:
+            return table_pipe(PROMPT, generator=torch.Generator().manual_seed(0), **given).images, rows
+
+    first, rows = drawn(subject)
+    again, no_rows = drawn(subject)
+    assert (rows, no_rows) == ([3], [])
+    assert torch.equal(first, again)
+    assert drawn(subject, steps=4)[1] == [4]
+    weaker, rows = drawn(subject.scaled(0.5))
+    assert rows == [3]
+    assert not torch.equal(weaker, first)
+    for steps in range(5, 8):
+        drawn(subject, steps)
+    assert len(subject.tables) == MOST_TABLES
+    assert drawn(subject)[1] == [3]
+
+
+def test_words_of_an_encoder_with_adapters_are_not_kept(table_pipe: Any, make_subject: Any):
+    """Its weights' hash does not tell of them."""
+    subject = make_subject(table_pipe)
+    vars(table_pipe.promptnet.conv_in)["base_layer"] = True
+    try:
+        table_pipe(PROMPT, subject=subject, num_inference_steps=3, output_type="latent")
+    finally:
+        del vars(table_pipe.promptnet.conv_in)["base_layer"]
+    assert not subject.tables
 
 
 def test_words_that_are_learned_are_made_step_by_step(table_pipe: Any, make_subject: Any):

@@ -29,7 +29,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SLOWER = 5  # limits are of a GPU; a CPU that others use gets this much more
+SLOWER = 10  # limits are of a GPU; a CPU that others use gets this much more
 UNPACKED = ROOT / "outputs" / "gpu-wheels"
 
 

@@ -68,12 +68,13 @@ def test_a_part_that_hangs_is_ended_and_keeps_its_rows(run: Any, tmp_path: Path,
         'sys.exit(3 * (sys.argv[1] == "customise"))\n'
     )
     monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run, "SLOWER", 2)
     monkeypatch.setattr(
-        run, "PARTS", (run.Part("sampling", 1, ""), run.Part("customise", 9, ""), run.Part("compiled", 9, ""))
+        run, "PARTS", (run.Part("sampling", 1, ""), run.Part("customise", 20, ""), run.Part("compiled", 20, ""))
     )
     assert run.main(["--size", "toy", "--device", "cpu", "--out", str(tmp_path / "out")]) == 1
     found = results(tmp_path / "out")
-    assert [record["state"] for record in found.values()] == ["ended after 5 s", "failed with status 3", "done"]
+    assert [record["state"] for record in found.values()] == ["ended after 2 s", "failed with status 3", "done"]
     assert all(record["rows"][0]["value"] == 1 for record in found.values())
 
 
@@ -129,7 +130,7 @@ def test_tests_for_a_gpu_are_left_out_without_one():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_part_runs_at_toy_size(name: str, run: Any, tmp_path: Path):
-    given = ["--size", "toy", "--device", "cpu", "--limit", "3000", "--parts", name, "--out", str(tmp_path)]
+    given = ["--size", "toy", "--device", "cpu", "--limit", "6000", "--parts", name, "--out", str(tmp_path)]
     status = run.main(given)
     assert status == 0, (results(tmp_path), (tmp_path / f"{name}.log").read_text()[-3000:])
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []  # no checkpoint is left

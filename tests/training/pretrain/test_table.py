@@ -15,7 +15,7 @@ from promptnet.training.pretrain.table_stage import TableEncoderStage
 from tests.base_models import write_base
 from tests.training.pretrain.test_stage import batch_of
 
-SMALL = {"region_kernel_size": 2, "region_proj_channel": 8}
+SMALL: dict[str, Any] = {"region_kernel_size": 2, "region_proj_channel": 8}
 
 
 @pytest.fixture(scope="module")

@@ -61,8 +61,9 @@ class WordTable:
         first = {word.key: place for place, word in reversed(list(enumerate(words)))}
         places = sorted(first.values())
         kept_as = (encoder_hash, levels, latents.dtype, latents.device)
-        tables = {place: words[place].subject.tables.get((*kept_as, words[place].image)) for place in places}
-        missing = [place for place in places if tables[place] is None]
+        known = {place: words[place].subject.tables.get((*kept_as, words[place].image)) for place in places}
+        tables = {place: table for place, table in known.items() if table is not None}
+        missing = [place for place in places if place not in tables]
         made = _make(promptnet, words, latents, vision_states, missing, levels) if missing else ()
         for place, table in zip(missing, made, strict=True):
             tables[place] = table

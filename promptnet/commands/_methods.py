@@ -54,6 +54,21 @@ def check_method(
         raise ValueError(f"--out '{out}' must be a folder without an ending: DreamBooth writes a whole base model")
 
 
+def check_budget(method: Method, seconds: float | None, vram_gb: float | None) -> None:
+    """Check the time and memory that customising may take.
+
+    Raises:
+        ValueError: one is not above 0, or the method does not plan.
+    """
+    for option, value in {"--seconds": seconds, "--vram-gb": vram_gb}.items():
+        if value is None:
+            continue
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{option} {value} must be a number above 0")
+        if method != "promptnet":
+            raise ValueError(f"{option} means nothing with --method {method}: leave it out, and set --steps")
+
+
 def on_prior(done: int, total: int) -> None:
     """Say how many prior images there are, on a terminal."""
     if sys.stderr.isatty():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from promptnet.commands._checks import check_files, check_seed
 from promptnet.commands._faces import face_square
 from promptnet.commands._loading import EMBEDDED, check_model, choose_scheduler, load_pipeline, make_generator
-from promptnet.commands._methods import Method, check_method, run_method
+from promptnet.commands._methods import Method, check_budget, check_method, run_method
 from promptnet.commands._output import check_output
 from promptnet.commands._preview import preview_sheet
 from promptnet.commands._progress import status, tuning_bar
@@ -35,6 +35,8 @@ def customize(
     class_word: str = "person",
     steps: int | None = None,
     learning_rate: float | None = None,
+    seconds: float | None = None,
+    vram_gb: float | None = None,
     seed: int = 0,
     base: str = EMBEDDED,
     promptnet: str | None = None,
@@ -58,6 +60,8 @@ def customize(
         class_word: the subject's class, for example "person"
         steps: tuning steps; 0 keeps the encoder's output as it is (null: the pipeline's or method's default)
         learning_rate: of the tuning (null: the pipeline's or method's default)
+        seconds: how long customising may take, loading left out; steps, batch and views are planned for it
+        vram_gb: GiB of the GPU that customising may hold; smaller batches, then recomputed activations
         seed: makes the result reproducible
         base: base model, a folder in diffusers layout or a Hub id
         promptnet: folder of the encoder, if the base model has none or another one is wanted
@@ -87,6 +91,7 @@ def customize(
     check_class_word(class_word)
     check_seed(seed)
     TuningConfig().replaced({"steps": steps, "learning_rate": learning_rate})
+    check_budget(method, seconds, vram_gb)
     check_files("method-config", [method_config])
     check_model(base, device, promptnet, image_encoder, subjects=method == "promptnet")
     from promptnet.images.load import open_image
@@ -113,6 +118,8 @@ def customize(
                     allow_foreign=allow_foreign,
                     steps=steps,
                     learning_rate=learning_rate,
+                    seconds=seconds,
+                    vram_gb=vram_gb,
                     generator=generator,
                     progress_bar=False,
                     callback=callback,

@@ -12,7 +12,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ from promptnet.inference.values import generators
 from promptnet.models.text_encoders import text_encoders_of
 from promptnet.models.twins import frozen
 from promptnet.models.vocabulary import warn_of_unknown_words
+
+if TYPE_CHECKING:
+    from promptnet.inference.tuning.budget import Budget, Pace
 
 Callback = Callable[[TuningProgress], object]
 _NETWORKS = ("vae", "image_encoder", "promptnet", "text_encoder", "text_encoder_2", "unet")
@@ -58,6 +61,8 @@ def customize_subject(
     generator: torch.Generator | None = None,
     progress_bar: bool = True,
     callback: Callback | None = None,
+    seconds: float | None = None,
+    vram_gb: float | None = None,
 ) -> Subject:
     """Tune to one person.
 
@@ -68,6 +73,9 @@ def customize_subject(
         generator: makes the outcome reproducible, on any device; one number is drawn from it. Default: torch's own.
         progress_bar: whether to show one.
         callback: called after every step.
+        seconds: how long the call may take. Views, batch and steps are then planned from a short measurement, `steps`
+            are the most there can be, and no step begins that there is no time for.
+        vram_gb: GiB of a GPU that may be held, the networks included: smaller batches, then recomputed activations.
 
     The parameters from `steps` to `patience` are those of `TuningConfig`; None takes the pipeline's own.
 
@@ -83,6 +91,7 @@ def customize_subject(
     given |= {"num_views": num_views, "scales": scales, "flip": flip, "prompts": prompts}
     given |= {"validate_every": validate_every, "patience": patience}
     config = TuningConfig(**(pipe.config.get("tuning") or {})).replaced(given)
+    budget = _budget(pipe, seconds, vram_gb)
     check_class_word(class_word)
     generators(generator)
     check_tunable(pipe)
@@ -91,22 +100,34 @@ def customize_subject(
     )
     images = open_references(images)
     draws = own_generator(generator)
+    made_with = fingerprint(pipe)
     with torch.inference_mode(False):
-        own = with_frozen_networks(pipe)
+        own, loras, pace = with_frozen_networks(pipe), {}, None
+        config = config if budget is None else budget.with_views(own, images, config)
         tuning_views = prepare_views(own, images, config, draws)
-        loras = {}
+        if config.steps and budget is not None:
+            own, config, pace = budget.planned(own, tuning_views, config)
         if config.steps:
             make = functools.partial(Trainable, own, config, draws)
-            loras = tune(own, tuning_views, config, draws, make, progress_bar=progress_bar, callback=callback)
+            shown = {"progress_bar": progress_bar, "callback": callback}
+            loras = tune(own, tuning_views, config, draws, make, pace=pace, **shown)
     return Subject(
         reference_latents=tuning_views.references.latents.cpu(),
         vision_states=tuning_views.references.vision_states.cpu(),
         weights=torch.ones(len(images)),
         class_word=class_word,
-        fingerprint=fingerprint(pipe),
+        fingerprint=made_with,
         loras={name: lora.to("cpu", pipe.unet.dtype) for name, lora in loras.items()},
         base=base_name(pipe),
     )
+
+
+def _budget(pipe: Any, seconds: float | None, vram_gb: float | None) -> "Budget | None":
+    if seconds is None and vram_gb is None:
+        return None
+    from promptnet.inference.tuning.budget import Budget, Watch  # it measures with what is below
+
+    return Budget(seconds, vram_gb, Watch(pipe.unet.device))
 
 
 def check_tunable(pipe: Any) -> None:
@@ -358,6 +379,7 @@ def tune(
     draws: torch.Generator,
     make: Callable[[], Learner],
     *,
+    pace: "Pace | None" = None,
     keep_last: bool = False,
     progress_bar: bool = True,
     callback: Callback | None = None,
@@ -370,6 +392,7 @@ def tune(
         config: of the loop.
         draws: a CPU generator.
         make: makes what is trained.
+        pace: a `budget.Pace`, which is asked before each step whether there is time; None: there is.
         keep_last: take every step and keep what the last one leaves, whatever the held-out noise levels say.
         progress_bar: whether to show one.
         callback: called after every step.
@@ -389,16 +412,23 @@ def tune(
     best, first = Best(validation), validation
     with pipe.progress_bar(total=config.steps) if progress_bar else nullcontext() as bar:
         for step in range(1, config.steps + 1):
+            left = config.steps if pace is None else pace.left()
+            if not left:
+                break
+            begin_s = 0.0 if pace is None else pace.watch.now_s()
             batch = training_batch(tuning_views, config, num_timesteps, held_out, draws)
             loss = _finite(taking.take(tuning_views.read, batch), step, config)
-            if step % config.validate_every == 0 or step == config.steps:
+            is_last = step == config.steps or left == 1
+            if looks := step % config.validate_every == 0 or is_last:
                 validation = validation_loss(pipe, tuning_views.references, held_out_set, trainable)
                 best.look(_finite(validation, step, config), trainable)
+            if pace is not None:
+                pace.note(pace.watch.now_s() - begin_s, looked=looks)
             if bar is not None:
                 bar.update()
             if callback is not None:
                 callback(TuningProgress(step, config.steps, loss, validation, best.loss, first))
-            if best.looks_since >= config.patience and not keep_last:
+            if is_last or (best.looks_since >= config.patience and not keep_last):
                 break
     return trainable.snapshot() if keep_last else best.kept
 

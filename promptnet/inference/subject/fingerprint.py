@@ -17,6 +17,7 @@ It takes a fraction of a second for several gigabytes, so it is computed anew ea
 
 import base64
 import binascii
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -193,11 +194,17 @@ def _sketch(tensors: Sequence[Tensor], samples: Sequence[Tensor]) -> str:
         by_shape[tuple(tensor.shape)] = by_shape.get(tuple(tensor.shape), torch.zeros(())) + scaled
         count += len(values)
     for shape, values in by_shape.items():
-        seed = int.from_bytes(hashlib.sha256(repr(shape).encode()).digest()[:7], "big")
-        signs = np.random.default_rng(seed).integers(0, 2, (_NUM_SUMS, len(values))) * 2 - 1
-        total += torch.from_numpy(signs).double() @ values
+        total += _signs(shape, len(values)).double() @ values
     sums = (total / max(count, 1) ** 0.5).numpy().astype("<f2")
     return base64.b64encode(sums.tobytes()).decode()
+
+
+@functools.lru_cache(maxsize=512)
+def _signs(shape: tuple[int, ...], count: int) -> Tensor:
+    """-1 or 1 for each sum and value, (_NUM_SUMS, count) int8: drawing them anew took a third of a fingerprint."""
+    seed = int.from_bytes(hashlib.sha256(repr(shape).encode()).digest()[:7], "big")
+    signs = np.random.default_rng(seed).integers(0, 2, (_NUM_SUMS, count)) * 2 - 1
+    return torch.from_numpy(signs.astype(np.int8))
 
 
 def _samples(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -217,12 +224,12 @@ def _samples(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _spread_values(tensor: Tensor) -> Tensor:
     """Up to 1024 values from first to last in the tensor's logical order, as float16."""
-    num_values = tensor.numel()
-    count = min(num_values, _MAX_VALUES)
-    places = torch.arange(count, device=tensor.device) * num_values // max(count, 1)
-    values = tensor.detach()
+    num_values, values = tensor.numel(), tensor.detach()
     if values.dtype.itemsize == 1:  # float8, which torch cannot take from
         values = values.to(torch.float16)
+    if num_values <= _MAX_VALUES:  # all of them, as most tensors are biases and norms
+        return values.flatten().to(torch.float16)
+    places = torch.arange(_MAX_VALUES, device=tensor.device) * num_values // _MAX_VALUES
     return torch.take(values, places).to(torch.float16)
 
 

@@ -12,6 +12,7 @@ import sys
 import typing
 from argparse import BooleanOptionalAction
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptnet.commands._completion import SHELLS, places_of, script
@@ -44,6 +45,7 @@ from promptnet.commands.serve import add_key, backup, list_keys, revoke_key, run
 from promptnet.commands.train_table_encoder import train_table_encoder
 from promptnet.commands.ui import ui
 from promptnet.inference.values import did_you_mean
+from promptnet.models.placeholders import check_letters
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -102,6 +104,8 @@ COMMANDS: dict[str, Any] = {
 
 # Old words of the command line, for one release.
 RENAMED = {"optimize-edit": "learn-edit", "--fusion-until": "--fusion-end", "--correct-until": "--correction-end"}
+
+_FOLDERS = ("base", "promptnet", "image_encoder", "clip")  # of options that are texts, as they may be ids of the Hub
 
 GROUP_HELP = {
     "evaluate": "Measure on avatars whose true answers are known.",
@@ -216,8 +220,10 @@ def check_words(words: Sequence[str]) -> None:
     """Check the names of commands and options, before the parser says the same without advice.
 
     Raises:
-        ValueError: there is no such command or option; names the closest.
+        ValueError: there is no such command or option, and names the closest; or a word is no text in Unicode.
     """
+    for word in words:
+        check_letters(word)
     command, rest = named(words)
     if command is None:
         return
@@ -252,6 +258,15 @@ def _chosen(arguments: Namespace) -> tuple[Command, dict[str, Any]]:
     return command, {parameters[name]: value for name, value in vars(options).items()}
 
 
+def _from_home(option: str, value: Any) -> Any:
+    """Return a path with `~` at its beginning replaced: a shell does not do so in --out=~/me.png."""
+    if isinstance(value, list):
+        return [_from_home(option, one) for one in value]
+    if isinstance(value, Path) or (isinstance(value, str) and option in _FOLDERS):
+        return type(value)(os.path.expanduser(value))
+    return value
+
+
 def _in_new_words(argv: Sequence[str]) -> list[str]:
     """Replace old names of commands and options, and say so."""
     words = list(argv)
@@ -282,6 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signature = inspect.signature(command).parameters
     unnamed = [name for name, each in signature.items() if each.kind is inspect.Parameter.POSITIONAL_ONLY]
     given = [options.pop(name) for name in unnamed]
+    options = {name: _from_home(name, value) for name, value in options.items()}
     try:
         command(*given, **options)
     except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -406,6 +406,55 @@ def test_several_prompts_come_from_the_line_and_from_a_file(pipe: Pipeline, tmp_
     assert sorted(tmp_path.glob("x-*.png")) == sorted(tmp_path / f"x-{number}.png" for number in range(1, 9))
 
 
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [
+        ("a café\r\nb\r\n".encode("utf-16"), ["a café", "b"]),
+        (b"a\rb", ["a", "b"]),
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb", ["a", "b"]),  # two files joined
+        ("a\u2028b\x0cc\x85d".encode(), ["a\u2028b\x0cc\x85d"]),
+        ("a \U0001f600\n\u00a0\n".encode(), ["a \U0001f600"]),
+    ],
+)
+def test_a_file_of_prompts_is_read_as_it_was_written(content: bytes, prompts: list[str], pipe: Pipeline) -> None:
+    Path("more.txt").write_bytes(content)
+    assert run("generate", "--prompts", "more.txt", "--out", "x.png") == 0
+    assert [call["prompt"] for call in pipe.calls] == prompts
+
+
+@pytest.mark.parametrize("content", ["a café".encode("latin-1"), "a man\n".encode("utf-16-le"), b"a\0b", b" \r\n"])
+def test_a_file_of_prompts_that_is_no_text_is_refused(
+    content: bytes, pipe: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("more.txt").write_bytes(content)
+    assert run("generate", "--prompts", "more.txt", "--out", "x.png") == 2
+    assert "error: --prompts 'more.txt' " in capsys.readouterr().err
+    assert not pipe.calls
+
+
+@pytest.mark.parametrize("word", ["--prompt=a caf\udce9", "--out=caf\udce9.png"])
+def test_words_in_another_encoding_are_refused_by_name(
+    word: str, pipe: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a terminal or a script in Latin-1 passes them on."""
+    with pytest.raises(SystemExit) as refusal:
+        run("generate", "--prompt", "a", "--out", "x.png", word)
+    assert refusal.value.code == 2
+    assert "'\\udce9', which is no character: write it in UTF-8" in capsys.readouterr().err
+    assert not pipe.calls
+
+
+def test_a_home_is_meant_where_no_shell_says_so(
+    pipe: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Path("home").mkdir()
+    assert run("generate", "--prompt", "~/a", "--out=~/a.png") == 0
+    assert Path("home/a.png").is_file()
+    assert not Path("~").exists()
+    assert pipe.calls[0]["prompt"] == "~/a"
+
+
 def test_an_image_that_exists_is_replaced_only_with_overwrite(
     pipe: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:

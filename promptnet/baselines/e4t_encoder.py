@@ -81,7 +81,15 @@ class E4T(nn.Module):
         return class_words + self.scale * offsets[:, None], offsets
 
     def save(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
-        """Write a new folder with the weights and what they were made for."""
+        """Write a new folder with the weights and what they were made for.
+
+        Raises:
+            ValueError: a weight is not finite, or the folder exists.
+        """
+        if bad := [name for name, weight in self.state_dict().items() if not bool(weight.isfinite().all())]:
+            raise ValueError(
+                f"{bad[0]} holds values that are not finite, so '{folder}' is not written: lower the rate."
+            )
         config = {"class_word": self.class_word, "layers": self.layers, "scale": self.scale}
         with new_folder(folder) as part:
             (part / CONFIG).write_text(

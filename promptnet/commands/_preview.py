@@ -70,9 +70,9 @@ def reference_image(pipe: PromptNetPipeline, subject: Subject) -> Image:
     """Return the first reference of a subject, decoded from its latents."""
     import torch
 
-    from promptnet.inference.references import decode_latents
+    from promptnet.inference.references import decode_finite
 
     with torch.no_grad():
         latents = subject.reference_latents[:1].to(pipe.vae.device, pipe.vae.dtype)
-        images: Any = pipe.image_processor.postprocess(decode_latents(pipe.vae, latents).clamp(-1, 1))
+        images: Any = pipe.image_processor.postprocess(decode_finite(pipe.vae, latents))
     return images[0]

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _WORLDS = ("avatars", "people")
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 _PLAIN = 0.5  # share of people without end that are shown as they are, the others in other frames
 
 
@@ -80,7 +79,9 @@ def _target(out: Path | None, base: str, promptnet: str | None) -> Path:
 def _known(known: str, number: int, seed: int, size_px: int) -> tuple[Sequence[Any], Sequence[Any]]:
     """Known images, and others to set the limits by: of people that no training saw, where they are drawn here."""
     if known not in _WORLDS:
-        files = _files(Path(known))[: number + number // 4]
+        from promptnet.datasets.image_files import image_files
+
+        files = image_files(Path(known))[: number + number // 4]
         return [file for place, file in enumerate(files) if place % 5], files[::5]
     draw = _avatar if known == "avatars" else _person
     known_images = [draw(seed, place, "train", size_px) for place in range(number)]
@@ -107,11 +108,9 @@ def _person(seed: int, place: int, split: Literal["train", "validation"], size_p
 
 def _foreign(folder: Path | None) -> list[Path]:
     if folder is not None:
-        return _files(folder)
+        from promptnet.datasets.image_files import image_files
+
+        return image_files(folder)
     from promptnet.datasets.photographs import package_photographs
 
     return package_photographs()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file())

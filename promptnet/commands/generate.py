@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,6 +21,7 @@ from promptnet.commands._regions import check_regions, read_regions
 from promptnet.inference.resolution.published_files import check_resolution
 from promptnet.inference.sampling.config import PUBLISHED, SamplingConfig
 from promptnet.io.atomic import make_folder
+from promptnet.io.decode_text import decode_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from promptnet import PromptNetPipeline, Subject
 
 SAMPLING = {field.name for field in fields(SamplingConfig)}
+_LINE_END = re.compile(r"\r\n?|\n")  # alone: texts may hold other signs that Python takes for the end of a line
 
 
 def generate(
@@ -247,9 +250,9 @@ def listed_prompts(prompt: Sequence[str] | None, file: Path | None) -> list[str]
         return found
     check_files("prompts", [file])
     try:
-        lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--prompts '{file}' is no text in UTF-8: {error}") from error
+        lines = [line.strip() for line in _LINE_END.split(decode_text(file.read_bytes()))]
+    except ValueError as error:
+        raise ValueError(f"--prompts '{file}' {error}") from error
     if not any(lines):
         raise ValueError(f"--prompts '{file}' holds no prompt: write one a line")
     return found + [line for line in lines if line]

@@ -10,8 +10,6 @@ from promptnet.commands._loading import EMBEDDED, check_model, load_pipeline, ma
 from promptnet.commands._progress import status
 from promptnet.inference.subject.class_word import check_class_word
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
-
 
 def pretrain_e4t(
     images: Path,
@@ -43,9 +41,11 @@ def pretrain_e4t(
         image_encoder: CLIP image encoder, a folder or a Hub id, if the base model has none
         device: auto, cpu, cuda, ...
     """
-    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in _IMAGES) if images.is_dir() else []
+    from promptnet.datasets.image_files import image_files
+
+    paths = image_files(images)
     if not paths:
-        raise ValueError(f"--images '{images}' must be a folder that holds images ({', '.join(sorted(_IMAGES))})")
+        raise ValueError(f"--images '{images}' must be a folder that holds images (PNG, JPEG, ...)")
     if out.exists():
         raise ValueError(f"--out '{out}' exists already: choose another name or remove it")
     check_counts(steps=steps, batch_size=batch_size)

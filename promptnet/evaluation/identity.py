@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from promptnet.datasets.image_files import image_files
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.images.load import open_image
 from promptnet.metrics.identity import (
@@ -16,8 +17,6 @@ from promptnet.metrics.identity import (
     load_face_embedder,
     load_validation_judge,
 )
-
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def images_in(path: Path) -> list[Path]:
     Raises:
         ValueError: there is none.
     """
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS) if path.is_dir() else [path]
+    found = image_files(path, deep=False) if path.is_dir() else [path]
     if not found or not found[0].is_file():
         raise ValueError(f"'{path}' is no image and no folder that holds images: check its name")
     return found

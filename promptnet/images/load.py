@@ -315,8 +315,13 @@ def _opaque(image: Image.Image, name: str) -> Image.Image:
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _on_white_16_bit(image)
-    rgba = image.convert("RGBA")
+    rgba = straight_alpha(image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba)
+
+
+def straight_alpha(image: Image.Image) -> Image.Image:
+    """Return grey images whose alpha is multiplied in as PIL can convert them, others as they are."""
+    return image.convert("LA") if image.mode == "La" else image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

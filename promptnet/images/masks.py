@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from promptnet.images.load import MAX_PIXELS, MIN_SIZE_PX, ImageError, Source, _decoded, _name, _opened
+from promptnet.images.load import MAX_PIXELS, MIN_SIZE_PX, ImageError, Source, _decoded, _name, _opened, straight_alpha
 
 _LEAST_WHITE = 128
 
@@ -33,7 +33,11 @@ def open_mask(source: Source, *, max_pixels: int = MAX_PIXELS, min_size_px: int 
 
 
 def _is_opaque(image: Image.Image) -> bool:
-    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+    if not image.has_transparency_data:
+        return True
+    if image.mode.startswith("I"):  # 16-bit grey, of which one value is transparent
+        return False
+    return straight_alpha(image).convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 def check_white(mask: Image.Image) -> None:

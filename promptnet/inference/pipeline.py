@@ -31,7 +31,7 @@ from promptnet.inference.mixins.compiling import CompilingMixin
 from promptnet.inference.mixins.loading import LoadingMixin
 from promptnet.inference.mixins.state import StateMixin
 from promptnet.inference.mixins.subjects import SubjectsMixin
-from promptnet.inference.references import decode_latents
+from promptnet.inference.references import check_finite, decode_finite
 from promptnet.inference.resolution.plan import Resolution, plan_size
 from promptnet.inference.sampling.arguments import (
     check_base_model,
@@ -283,7 +283,8 @@ class PromptNetPipeline(
 
         Raises:
             ValueError: an argument is out of range, prompts and subjects do not match, a subject was made for another
-                base model, or the scheduler is not supported. Nothing is drawn then.
+                base model, or the scheduler is not supported. Nothing is drawn then. Or an image turned out to hold
+                values that are not finite.
             TypeError: there is no such argument.
         """
         refuse_unknown("PromptNetPipeline", unknown, signature(type(self).__call__).parameters)
@@ -397,8 +398,9 @@ class PromptNetPipeline(
     def _finish(self, latents: Tensor, output_type: str, size_px: tuple[int, int]) -> Any:
         """Latents as the images that were asked for."""
         if output_type == "latent":
+            check_finite(latents)
             return latents
-        pixels = fitted(decode_latents(self.vae, latents).clamp(-1, 1), size_px)
+        pixels = fitted(decode_finite(self.vae, latents), size_px)
         return self.image_processor.postprocess(pixels, output_type=output_type)
 
 

@@ -61,6 +61,33 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
         return decode_in_tiles(vae, latents) if is_tiled(vae, latents) else vae.decode(latents, return_dict=False)[0]
 
 
+def decode_finite(vae: Any, latents: Tensor) -> Tensor:
+    """Finished images (B, 3, H, W) in [-1, 1] of scaled latents.
+
+    Raises:
+        ValueError: latents or images hold no numbers; see `check_finite`.
+    """
+    check_finite(latents)
+    images = decode_latents(vae, latents)
+    check_finite(images)
+    return images.clamp(-1, 1)
+
+
+def check_finite(values: Tensor) -> None:
+    """Refuse results (B, ...) that hold no numbers: as images they would be black, and nothing would say why.
+
+    Raises:
+        ValueError: names them and what to change.
+    """
+    bad = [str(place) for place, one in enumerate(values, start=1) if not bool(one.isfinite().all())]
+    if bad:
+        raise ValueError(
+            f"Image {', '.join(bad)} of {len(values)} holds values that are not finite: the networks overflowed in "
+            f"{str(values.dtype).removeprefix('torch.')}. Load the pipeline in bfloat16 or float32, lower the scales "
+            "of guidance, or check the weights and latents that it was given."
+        )
+
+
 def _shift(vae: Any) -> float:
     """Return what latents are shifted by; some kinds of VAE have no such setting."""
     return vae.config.get("shift_factor") or 0.0

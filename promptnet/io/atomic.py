@@ -67,7 +67,7 @@ def check_folder(out: str | Path) -> Path:
     """Return an output folder that exists or can be made by `make_folder`.
 
     Raises:
-        ValueError: it is a file, or the folder above it does not exist.
+        ValueError: it is a file, the folder above it does not exist, or nobody here may write there.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
@@ -76,6 +76,11 @@ def check_folder(out: str | Path) -> Path:
         raise ValueError(
             f"output folder '{folder}' cannot be made, as '{folder.parent}' does not exist: "
             f"create that first (mkdir -p '{folder.parent}')"
+        )
+    place = folder if folder.is_dir() else folder.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"output folder '{folder}' cannot be written: choose another, or change who may write '{place}'"
         )
     return folder
 

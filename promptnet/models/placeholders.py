@@ -21,3 +21,16 @@ def replace_placeholders(prompt: str, words: Mapping[str, str]) -> str:
     if missing:
         raise ValueError(f"No word is given for {', '.join(missing)} in the prompt {prompt!r}.")
     return PLACEHOLDER.sub(lambda match: words[match.group()], prompt)
+
+
+def check_letters(text: str) -> None:
+    """Refuse halves of characters, as bytes of another encoding leave them on a command line.
+
+    Raises:
+        ValueError: there is one.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        odd = text[error.start]
+        raise ValueError(f"The text {text!r} holds {odd!r}, which is no character: write it in UTF-8.") from error

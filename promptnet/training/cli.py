@@ -23,6 +23,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from promptnet.training.callbacks.gradient_watch import GradientWatch, TrainingDiverged
 from promptnet.training.callbacks.metrics_file import MetricsFile
 from promptnet.training.callbacks.step_progress import StepProgress
+from promptnet.training.config_checks import check_config, check_config_files, check_run_dir
 from promptnet.training.run.checkpoints import (
     FOLDER,
     CheckpointError,
@@ -51,6 +52,17 @@ class TrainingCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Only `fit`: the stages validate while they train, and have nothing to test or predict."""
         return {"fit": LightningCLI.subcommands()["fit"]}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse and check, and replace `~` at the beginning of paths: in YAML files no shell does so."""
+        check_config_files(sys.argv[1:] if args is None else [])
+        super().parse_arguments(parser, args)
+        for name, value in self.config.items():
+            if isinstance(value, str) and value.startswith("~/"):
+                self.config[name] = os.path.expanduser(value)
+        fit = self.config.get("fit", self.config)
+        check_config(dict(fit.items()))
+        check_run_dir(Path(fit["run_dir"]))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own options, beside `model`, `data` and `trainer`."""

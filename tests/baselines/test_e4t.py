@@ -195,3 +195,11 @@ def test_another_base_model_and_a_missing_image_encoder_are_refused(with_clip, p
         E4T.load(tmp_path, with_clip)
     with pytest.raises(ValueError, match="no image to pretrain"):
         pretrain_e4t(with_clip, [], tmp_path / "new")
+
+
+def test_weights_that_are_not_finite_are_not_written(with_clip, tmp_path):
+    model = new_e4t(with_clip)
+    next(model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="values that are not finite"):
+        model.save(tmp_path / "e4t", {})
+    assert not list(tmp_path.iterdir())

@@ -397,3 +397,8 @@ def test_no_file_stays_open(tmp_path):
     with pytest.raises(ImageError):
         open_image(path, max_pixels=1)
     assert (len(os.listdir("/proc/self/fd")) if before else 0) == before
+
+
+def test_grey_with_its_alpha_multiplied_in():
+    image = Image.new("LA", (40, 40), (100, 128)).convert("La")
+    assert open_image(image).getpixel((0, 0)) == (177, 177, 177)

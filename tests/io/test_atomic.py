@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from promptnet.io.atomic import new_folder, write_whole
+from promptnet.io.atomic import check_folder, new_folder, write_whole
 
 
 def test_appears_with_all_its_files(tmp_path: Path) -> None:
@@ -78,3 +78,12 @@ def test_the_temporary_file_keeps_the_ending_for_functions(tmp_path: Path) -> No
     write_whole(tmp_path / "image.png", Image.new("RGB", (2, 2)).save)
     with Image.open(tmp_path / "image.png") as image:
         assert image.format == "PNG"
+
+
+def test_a_folder_that_may_not_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)  # an administrator may write anywhere
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(ValueError, match="cannot be written"):
+            check_folder(folder)

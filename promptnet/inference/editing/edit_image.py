@@ -23,7 +23,7 @@ from promptnet.inference.editing.inversion import (
     invert,
 )
 from promptnet.inference.editing.rule import check_request_lengths, joined_weights, mixing_rule
-from promptnet.inference.references import decode_latents, encode_pixels
+from promptnet.inference.references import decode_finite, encode_pixels
 from promptnet.inference.sampling.arguments import check_output_type
 from promptnet.inference.sampling.conditions import Networks, networks_of
 from promptnet.inference.sampling.config import SamplingConfig
@@ -104,7 +104,7 @@ def edit_image(
     edited = redrawn(pipe, inverted, cards, correction_end=correction_end, mask=where)
     if output_type == "latent":
         return edited
-    return pipe.image_processor.postprocess(decode_latents(pipe.vae, edited), output_type=output_type)
+    return pipe.image_processor.postprocess(decode_finite(pipe.vae, edited), output_type=output_type)
 
 
 @dataclass(frozen=True, eq=False)

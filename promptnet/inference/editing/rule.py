@@ -15,6 +15,7 @@ from promptnet.inference.sampling.phases import Phase, Role
 from promptnet.inference.sampling.requests import Request
 from promptnet.inference.sampling.schedule import Step
 from promptnet.inference.subject.fingerprint import differing
+from promptnet.models.placeholders import check_letters
 from promptnet.models.text import PLACEHOLDER
 from promptnet.models.text_encoders import TextEncoders
 
@@ -88,6 +89,7 @@ def check_lengths(text_encoders: TextEncoders, prompts: Sequence[str]) -> None:
     """
     for text_encoder in text_encoders.text_encoders:
         for prompt in prompts:
+            check_letters(prompt)
             num_tokens = len(text_encoder.tokenizer(prompt).input_ids)
             if num_tokens > text_encoder.max_length:
                 raise EditError(_too_long(prompt, num_tokens, text_encoder.max_length))

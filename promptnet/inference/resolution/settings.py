@@ -1,6 +1,7 @@
 """What is adapted, by how much and for how long, as data: derived, published, or somebody's own YAML."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -144,6 +145,8 @@ def load_settings(source: str | Path | Mapping[str, Any] | ResolutionSettings) -
         return source
     if isinstance(source, Mapping):
         return settings_from_mapping(source, "the given settings")
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"settings={source!r} must be a name, a YAML file or a mapping ('off' draws unadapted).")
     name = str(source)
     if name.startswith("published:"):
         return _read(_published_file(name.removeprefix("published:")), name)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from promptnet.models.placeholders import PLACEHOLDER, find_placeholders
+from promptnet.models.placeholders import PLACEHOLDER, check_letters, find_placeholders
 
 S = TypeVar("S")
 _DETERMINERS = r"a|an|the|this|that|these|those|my|your|his|her|its|our|their|one|some|every"
@@ -21,8 +21,9 @@ def match_placeholders(prompt: str, subjects: Sequence[S]) -> dict[str, S]:
     """Placeholder -> subject: `S*` (or `S1*`) with one subject, `S1*`, `S2*`, ... with several.
 
     Raises:
-        ValueError: a placeholder has no subject, or a subject no placeholder.
+        ValueError: a placeholder has no subject, a subject no placeholder, or the prompt is no text in Unicode.
     """
+    check_letters(prompt)
     found = list(dict.fromkeys(find_placeholders(prompt)))
     known = {f"S{index}*": subject for index, subject in enumerate(subjects, start=1)}
     if len(subjects) == 1:
@@ -77,7 +78,8 @@ def check_negative_prompt(prompt: str) -> None:
     """Refuse a placeholder in a negative prompt.
 
     Raises:
-        ValueError: there is one.
+        ValueError: there is one, or the prompt is no text in Unicode.
     """
+    check_letters(prompt)
     if find_placeholders(prompt):
         raise ValueError(f"The negative prompt {prompt!r} mentions a subject, but it takes plain words only.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from promptnet.inference.values import real, whole
-from promptnet.models.placeholders import find_placeholders
+from promptnet.models.placeholders import check_letters, find_placeholders
 
 # What can train: PromptNet's map into the space of words, and the U-Net's cross-attention keys and values.
 TRAINABLE = ("words", "kv")
@@ -57,6 +57,7 @@ class LoopConfig:
         for prompt in self.prompts:
             if not isinstance(prompt, str) or set(find_placeholders(prompt)) != {"S*"}:
                 raise ValueError(f"The tuning prompt {prompt!r} must mention S*, and no other placeholder.")
+            check_letters(prompt)
 
     def replaced(self, given: Mapping[str, Any]) -> Self:
         """These parameters, with those given that are not None.

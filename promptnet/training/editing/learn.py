@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
+from promptnet.inference.editing.card import EditError
 from promptnet.training.editing.stage import EditStage
 
 
@@ -28,16 +31,30 @@ def learn_card(
         iterations: of the optimisation.
         device: one, as torch names it.
         on_step: called after each iteration.
+
+    Raises:
+        EditError: the loss became infinite or no number; no card is written.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     accelerator, _, index = device.partition(":")
     torch.set_flush_denormal(True)  # small CPU models crawl through denormal numbers otherwise
+
+    def after_step(trainer: Trainer, _module: Any, outputs: Any, *_: Any) -> None:
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            raise EditError(
+                f"Learning failed: the loss is {loss} at iteration {trainer.global_step} of {iterations}. Lower "
+                f"learning_rate={stage.learning_rate}, or check the base model's weights."
+            )
+        if on_step is not None:
+            on_step()
+
     Trainer(
         max_steps=iterations,
         accelerator="gpu" if accelerator == "cuda" else accelerator,
         devices=[int(index)] if accelerator == "cuda" and index else 1,
         logger=False,
-        callbacks=[LambdaCallback(on_train_batch_end=lambda *_: on_step())] if on_step else [],
+        callbacks=[LambdaCallback(on_train_batch_end=after_step)],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,

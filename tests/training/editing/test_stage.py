@@ -24,6 +24,7 @@ from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.models.tiny import load_clip
 from promptnet.training.editing.data import SeedDataModule
 from promptnet.training.editing.judge_losses import JudgeEditSuccess, JudgePreservation
+from promptnet.training.editing.learn import learn_card
 from promptnet.training.editing.losses import (
     DirectionalClip,
     Edit,
@@ -400,6 +401,13 @@ class Broken(LossPart):
 
     def __call__(self, image: Tensor, original: Tensor) -> Tensor:
         return float("nan") * image.flatten(1).mean(1)
+
+
+def test_learning_ends_at_the_first_loss_that_is_no_number(base: Path, tmp_path: Path):
+    stage = make_stage(base, tmp_path / "card.safetensors", parts=[Broken()])
+    with pytest.raises(EditError, match="the loss is nan at iteration 1 of 50"):
+        learn_card(stage, SeedDataModule(num_seeds=1, batch_size=1), iterations=50)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("iterations", [1, 2])

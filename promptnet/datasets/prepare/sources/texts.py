@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from typing import Any
 
 from promptnet.datasets.prepare.sources.base import Refused, printable
-
-# The longer marks first: that of UTF-32 begins with that of UTF-16.
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",
-    codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
+from promptnet.io.decode_text import decode_text
 
 
 def decoded(data: bytes, name: str) -> str:
-    """Return a text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; without the mark.
-
-    Anything else is refused rather than guessed: Latin-1, Cyrillic and Japanese code pages look alike.
+    """Return a text as `promptnet.io.decode_text` reads it.
 
     Args:
         data: what a file or member holds.
@@ -30,18 +19,10 @@ def decoded(data: bytes, name: str) -> str:
     Raises:
         Refused: it is none of these, or was spoilt by an earlier conversion.
     """
-    mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
-    encoding = _MARKS.get(mark, "utf-8")
     try:
-        text = data[len(mark) :].decode(encoding)
-    except UnicodeDecodeError as error:
-        odd = f"byte 0x{data[len(mark) + error.start]:02x} at place {error.start}"
-        raise bad_text(name, f"is not {encoding.upper()} ({odd}): save it as UTF-8") from error
-    if "\0" in text:
-        raise bad_text(name, "holds null bytes, as UTF-16 without its mark does: save it as UTF-8")
-    if "\ufffd" in text:
-        raise bad_text(name, "holds U+FFFD, which stands for lost letters: write it anew")
-    return text
+        return decode_text(data)
+    except ValueError as error:
+        raise bad_text(name, str(error)) from error
 
 
 def tidied(text: str | None) -> str | None:

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from promptnet import cli
+from promptnet.commands import _loading
 from promptnet.commands._faces import face_square
+from promptnet.commands._loading import computing_type
 from tests.datasets.image_sets import photograph as of_scikit_image
 
 
@@ -41,8 +43,22 @@ def test_an_image_without_a_face_is_an_error(tmp_path: Path) -> None:
         face_square(tmp_path / "wall.png")
 
 
+def test_a_cpu_without_half_instructions_computes_in_float32_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_loading, "has_half_instructions", lambda dtype: dtype == "float16")
+    assert computing_type("bfloat16", "cpu") == "float32"
+    assert "no instructions for bfloat16" in capsys.readouterr().err
+    given = [("float16", "cpu"), ("bfloat16", "cuda:0"), ("float32", "cpu")]
+    assert [computing_type(*each) for each in given] == ["float16", "bfloat16", "float32"]
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_types_of_lower_precision_generate_nearly_the_same(photograph: Path, tmp_path: Path) -> None:
+def test_types_of_lower_precision_generate_nearly_the_same(
+    photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_loading, "has_half_instructions", lambda _: True)
     subject = str(tmp_path / "me.safetensors")
     made = ["customize", "--image", str(photograph), "--crop-face", "--steps", "0", "--no-preview", "--out", subject]
     assert cli.main([*made, "--device", "cpu"]) == 0

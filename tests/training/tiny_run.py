@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from promptnet.datasets.stream import StreamBatches, dataset_index, sample_noise, sample_rng
-from promptnet.training.run.ledger import SampleLedger
 from promptnet.training.stage import Stage
+from tests.training.run.ledger import SampleLedger
 
 
 class TinyImages(Dataset[dict[str, Any]]):

@@ -26,9 +26,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from promptnet.training.run.checkpoints import newest_checkpoint
-from promptnet.training.run.ledger import read_ledger
 from promptnet.training.run.manifest import DRAFT, read_manifest
 from tests.training.forked import Runs
+from tests.training.run.ledger import read_ledger
 
 NUM_IMAGES = 60
 

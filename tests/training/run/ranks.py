@@ -12,7 +12,7 @@ from tests.training.run.kill_run import state_at
 
 CALLBACKS = """[
  {class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}},
- {class_path: promptnet.training.run.ledger.SampleLedger, init_args: {folder: FOLDER}}]"""
+ {class_path: tests.training.run.ledger.SampleLedger, init_args: {folder: FOLDER}}]"""
 
 
 def free_port() -> int:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from promptnet.training.run.ledger import SampleLedger, read_ledger
+from tests.training.run.ledger import SampleLedger, read_ledger
 
 
 def write(folder: Path, *, at_step: int, batches: int, accumulate: int = 1) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from promptnet.training.run.ledger import read_ledger
 from promptnet.training.run.preemption import EXIT_INTERRUPTED
 from tests.training.conftest import ROOT
 from tests.training.forked import Runs
 from tests.training.run.kill_run import newest_step, state_at, step_reached
+from tests.training.run.ledger import read_ledger
 from tests.training.run.ranks import CALLBACKS, assert_alike, farthest, slurm_task, start_ranks
 from tests.training.run.test_checkpoints import damage
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from promptnet.training.run.ledger import read_ledger
 from tests.training.forked import Runs
 from tests.training.pretrain.face_runs import BATCH, face_pretraining
 from tests.training.run.kill_run import COMPARED, differences, newest_step, state_at
+from tests.training.run.ledger import read_ledger
 from tests.training.run.ranks import assert_alike, start_ranks
 
 CASES = {

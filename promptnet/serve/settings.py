@@ -23,7 +23,8 @@ class Settings:
         device: of the workers: "auto", "cpu", "cuda", ...
         jobs_at_once: jobs that one worker holds at a time; their evaluations share batches.
         max_queued_requests: jobs of everybody that may wait at a time; 0 leaves it to the keys' own limits.
-        max_rows: rows of one U-Net call at most; 0 is 32, halved where the device's memory does not hold them.
+        max_rows: rows of one U-Net call at most; 0 measures on a GPU how many its memory
+            holds, and is 32 elsewhere; halved where memory ends.
         threads: of torch in a worker; 0 leaves it to torch.
         max_upload_bytes: of a request's body.
         max_pixels: of an uploaded image.

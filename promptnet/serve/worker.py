@@ -31,6 +31,7 @@ from promptnet.inference.sampling.together import Together
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.subject import Subject, base_name
 from promptnet.inference.tuning.config import TuningProgress
+from promptnet.serve.batch_size import measured_rows
 from promptnet.serve.logs import log, log_error, place_of
 from promptnet.serve.records import MAX_STARTS, Job, Records
 from promptnet.serve.settings import DAY_S, Settings
@@ -39,7 +40,6 @@ from promptnet.serve.subject_cache import SubjectCache
 
 EDIT_IMAGE_S = 60 * 60  # images of POST /v1/images/edits wait so long for a client that has gone
 _PREVIEWS = 4
-_MAX_ROWS = 32
 
 
 class Stopped(Exception):
@@ -77,7 +77,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.pipe.set_progress_bar_config(disable=True)
         self.model = describe(self.pipe)
-        self.together = Together(self.pipe.unet, self.settings.max_rows or _MAX_ROWS)
+        self.together = Together(self.pipe.unet, self.settings.max_rows or measured_rows(self.pipe))
         self.subjects = SubjectCache(self._load_subject)
         self.running: set[str] = set()
 

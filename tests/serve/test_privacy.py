@@ -23,6 +23,7 @@ from promptnet.serve.store import Missing, Store
 from promptnet.serve.sweeper import remove_orphans, sweep
 from promptnet.serve.vault import Vault, VaultError
 from tests.serve.conftest import Running, User
+from tests.serve.test_authorisation import OF_SOMEBODY
 
 MARKER = "xylophonemarker"
 
@@ -56,6 +57,8 @@ def test_a_marker_is_nowhere_in_the_clear_and_after_deletion_nowhere(
     try:
         name, job = leave_markers(user)
         assert MARKER.encode() in user.call("GET", job["output"]["images"][0]["url"]).content  # it was asked for
+        ids = {"subject": name, "job": job["id"], "image": job["output"]["images"][0]["id"]}
+        assert MARKER.encode() not in user.call("GET", f"/v1/subjects/{name}/thumbnail").content
         assert find_traces(running.settings, running.service.engine, [MARKER]) == []
         back_up(running.settings, tmp_path / "backup")
         receipt = user.call("DELETE", "/v1/me").json()
@@ -75,8 +78,17 @@ def test_a_marker_is_nowhere_in_the_clear_and_after_deletion_nowhere(
     assert [(row["owner"], row["job"], row["version"]) for row in consents] == [(None, None, "2026-11")] * len(consents)
     assert len(consents) >= 1
     check_backup(running, tmp_path / "backup", receipt["ids"][0], name)
+    assert [user.call("GET", path).status_code for path in paths_of(ids)] == [404] * len(GET_ROUTES)
     assert user.call("GET", "/v1/jobs").json()["data"] == []
     user.subject()  # the key is good for a new beginning
+
+
+GET_ROUTES = sorted(path for method, path in OF_SOMEBODY if method == "GET")  # a test holds them to the application's
+
+
+def paths_of(ids: dict[str, str]) -> list[str]:
+    """Where something of somebody's is read: every route of the application, thumbnails and files among them."""
+    return [path.format(**ids) for path in GET_ROUTES]
 
 
 def check_backup(running: Running, backup: Path, owner: str, name: str) -> None:
@@ -163,7 +175,7 @@ def test_unused_subjects_expire_and_used_ones_do_not(running: Running, fresh: Ca
     sweep(running.service, time.time() + 89 * 86400)
     assert user.call("GET", f"/v1/subjects/{name}").status_code == 200
     sweep(running.service, time.time() + 91 * 86400)
-    for path in (f"/v1/subjects/{name}", job["urls"]["get"], job["output"]["images"][0]["url"]):
+    for path in paths_of({"subject": name, "job": job["id"], "image": job["output"]["images"][0]["id"]}):
         assert user.call("GET", path).status_code == 404
     with running.service.engine.connect() as connection:
         assert connection.execute(sa.select(JOBS).where(JOBS.c.owner == user.caller.user)).all() == []

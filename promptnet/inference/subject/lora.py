@@ -264,6 +264,7 @@ class LoRABuffers:
             zeros = like.detach().new_zeros
             self._stacks[name] = zeros(num_rows, rank, d_in), zeros(num_rows, d_out, rank)
         self._owners: list[LoRALayers | None] = [None] * num_rows
+        self._torn: set[int] = set()  # rows that something interrupted: what is in them is not known
 
     def fits(self, row_loras: Sequence[LoRALayers | None]) -> bool:
         """Whether these rows' layers are among ours, with no larger rank and no other shape."""
@@ -282,9 +283,12 @@ class LoRABuffers:
             row_loras: for each row the LoRA layers by name, or None; all of them `fits`.
         """
         for row, loras in enumerate(row_loras):
-            if self._owners[row] is not loras:
-                self._put(row, loras or {})
+            if self._owners[row] is not loras or row in self._torn:
+                before = None if row in self._torn else self._owners[row] or {}
+                self._torn.add(row)
+                self._put(row, loras or {}, before)
                 self._owners[row] = loras
+                self._torn.discard(row)
         count = len(row_loras)
         return {name: (A[:count], B[:count]) for name, (A, B) in self._stacks.items()}
 
@@ -292,13 +296,22 @@ class LoRABuffers:
         """Empty every row, and let go of those who were in them."""
         self.filled([None] * self.num_rows)
 
-    def _put(self, row: int, loras: LoRALayers) -> None:
+    def _put(self, row: int, loras: LoRALayers, before: LoRALayers | None) -> None:
+        """Copy layers into a row, and zero what the row's owner before had beyond them; None is anything."""
+        zeros, targets, sources = list[Tensor](), list[Tensor](), list[Tensor]()
         for name, (A, B) in self._stacks.items():
-            A[row].zero_()
-            B[row].zero_()
-            if name in loras:
-                A[row, : loras[name].rank].copy_(loras[name].A)
-                B[row, :, : loras[name].rank].copy_(loras[name].B)
+            lora = loras.get(name)
+            rank = 0 if lora is None else lora.rank
+            used = self.rank if before is None else before[name].rank if name in before else 0
+            if used > rank:
+                zeros += [A[row, rank:used], B[row, :, rank:used]]
+            if lora is not None:
+                targets += [A[row, :rank], B[row, :, :rank]]
+                sources += [lora.A, lora.B]
+        if zeros:
+            torch._foreach_zero_(zeros)
+        if targets:
+            torch._foreach_copy_(targets, sources)
 
 
 # -- applying them ----------------------------------------------------------------------------------------------------

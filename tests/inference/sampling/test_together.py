@@ -137,6 +137,39 @@ def test_buffers_keep_their_shape_and_place(pipe: Any, subjects: list[Any]) -> N
     assert not buffers.fits([{"elsewhere": next(iter(subjects[0].unet_loras.values()))}])
 
 
+def test_buffers_hold_nothing_of_those_before(pipe: Any) -> None:
+    """Random people one after another, of any rank and with layers of their own, leave what a clean fill would."""
+    draws, layers = torch.Generator().manual_seed(0), key_value_layers(pipe.unet)
+
+    def somebody() -> dict[str, LoRALayer] | None:
+        found = {}
+        for name, layer in layers.items():
+            rank = int(torch.randint(0, 4, (), generator=draws))
+            d_out, d_in = layer.get_parameter("weight").shape
+            if rank:
+                found[name] = LoRALayer(torch.full((rank, d_in), float("nan")), torch.randn(d_out, rank))
+        return found or None
+
+    people, buffers = [somebody() for _ in range(6)], LoRABuffers(layers, 3, 3)
+    for _ in range(40):
+        rows = [[*people, None][place] for place in torch.randint(7, (3,), generator=draws).tolist()]
+        clean = LoRABuffers(layers, 3, 3).filled(rows)
+        for name, pair in buffers.filled(rows).items():
+            for found, expected in zip(pair, clean[name], strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_row_that_was_torn_is_filled_anew(pipe: Any, subjects: list[Any]) -> None:
+    layers = key_value_layers(pipe.unet)
+    buffers, first = LoRABuffers(layers, 1, 3), subjects[0].unet_loras
+    buffers.filled([first])
+    name = next(iter(layers))
+    with pytest.raises(RuntimeError):
+        buffers.filled([{**subjects[1].unet_loras, name: LoRALayer(torch.ones(1, 7), torch.ones(7, 1))}])
+    clean = LoRABuffers(layers, 1, 3).filled([first])
+    assert all(torch.equal(pair[0], clean[key][0]) for key, pair in buffers.filled([first]).items())
+
+
 def test_buffers_grow_for_larger_layers_and_others_are_drawn_alone(pipe: Any) -> None:
     shared = Together(pipe.unet, rank=1)
     layers = key_value_layers(pipe.unet)

@@ -1,7 +1,7 @@
 """The web page: static files of this package, answered without a key; what they ask of /v1 needs one.
 
-The page loads nothing from elsewhere and runs no script that is not its one file: its policy lets the browser refuse
-anything else, also what a drawn image or a prompt might try to smuggle in.
+The page loads nothing from elsewhere and runs no script but its own modules, as they lie here: its policy lets the
+browser refuse anything else, also what a drawn image or a prompt might try to smuggle in.
 """
 
 from pathlib import Path
@@ -14,9 +14,10 @@ from promptnet.serve.heartbeat import fresh_workers
 from promptnet.serve.problems import not_found
 
 FOLDER = Path(__file__).parent / "web"
+MODULES = ("app", "data", "dom", "form", "problems", "results", "service", "subjects", "words")
 TYPES = {
     "index.html": "text/html; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
+    **{f"{module}.js": "text/javascript; charset=utf-8" for module in MODULES},
     "style.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     "example.png": "image/png",

@@ -114,7 +114,7 @@ class RawPairs(Dataset[dict[str, Any]]):
     def __getitem__(self, sample: int) -> dict[str, Any]:
         item = self.pairs[sample]
         raw = {"reference": item["reference_pixels"], "prompt": item["prompt"]}
-        if self.pairs.reference == "same-picture":
+        if self.pairs.reference == "same-image":
             return raw
         if "target_pixels" in item:
             return {**raw, "target": item["target_pixels"]}

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from promptnet.io.progress import measuring_bar
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,25 +25,10 @@ def status(message: str) -> Iterator[None]:
 
 
 @contextmanager
-def counting_bar(message: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr; yield a callback that takes what is done and how much there is."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(message, total=None)
-
-        def advance(done: int, number: int) -> None:
-            progress.update(task, completed=done, total=number)
-
-        yield advance
-
-
-@contextmanager
 def sampling_bar(pipe: PromptNetPipeline, message: str) -> Iterator[Callable[..., dict[str, Any]]]:
     """Show a bar on stderr in place of the pipeline's own; yield a `callback_on_step_end` that advances it."""
     pipe.set_progress_bar_config(disable=True)
-    with counting_bar(message) as advance:
+    with measuring_bar(message) as advance:
 
         def after_step(running: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             advance(step + 1, running.num_timesteps)
@@ -53,5 +40,5 @@ def sampling_bar(pipe: PromptNetPipeline, message: str) -> Iterator[Callable[...
 @contextmanager
 def tuning_bar(message: str) -> Iterator[Callable[[TuningProgress], None]]:
     """Show a bar on stderr; yield a callback of per-user tuning that advances it."""
-    with counting_bar(message) as advance:
+    with measuring_bar(message) as advance:
         yield lambda tuning: advance(tuning.step, tuning.num_steps)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from promptnet.commands._checks import check_counts, check_seed
 from promptnet.commands._loading import EMBEDDED, check_model, find_base, load_pipeline, quiet
-from promptnet.commands._progress import counting_bar, status
+from promptnet.commands._progress import status
+from promptnet.io.progress import measuring_bar
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,7 +61,7 @@ def calibrate(
     with status("collecting images"):
         known_images, unseen = _known(known, number, seed, pipe.trained_size_px[0])
         foreign_images = _foreign(foreign)
-    with counting_bar("drawing people again") as advance:
+    with measuring_bar("drawing people again") as advance:
         found = measure(pipe, known_images, unseen, foreign_images, num_drawn=drawn, seed=seed, callback=advance)
     found.save(target)
     limit = "never" if found.foreign is None else f"beyond {found.foreign:.2f}"

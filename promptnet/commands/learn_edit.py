@@ -13,6 +13,7 @@ from promptnet.commands._output import check_output
 from promptnet.commands._progress import status
 from promptnet.inference.sampling.scheduler_names import INVERTIBLE_SCHEDULERS
 from promptnet.io.atomic import make_folder
+from promptnet.io.progress import counting_bar
 
 
 def learn_edit(
@@ -128,11 +129,7 @@ def asked_fields(words: list[str]) -> dict[str, str]:
 
 def fit(stage: Any, data: Any, device: str, iterations: int) -> None:
     """Learn the edit, with a bar on stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from promptnet.training.editing.learn import learn_card
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("learning the edit", total=iterations)
-        learn_card(stage, data, iterations=iterations, device=device, on_step=lambda: progress.advance(task))
+    with counting_bar("learning the edit", iterations, "iterations") as advance:
+        learn_card(stage, data, iterations=iterations, device=device, on_step=advance)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from promptnet.commands._checks import check_counts, check_numbers
 from promptnet.io.atomic import check_folder
+from promptnet.io.progress import measuring_bar
 
 
 def prepare(
@@ -82,7 +81,7 @@ def prepare(
     from promptnet.datasets.prepare.sources.base import Columns
 
     columns = Columns(identity=identity, image=image_column, caption=caption_column, split=split)
-    with _bar("preparing") as progress:
+    with measuring_bar("preparing") as progress:
         prepared = prepare_images(
             source, out, options, columns, workers=workers or len(os.sched_getaffinity(0)), progress=progress
         )
@@ -92,18 +91,6 @@ def prepare(
     print(out / "report.json")
     if not prepared.report["rows"]:
         raise ValueError(f"no image was accepted: '{out / 'report.json'}' says why for each")
-
-
-@contextmanager
-def _bar(message: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr with the remaining time; yield a function that advances it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(message, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print(report: dict[str, Any]) -> None:

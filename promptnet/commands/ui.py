@@ -18,7 +18,7 @@ def ui(
     device: str = "auto",
     threads: int = 0,
 ) -> None:
-    """Open a page in the browser: add a picture, say what to draw. Nothing leaves this machine.
+    """Open a page in the browser: add an image, say what to draw. Nothing leaves this machine.
 
     Args:
         base: base model with its encoder, a folder in diffusers layout or a Hub id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,8 +17,23 @@ from promptnet.datasets.stream import dataset_index, sample_rng
 if TYPE_CHECKING:
     import datasets
 
-Reference = Literal["same-picture", "same-identity"]
+Reference = Literal["same-image", "same-identity"]
+GivenReference = Literal["same-image", "same-identity", "same-picture"]
 NEUTRAL_PROMPT = "a portrait of S*"
+
+
+def checked_reference(given: str) -> Reference:
+    """Return which image is the reference; "same-picture" is the old name of "same-image", for one release.
+
+    Raises:
+        ValueError: it is neither "same-image" nor "same-identity".
+    """
+    if given == "same-picture":
+        warnings.warn("reference: same-picture is now same-image.", DeprecationWarning, stacklevel=3)
+        return "same-image"
+    if given == "same-image" or given == "same-identity":
+        return given
+    raise ValueError(f"reference={given!r} must be 'same-image' or 'same-identity'")
 
 
 class SubjectPairs(Dataset[dict[str, Any]]):
@@ -30,7 +46,7 @@ class SubjectPairs(Dataset[dict[str, Any]]):
     Args:
         data: what `avatar_dataset` returns.
         seed: of order, partners and prompts.
-        reference: "same-picture" as published, or another image of the "same-identity".
+        reference: "same-image" as published, or another image of the "same-identity".
         captioned: probability that the prompt names attributes of the target; else it is "a portrait of S*".
         shuffled: False keeps the data set's order (validation).
     """
@@ -40,12 +56,11 @@ class SubjectPairs(Dataset[dict[str, Any]]):
         data: datasets.Dataset,
         *,
         seed: int,
-        reference: Reference = "same-identity",
+        reference: GivenReference = "same-identity",
         captioned: float = 2 / 3,
         shuffled: bool = True,
     ) -> None:
-        if reference not in ("same-picture", "same-identity"):
-            raise ValueError(f"reference={reference!r} must be 'same-picture' or 'same-identity'")
+        reference = checked_reference(reference)
         if not 0 <= captioned <= 1:
             raise ValueError(f"captioned={captioned} must be a probability")
         self.data, self.seed, self.reference, self.captioned, self.shuffled = data, seed, reference, captioned, shuffled
@@ -73,7 +88,7 @@ class SubjectPairs(Dataset[dict[str, Any]]):
 
     def _partner(self, target: int, sample: int) -> int:
         """Another image of the same person, where there is one."""
-        if self.reference == "same-picture":
+        if self.reference == "same-image":
             return target
         others = [index for index in self.images_of[self.people[target]] if index != target]
         return sample_rng(self.seed, sample, "partner").choice(others) if others else target
@@ -94,14 +109,14 @@ class PairDataModule(AvatarDataModule):
     """`AvatarDataModule` whose items are `SubjectPairs`.
 
     Args:
-        reference: "same-picture" as published, or "same-identity".
+        reference: "same-image" as published, or "same-identity".
         captioned: probability that the prompt names attributes of the target.
         avatars: arguments of `AvatarDataModule`.
     """
 
-    def __init__(self, reference: Reference = "same-identity", captioned: float = 2 / 3, **avatars: Any) -> None:
+    def __init__(self, reference: GivenReference = "same-identity", captioned: float = 2 / 3, **avatars: Any) -> None:
         super().__init__(**avatars)
-        self.reference, self.captioned = reference, captioned
+        self.reference, self.captioned = checked_reference(reference), captioned
 
     def setup(self, stage: str | None = None) -> None:
         """Open the rendered sets."""

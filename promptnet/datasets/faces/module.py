@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from promptnet.datasets.avatars.pairs import Reference
+from promptnet.datasets.avatars.pairs import GivenReference, Reference, checked_reference
 from promptnet.datasets.faces.augment import Augmentation
 from promptnet.datasets.faces.features import FeatureCache
 from promptnet.datasets.faces.pairs import Caches, FacePairs, Partners, Prompts, SetPartners, ShardPartners, Sizes
@@ -44,7 +44,7 @@ class FaceDataModule(CountedSamples):
         sizes_px: aspect buckets for targets, (width, height) each; every image goes into the one of its shape. None
             trains on squares alone.
         batch_size: a process and step.
-        reference: "same-picture" as published, or another image of the "same-identity" where there is one.
+        reference: "same-image" as published, or another image of the "same-identity" where there is one.
         captioned: probability that the set's caption is used (column `caption`).
         neutral_prompt: the prompt without a caption.
         caption_prompt: the prompt with one.
@@ -66,7 +66,7 @@ class FaceDataModule(CountedSamples):
         resolution_px: int = 512,
         sizes_px: list[tuple[int, int]] | None = None,
         batch_size: int = 8,
-        reference: Reference = "same-identity",
+        reference: GivenReference = "same-identity",
         captioned: float = 0.0,
         neutral_prompt: str = "a photo of S*",
         caption_prompt: str = "a photo of S*, {caption}",
@@ -79,11 +79,11 @@ class FaceDataModule(CountedSamples):
     ) -> None:
         super().__init__()
         self.features: list[Feature] = list(features or [])
-        _check(reference, self.features, colour_jitter, sizes_px, window_shards, validation_dir, num_validation)
+        _check(self.features, colour_jitter, sizes_px, window_shards, validation_dir, num_validation)
         self.data_dir, self.cache_dir, self.validation_dir = data_dir, Path(cache_dir), validation_dir
         self.num_validation, self.resolution_px, self.batch_size = num_validation, resolution_px, batch_size
         self.sizes_px = [(int(width), int(height)) for width, height in sizes_px or []]
-        self.reference: Reference = reference
+        self.reference: Reference = checked_reference(reference)
         self.prompts = Prompts(neutral_prompt, caption_prompt, captioned)
         self.augmentation = Augmentation(flip, colour_jitter, seed)
         self.window_shards, self.num_workers, self.seed = window_shards, num_workers, seed
@@ -144,7 +144,7 @@ class FaceDataModule(CountedSamples):
         if self.reference == "same-identity" and all(len(found) < 2 for found in partners.rows_of.values()):
             rank_zero_warn(
                 f"reference=same-identity, but nobody in '{self.data_dir}' has two images: each is its own "
-                "reference, as with same-picture. Say who is who when the set is prepared (--identity)."
+                "reference, as with same-image. Say who is who when the set is prepared (--identity)."
             )
 
     def _sizes(self, store: ShardStore) -> Sizes:
@@ -249,7 +249,6 @@ class FaceDataModule(CountedSamples):
 
 
 def _check(
-    reference: str,
     features: list[Feature],
     colour_jitter: float,
     sizes_px: list[tuple[int, int]] | None,
@@ -258,8 +257,6 @@ def _check(
     num_validation: int,
 ) -> None:
     """Refuse settings that exclude each other."""
-    if reference not in ("same-picture", "same-identity"):
-        raise ValueError(f"reference={reference!r} must be 'same-picture' or 'same-identity'")
     unknown = set(features) - {"latents", "vision"}
     if unknown:
         raise ValueError(f"features={features} can hold 'latents' and 'vision', not {sorted(unknown)}")

@@ -160,7 +160,7 @@ class FacePairs(Dataset[dict[str, Any]]):
         store: the images.
         order: which row comes when; None takes the rows of `fixed` in turn.
         partners: who may be whose reference.
-        reference: "same-picture" as published, or "same-identity".
+        reference: "same-image" as published, or "same-identity".
         sizes: of the square that the encoder reads, and of the targets.
         prompts: how they are made.
         augmentation: flips and colours.
@@ -196,7 +196,7 @@ class FacePairs(Dataset[dict[str, Any]]):
             "size_ids": torch.tensor(self._size_ids(target, size)),
         }
         item |= self._reference_parts(reference, flips["reference"], sample)
-        if self.reference == "same-picture" and size == self.sizes.square:
+        if self.reference == "same-image" and size == self.sizes.square:
             return item
         return item | self._target_parts(target, flips["target"], size, sample)
 

@@ -11,6 +11,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from promptnet.io.progress import new_bar
+
 
 class StepProgress(ProgressBar):
     """Shows step of steps, loss, rate and time left, on the first rank.
@@ -95,11 +97,7 @@ class StepProgress(ProgressBar):
         return self._is_shown and trainer.is_global_zero
 
     def _open_bar(self, trainer: Trainer) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]}"))
-        bar: Any = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        bar = new_bar("loss {task.fields[loss]}")
         total = trainer.max_steps if trainer.max_steps > 0 else None
         self._bar, self._task = bar, bar.add_task("step", total=total, completed=trainer.global_step, loss="-")
         bar.start()

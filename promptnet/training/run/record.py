@@ -43,6 +43,7 @@ _FREE = (
     "validation_dir",
     "vision_id",
 )
+_RENAMED = {"same-picture": "same-image"}  # values of checkpoints of before
 _OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "max_steps", "precision")
 
 
@@ -122,7 +123,7 @@ def _changed_options(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[s
     return {
         name: f"{name}={now[name]!r}, before {value!r}"
         for name, value in begun.items()
-        if name in now and now[name] != value
+        if name in now and now[name] != _RENAMED.get(value if isinstance(value, str) else "", value)
     }
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from promptnet.datasets.avatars.captions import mentioned
 from promptnet.datasets.avatars.module import codes_of, pixels_of
-from promptnet.datasets.avatars.pairs import NEUTRAL_PROMPT, SubjectPairs
+from promptnet.datasets.avatars.pairs import NEUTRAL_PROMPT, PairDataModule, SubjectPairs
 from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, identities, sample_avatar
 
 NUM_SAMPLES = 200
@@ -39,7 +39,7 @@ def who(row: dict[str, str]) -> tuple[str, ...]:
 
 
 def test_as_published_the_reference_is_the_target_and_the_prompt_says_nothing(data: datasets.Dataset) -> None:
-    for item in samples(data, reference="same-picture", captioned=0.0):
+    for item in samples(data, reference="same-image", captioned=0.0):
         assert item["reference_index"] == item["target_index"]
         assert item["prompt"] == NEUTRAL_PROMPT == "a portrait of S*"
 
@@ -96,3 +96,10 @@ def test_validation_keeps_the_order(data: datasets.Dataset) -> None:
 def test_other_pairs_are_refused(data: datasets.Dataset, how: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SubjectPairs(data, seed=0, **how)
+
+
+def test_the_old_word_for_the_same_image_is_read_for_one_release():
+    with pytest.warns(DeprecationWarning, match="same-picture is now same-image"):
+        assert PairDataModule(reference="same-picture").reference == "same-image"
+    with pytest.raises(ValueError, match="must be 'same-image' or 'same-identity'"):
+        PairDataModule(reference="other")  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def test_a_batch_holds_pairs_of_one_person(prepared: Make):
 
 
 def test_one_image_for_both_is_sent_once(prepared: Make):
-    (batch,) = batches(build(prepared(8), reference="same-picture"), 1)
+    (batch,) = batches(build(prepared(8), reference="same-image"), 1)
     assert "target_pixels" not in batch
     assert torch.equal(batch["target_row"], batch["reference_row"])
 
@@ -69,7 +69,7 @@ def test_workers_do_not_change_what_is_seen(prepared: Make, options: dict[str, A
 
 
 def test_targets_take_the_size_of_their_shape(prepared: Make):
-    module = build(prepared(9, sizes=SHAPES), sizes_px=[(32, 32), (24, 40), (40, 24)], reference="same-picture")
+    module = build(prepared(9, sizes=SHAPES), sizes_px=[(32, 32), (24, 40), (40, 24)], reference="same-image")
     shapes = set()
     for batch in batches(module, 3):
         shapes.add(tuple(batch.get("target_pixels", batch["reference_pixels"]).shape[2:]))
@@ -104,7 +104,7 @@ def test_partners_that_nobody_has_are_said(tmp_path: Path):
         build(tmp_path / "set", reference="same-identity")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build(tmp_path / "set", reference="same-picture")
+        build(tmp_path / "set", reference="same-image")
 
 
 def test_what_is_trained_on_is_counted(prepared: Make, tmp_path: Path):
@@ -225,8 +225,8 @@ def build_cache_of(folder: Path) -> FeatureCache:
 
 def test_a_copy_that_was_damaged_while_it_was_read_is_made_again(prepared: Make):
     folder = prepared(6)
-    expected = batches(build(folder, reference="same-picture"), 3)
-    module = build(folder, reference="same-picture")
+    expected = batches(build(folder, reference="same-image"), 3)
+    module = build(folder, reference="same-image")
     (copy,) = module.cache_dir.rglob("*.arrow")
     data = copy.read_bytes()
     with copy.open("r+b") as file:  # the same file, as a failing disk has it

@@ -99,7 +99,7 @@ def test_as_published_is_the_published_training():
     trained = {name for name, value in stage.named_parameters() if value.requires_grad}
     assert stage._names_to_decay() == trained
     assert (module.reference, module.prompts.neutral, module.prompts.captioned) == (
-        "same-picture",
+        "same-image",
         "A photo of S*",
         0.0,
     )

@@ -137,6 +137,7 @@ def test_what_takes_effect_from_here_on_is_said(said: list[str]):
     said.clear()
     go_on(run({}, {}))
     go_on(run({"new": 1}, {}), run({}, {"weight averaging": ""}))
+    go_on(run({"data.reference": "same-image"}, {}), run({"data.reference": "same-picture"}, {}))  # an older word
     assert said == []
 
 

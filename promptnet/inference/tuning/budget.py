@@ -12,7 +12,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +20,14 @@ import torch
 
 from promptnet.inference.references import encode_references
 from promptnet.inference.tuning.config import TuningConfig
-from promptnet.inference.tuning.customize import Steps, Trainable, validation_loss
 from promptnet.inference.tuning.loss import held_out_timesteps
-from promptnet.inference.tuning.views import TuningViews, held_out_batches, training_batch
+from promptnet.inference.tuning.views import Batch, TuningViews, held_out_batches, training_batch
 from promptnet.models.twins import twin
+
+Take = Callable[[Batch], float]
+Look = Callable[[Sequence[Batch]], float]
+Start = Callable[[Any, TuningViews, TuningConfig, torch.Generator], tuple[Take, Look]]
+"""(pipeline, views, config, generator) -> one step of tuning on a batch, and a look at held-out batches."""
 
 _GIB = 2**30
 _TUNED = ("unet", "promptnet")
@@ -111,12 +115,13 @@ class Budget:
         seconds: from now on; None is as long as it takes.
         vram_gb: memory of the GPU in GiB, networks included; None is what there is.
         watch: of the pipeline's device.
+        start: begins tuning anew, to be measured.
 
     Raises:
         ValueError: a number is not above 0, or the device's memory cannot be measured.
     """
 
-    def __init__(self, seconds: float | None, vram_gb: float | None, watch: Watch) -> None:
+    def __init__(self, seconds: float | None, vram_gb: float | None, watch: Watch, start: Start) -> None:
         for name, value in {"seconds": seconds, "vram_gb": vram_gb}.items():
             if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
                 raise ValueError(f"{name}={value!r} must be a number above 0.")
@@ -124,7 +129,7 @@ class Budget:
             raise ValueError(
                 f"vram_gb={vram_gb} is memory of a GPU, but this pipeline is on {watch.device}: leave it out."
             )
-        self.watch, self.vram_gb = watch, vram_gb
+        self.watch, self.vram_gb, self.start = watch, vram_gb, start
         self.deadline_s = math.inf if seconds is None else watch.now_s() + seconds
 
     def left_s(self) -> float:
@@ -219,17 +224,16 @@ class Budget:
         draws = torch.Generator().manual_seed(0)
         num_timesteps = len(pipe.scheduler.alphas_cumprod)
         held_out = held_out_timesteps(num_timesteps)
-        trainable = Trainable(pipe, config, draws)
-        taking, watch = Steps(pipe, trainable, config), self.watch
+        (take, look), watch = self.start(pipe, views, config, draws), self.watch
         if self.vram_gb is not None:
             watch.restart_peak()
         moments = [watch.now_s()]
         for _ in range(2):
-            taking.take(views.references, training_batch(views, config, num_timesteps, held_out, draws))
+            take(training_batch(views, config, num_timesteps, held_out, draws))
             moments.append(watch.now_s())
             if moments[-1] - moments[0] > self.left_s() / 4:  # no time to be exact
                 break
-        validation_loss(pipe, views.references, held_out_batches(views, config, held_out, draws), trainable)
+        look(held_out_batches(views, config, held_out, draws))
         look_s = watch.now_s() - moments[-1]
         return Trial(moments[-1] - moments[-2], look_s, watch.peak_gib() if self.vram_gb is not None else 0.0)
 

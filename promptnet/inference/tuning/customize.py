@@ -12,7 +12,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.subject.fingerprint import fingerprint
 from promptnet.inference.subject.lora import LoRALayer, apply_loras, initial_loras, key_value_layers, word_layers
 from promptnet.inference.subject.subject import Subject, base_name, check_class_word
+from promptnet.inference.tuning.budget import Budget, Look, Pace, Take, Watch
 from promptnet.inference.tuning.config import LoopConfig, TuningConfig, TuningError, TuningProgress
 from promptnet.inference.tuning.loss import denoising_target, held_out_timesteps, masked_error, noised
 from promptnet.inference.tuning.views import Batch, TuningViews, held_out_batches, prepare_views, training_batch
@@ -32,9 +33,6 @@ from promptnet.inference.values import generators
 from promptnet.models.text_encoders import text_encoders_of
 from promptnet.models.twins import frozen
 from promptnet.models.vocabulary import warn_of_unknown_words
-
-if TYPE_CHECKING:
-    from promptnet.inference.tuning.budget import Budget, Pace
 
 Callback = Callable[[TuningProgress], object]
 _NETWORKS = ("vae", "image_encoder", "promptnet", "text_encoder", "text_encoder_2", "unet")
@@ -122,12 +120,16 @@ def customize_subject(
     )
 
 
-def _budget(pipe: Any, seconds: float | None, vram_gb: float | None) -> "Budget | None":
-    if seconds is None and vram_gb is None:
-        return None
-    from promptnet.inference.tuning.budget import Budget, Watch  # it measures with what is below
+def _budget(pipe: Any, seconds: float | None, vram_gb: float | None) -> Budget | None:
+    given = seconds is not None or vram_gb is not None
+    return Budget(seconds, vram_gb, Watch(pipe.unet.device), _started) if given else None
 
-    return Budget(seconds, vram_gb, Watch(pipe.unet.device))
+
+def _started(pipe: Any, views: TuningViews, config: TuningConfig, draws: torch.Generator) -> tuple[Take, Look]:
+    """One step and one look of a tuning that begins here."""
+    trainable = Trainable(pipe, config, draws)
+    take = functools.partial(Steps(pipe, trainable, config).take, views.read)
+    return take, lambda batches: validation_loss(pipe, views.references, batches, trainable)
 
 
 def check_tunable(pipe: Any) -> None:
@@ -379,7 +381,7 @@ def tune(
     draws: torch.Generator,
     make: Callable[[], Learner],
     *,
-    pace: "Pace | None" = None,
+    pace: Pace | None = None,
     keep_last: bool = False,
     progress_bar: bool = True,
     callback: Callback | None = None,

@@ -55,7 +55,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         def has_memory(self) -> bool:
             return True
 
-    monkeypatch.setattr(budget, "Watch", Watch)
+    monkeypatch.setattr(customize, "Watch", Watch)
     taken, looked = customize.Steps.take, customize.validation_loss
     encoded, prepared = budget.encode_references, customize.prepare_views
 
@@ -77,7 +77,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     monkeypatch.setattr(customize.Steps, "take", take)
     monkeypatch.setattr(customize, "validation_loss", look)
-    monkeypatch.setattr(budget, "validation_loss", look)
     monkeypatch.setattr(budget, "encode_references", encode)
     monkeypatch.setattr(customize, "prepare_views", prepare)
     return made

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from PIL import Image
 
+from promptnet.evaluation.papers.config import SizesConfig
 from promptnet.evaluation.papers.inputs import real_images
 from promptnet.evaluation.papers.published import published_sizes
 from promptnet.evaluation.papers.scorers import load_clips, load_features
 from promptnet.evaluation.papers.tables import markdown, number_cell
+from promptnet.evaluation.resolution.methods import Shape
 from promptnet.metrics.clip_models import prompt_similarity
 from promptnet.metrics.fid import Array, fid
 from promptnet.metrics.kid import unpaired_kid
-
-if TYPE_CHECKING:
-    from promptnet.evaluation.papers.sizes import Sizes
 
 Images = Callable[[str], Sequence[Image.Image]]
 DISTANCES = ("fid_r", "kid_r", "fid_b", "kid_b")
 
 
-def score_models(sizes: Sizes, images: Images) -> dict[str, Any]:
+class Asked(Protocol):
+    """What the figures need of a table: `promptnet.evaluation.papers.sizes.Sizes`."""
+
+    config: SizesConfig
+    device: str
+    bases: dict[str, Path]
+    shapes: dict[str, Shape]
+    prompts: list[str]
+
+
+def score_models(sizes: Asked, images: Images) -> dict[str, Any]:
     """Return the figures of every model, scale and row.
 
     Args:
@@ -41,7 +51,7 @@ def score_models(sizes: Sizes, images: Images) -> dict[str, Any]:
     }
 
 
-def _score_model(sizes: Sizes, model: str, images: Images) -> dict[str, Any]:
+def _score_model(sizes: Asked, model: str, images: Images) -> dict[str, Any]:
     config, base = sizes.config, sizes.bases[model]
     network, clips = load_features(config.features, base, sizes.device), load_clips(config, base, sizes.device)
     size_px = sizes.shapes[model].trained_px

@@ -139,6 +139,18 @@ def test_fewer_views_are_encoded_where_they_take_long(pipe: Any, machine: Machin
     assert asked == [4]  # a quarter of the 19 s that are left
 
 
+def test_moved_references_are_read_in_what_is_measured(pipe: Any, machine: Machine):
+    """Batches number the moved copies, too."""
+    before = pipe.config["tuning"]
+    pipe.register_to_config(tuning={"moved_references": 3})
+    try:
+        subject, _ = tuned(pipe, seconds=8.0)
+    finally:
+        pipe.register_to_config(tuning=before)
+    assert subject.num_references == 1
+    assert machine.now - 100 <= 8
+
+
 def test_a_gpu_in_float32_goes_to_half_precision_for_more_steps(pipe: Any, machine: Machine):
     subject, seen = tuned(pipe, steps=40, seconds=30.0)
     assert machine.now - 100 <= 30

@@ -11,8 +11,9 @@ from typing import Any
 from PIL import Image
 
 from promptnet.datasets.avatars.render import Split
+from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS
 from promptnet.evaluation.harness.tasks import Person, make_described_people, make_people
-from promptnet.evaluation.identity import ENDINGS, images_in
+from promptnet.evaluation.identity import images_in
 from promptnet.evaluation.papers.config import ConfigError
 from promptnet.images.load import open_image
 from promptnet.models.placeholders import find_placeholders
@@ -91,12 +92,12 @@ def find_people(source: str | Mapping[str, Any], size_px: int, seed: int) -> lis
         )
     found = [_person(path) for path in sorted(folder.iterdir()) if _is_person(path)]
     if not found:
-        raise ConfigError(f"references '{folder}' holds no image: {', '.join(sorted(ENDINGS))}")
+        raise ConfigError(f"references '{folder}' holds no image: {', '.join(IMAGE_ENDINGS)}")
     return found
 
 
 def _is_person(path: Path) -> bool:
-    return not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in ENDINGS)
+    return not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS)
 
 
 def _person(path: Path) -> Reference:

@@ -15,7 +15,7 @@ from promptnet.evaluation.papers.config import ConfigError, SizesConfig
 from promptnet.evaluation.papers.image_store import ImageStore, Job, key_of
 from promptnet.evaluation.papers.inputs import captions, check_images
 from promptnet.evaluation.papers.scorers import check_features, check_scorers
-from promptnet.evaluation.papers.sizes_score import score_models, table
+from promptnet.evaluation.papers.sizes_score import Drawn, score_models, table
 from promptnet.evaluation.resolution.methods import Shape, Size, ladder_settings
 from promptnet.images.contact_sheet import contact_sheet
 from promptnet.inference.resolution.plan import plan_size
@@ -190,7 +190,8 @@ class Sizes:
         def images(row: str) -> list[Image.Image]:
             return [store.get(self._job(row, unit))[0] for unit in range(len(self.prompts))]
 
-        return score_models(self, images)
+        drawn = Drawn(self.config, self.device, self.bases, self.shapes, self.prompts)
+        return score_models(drawn, images)
 
     def table(self, results: dict[str, Any]) -> str:
         """Return results as Markdown."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
@@ -22,17 +23,26 @@ Images = Callable[[str], Sequence[Image.Image]]
 DISTANCES = ("fid_r", "kid_r", "fid_b", "kid_b")
 
 
-class Asked(Protocol):
-    """What the figures need of a table: `promptnet.evaluation.papers.sizes.Sizes`."""
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn, and how it is scored.
+
+    Args:
+        config: of the table.
+        device: of the networks that score.
+        bases: folder of each model.
+        shapes: of each model.
+        prompts: of the images.
+    """
 
     config: SizesConfig
     device: str
-    bases: dict[str, Path]
-    shapes: dict[str, Shape]
-    prompts: list[str]
+    bases: Mapping[str, Path]
+    shapes: Mapping[str, Shape]
+    prompts: Sequence[str]
 
 
-def score_models(sizes: Asked, images: Images) -> dict[str, Any]:
+def score_models(sizes: Drawn, images: Images) -> dict[str, Any]:
     """Return the figures of every model, scale and row.
 
     Args:
@@ -51,7 +61,7 @@ def score_models(sizes: Asked, images: Images) -> dict[str, Any]:
     }
 
 
-def _score_model(sizes: Asked, model: str, images: Images) -> dict[str, Any]:
+def _score_model(sizes: Drawn, model: str, images: Images) -> dict[str, Any]:
     config, base = sizes.config, sizes.bases[model]
     network, clips = load_features(config.features, base, sizes.device), load_clips(config, base, sizes.device)
     size_px = sizes.shapes[model].trained_px

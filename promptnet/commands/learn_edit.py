@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 from promptnet.commands._checks import check_choice, check_counts, check_files, check_numbers, check_plain, check_seed
-from promptnet.commands._loading import EMBEDDED, check_model, pick_device, quiet
+from promptnet.commands._loading import EMBEDDED, check_model, find_part, pick_device, quiet
 from promptnet.commands._methods import needs_encoder
 from promptnet.commands._output import check_output
 from promptnet.commands._progress import status
 from promptnet.inference.sampling.scheduler_names import INVERTIBLE_SCHEDULERS
 from promptnet.io.atomic import make_folder
-from promptnet.io.progress import counting_bar
+from promptnet.io.progress import measuring_bar
 
 
 def learn_edit(
@@ -73,6 +74,8 @@ def learn_edit(
             check_plain(prompt)
     if image and subject:
         raise ValueError("give either --image or --subject: what to learn on")
+    if clip is not None:
+        find_part(clip, "clip")
     asked = asked_fields(show or [])
     found = check_model(base, device, subjects=needs_encoder(subject or [])).name
     place = pick_device(device)
@@ -131,5 +134,6 @@ def fit(stage: Any, data: Any, device: str, iterations: int) -> None:
     """Learn the edit, with a bar on stderr."""
     from promptnet.training.editing.learn import learn_card
 
-    with counting_bar("learning the edit", iterations, "iterations") as advance:
-        learn_card(stage, data, iterations=iterations, device=device, on_step=advance)
+    done = itertools.count(1)
+    with measuring_bar("learning the edit") as advance:
+        learn_card(stage, data, iterations=iterations, device=device, on_step=lambda: advance(next(done), iterations))

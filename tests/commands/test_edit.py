@@ -123,6 +123,12 @@ def test_learn_edit_rejects_invalid_fields(
     assert message in capsys.readouterr().err
 
 
+def test_learn_edit_names_a_clip_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["--from", "a", "--to", "b", "--out", str(tmp_path / "card.safetensors"), "--clip", str(tmp_path / "none")]
+    assert cli.main(["learn-edit", *words]) == 2
+    assert f"error: --clip '{tmp_path / 'none'}' does not exist" in capsys.readouterr().err
+
+
 def test_defaults_equal_those_of_the_recipe_and_the_evaluation():
     recipe = yaml.safe_load((Path(__file__).parents[2] / "configs/disentangle/smile.yaml").read_text("utf-8"))
     model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
@@ -297,7 +303,7 @@ def test_learn_edit_writes_no_card_of_weights_that_are_not_numbers(
     monkeypatch.setattr(DirectionalClip, "__call__", nan)
     monkeypatch.chdir(tmp_path)
     assert cli.main(few_words(base, "--iterations", "2", "--num-seeds", "1")) == 2
-    assert "weights that are not finite: learn the edit again with a lower learning rate" in one_line(capsys)
+    assert "the loss is nan at iteration 1 of 2. Lower learning_rate=" in one_line(capsys)
     assert not list(tmp_path.iterdir())
 
 

@@ -47,3 +47,16 @@ def test_half_characters_are_refused_before_anything_is_drawn(pipe: Any) -> None
     for words in ({"prompt": "a caf\udce9"}, {"prompt": "a", "negative_prompt": "\ud800"}):
         with pytest.raises(ValueError, match="is no character"):
             pipe(**words, **FEW)
+
+
+def test_an_encoder_that_overflows_is_blamed_and_not_the_learning_rate(new_pipe: Any) -> None:
+    new_pipe.vae.encoder.conv_in.bias.fill_(float("nan"))
+    face = Image.new("RGB", (64, 64), "red")
+    with pytest.raises(ValueError, match="reference_latents has values that are not finite: load the pipeline in"):
+        new_pipe.customize(face, steps=0, registration="never", allow_foreign=True, progress_bar=False)
+
+
+def test_what_cannot_be_is_said_before_anything_is_drawn(pipe: Any) -> None:
+    for given in ({"callback_on_step_end": 3}, {"resolution": None}):
+        with pytest.raises(ValueError, match=r"callback_on_step_end=3|settings=None"):
+            pipe("a hat", **given, **FEW)

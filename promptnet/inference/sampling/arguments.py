@@ -166,6 +166,8 @@ def check_output_type(output_type: str) -> None:
 
 def tensors_for_callback(callback: Any, names: Sequence[str] | None, *, known: Sequence[str]) -> list[str]:
     """The names of the tensors that the callback gets; diffusers' callback classes bring their own."""
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback_on_step_end={callback!r} must be a function of (pipe, index, timestep, tensors).")
     names = getattr(callback, "tensor_inputs", names)
     strangers = [name for name in names or () if name not in known]
     if strangers:

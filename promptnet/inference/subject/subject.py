@@ -258,12 +258,18 @@ def _check_tensors(subject: Subject) -> None:
         if tensor.dtype not in _DTYPES:
             raise SubjectError(f"{name} must be float32, float16 or bfloat16, not {tensor.dtype}.")
         if not tensor.isfinite().all():
-            raise SubjectError(f"{name} has values that are not finite: customise again with a lower learning rate.")
+            raise SubjectError(f"{name} has values that are not finite: {_advice(name)}.")
     if not (subject.weights > 0).all():
         raise SubjectError(f"The images' weights must be above 0, not {subject.weights.tolist()}.")
     for name in subject.loras:
         if not name.startswith(("unet.", "promptnet.")):
             raise SubjectError(f"A LoRA layer belongs to the unet or the promptnet, but one is for {name!r}.")
+
+
+def _advice(name: str) -> str:
+    if name in ("reference_latents", "vision_states"):  # nothing has been tuned yet
+        return "load the pipeline in bfloat16 or float32, or check the weights of its VAE and image encoder"
+    return "customise again with a lower learning rate"
 
 
 def _check_words(subject: Subject, words: Tensor) -> None:

@@ -10,7 +10,7 @@ from promptnet.evaluation.people.score import ERRORS, SHARES
 
 
 def print_people(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print a line a method, shares, errors and their share of the way to the truth; paired differences; skin by group.
+    """Print a line a measure, errors with their share of the way to the truth; paired differences; skin by group.
 
     Args:
         results: of `people.evaluate_people`.
@@ -18,25 +18,28 @@ def print_people(results: Mapping[str, Any], console: Console | None = None) -> 
     """
     console = console or Console()
     console.print(_measures(results))
-    console.print(_pairs(results))
+    if any(" - " in name for name in results):
+        console.print(_pairs(results))
     console.print(_skins(results))
 
 
 def _measures(results: Mapping[str, Any]) -> Table:
     told = ", ".join(f"{name} {results['settings'][name]}" for name in ("people", "split", "world", "frame"))
-    table = Table("method", *SHARES, *ERRORS, title=told)
-    for method, figures in results["methods"].items():
-        shares = [_with_interval(figures[name]) for name in SHARES]
-        errors = [f"{_mean(figures[name])} ({_mean(figures['way'][name])})" for name in ERRORS]
-        table.add_row(method, *shares, *errors)
+    methods = results["methods"]
+    table = Table("measure", *methods, title=told, caption="in brackets: intervals; for errors, the share of the way")
+    for name in SHARES:
+        table.add_row(name, *(_with_interval(figures[name]) for figures in methods.values()))
+    for name in ERRORS:
+        cells = (f"{_mean(figures[name])} ({_mean(figures['way'][name])})" for figures in methods.values())
+        table.add_row(name, *cells)
     return table
 
 
 def _pairs(results: Mapping[str, Any]) -> Table:
-    table = Table("difference", *SHARES, *ERRORS, title="Paired differences over people")
-    for name, figures in results.items():
-        if " - " in name:
-            table.add_row(name, *(_with_interval(figures[measure]) for measure in (*SHARES, *ERRORS)))
+    pairs = {name: figures for name, figures in results.items() if " - " in name}
+    table = Table("difference", *pairs, title="Paired differences over people")
+    for measure in (*SHARES, *ERRORS):
+        table.add_row(measure, *(_with_interval(figures[measure]) for figures in pairs.values()))
     return table
 
 

@@ -22,6 +22,7 @@ from promptnet.images.load import Source
 from promptnet.inference.tuning.customize import Callback
 from promptnet.inference.tuning.views import Batch
 from promptnet.io.atomic import new_folder
+from promptnet.io.configs import drop_sources
 
 NOTE = "dreambooth.json"
 
@@ -126,6 +127,7 @@ def _write(pipe: Any, unet: Any, weights: Any, folder: Path) -> None:
     own = {name: pipe.config[name] for name in ("text_layer", "force_zeros_for_empty_prompt") if name in pipe.config}
     sampling = {"guidance_scale": pipe.sampling_defaults.guidance_scale}
     type(pipe)(**{**parts, "unet": unet.requires_grad_(False)}, sampling=sampling, **own).save_pretrained(folder)
+    drop_sources(folder)
 
 
 _ENCODER = ("promptnet", "image_encoder", "feature_extractor")

@@ -16,6 +16,7 @@ from promptnet.export.passport import licence_of, now
 from promptnet.inference.editing.card import EditCard
 from promptnet.inference.subject.fingerprint import differing, fingerprint
 from promptnet.io.atomic import new_folder
+from promptnet.io.configs import drop_sources
 
 MANIFEST = "bundle.json"
 CARDS = "edits"
@@ -52,6 +53,7 @@ def write_bundle(pipe: Any, out: Path, *, base: str, cards: Sequence[Path] = (),
         for card in cards:
             (part / CARDS).mkdir(exist_ok=True)
             shutil.copyfile(card, part / CARDS / card.name)
+        drop_sources(part)
         _copy_licences(Path(base), part)
         manifest = {
             "version": VERSION,

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from promptnet.io.configs import drop_sources
 from promptnet.training.muon import Muon
 
 _FSDP_PART = "_fsdp_wrapped_module."  # stands in names behind every module that FSDP has wrapped
@@ -203,6 +204,7 @@ def save_half(model: Any, folder: str | Path) -> None:
     )  # not model.to: diffusers warns of modules to keep in float32, and there are none
     check_finite(model, folder)
     model.save_pretrained(str(folder))
+    drop_sources(folder)
 
 
 def check_finite(model: nn.Module, folder: str | Path) -> None:

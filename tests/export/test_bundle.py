@@ -47,6 +47,9 @@ def test_a_bundle_draws_what_its_pipeline_drew(
     loaded = PromptNetPipeline.from_pretrained(folder) if with_base else load_bundle(folder)
     torch.testing.assert_close(drawn(loaded, subject), drawn(pipe, subject), rtol=1e-4, atol=1e-4)
     assert inspect_file(folder).is_intact
+    configs = [path.read_text("utf-8") for path in folder.rglob("config.json")]
+    assert configs
+    assert not [config for config in configs if "_name_or_path" in config]  # a path of this machine
 
 
 def test_an_altered_bundle_is_found(pipes: dict[str, Any], bases: dict[str, Path], tmp_path: Path) -> None:

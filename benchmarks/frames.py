@@ -80,6 +80,7 @@ def measure(pipe: Any, judge: Any, avatars: Sequence[AvatarRecord], frame: str) 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="checkpoints/tiny")
+    parser.add_argument("--judge", type=Path, help="folder of the judge; by default the one beside the base model")
     parser.add_argument("--people", type=int, default=24)
     parser.add_argument("--frames", nargs="+", choices=list(FRAMES), default=list(CHOSEN))
     parser.add_argument("--out", type=Path, required=True)
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = make_folder(args.out)
     pipe: Any = PromptNetPipeline.from_pretrained(args.base)
     pipe.set_progress_bar_config(disable=True)
-    judge = load_judge(judge_folder(args.base, "test", None))
+    judge = load_judge(judge_folder(args.base, "test", args.judge))
     avatars = [sample_avatar(20_000, place, "test") for place in range(args.people)]
     table: dict[str, Any] = {}
     for frame in args.frames:

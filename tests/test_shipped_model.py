@@ -25,10 +25,18 @@ def pipe() -> PromptNetPipeline:
     return pipe
 
 
-def test_weights_are_safetensors_and_below_60_mb():
+def test_weights_are_safetensors_and_each_set_is_below_60_mb():
     files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
-    assert sum(path.stat().st_size for path in files) < 60e6
+    second = [path for path in files if CHECKPOINTS / "people" in path.parents]
+    sizes = [path.stat().st_size for path in second], [path.stat().st_size for path in set(files) - set(second)]
+    assert max(map(sum, sizes)) < 60e6
+
+
+def test_no_config_names_a_folder_of_the_machine_it_was_written_on():
+    configs = list(CHECKPOINTS.rglob("*.json"))
+    assert len(configs) > 20
+    assert not [path for path in configs if "_name_or_path" in path.read_text("utf-8")]
 
 
 def test_the_pipeline_is_complete(pipe: PromptNetPipeline):

@@ -9,7 +9,7 @@ from promptnet.io.configs import drop_sources
 def test_configs_forget_where_networks_were_loaded_from(tmp_path: Path):
     (tmp_path / "unet").mkdir()
     config, other = tmp_path / "unet" / "config.json", tmp_path / "list.json"
-    config.write_text(json.dumps({"_class_name": "UNet", "_name_or_path": "/home/ann/models/base"}))
+    config.write_text(json.dumps({"_class_name": "UNet", "_name_or_path": str(tmp_path / "base")}))
     other.write_text('["_name_or_path"]')
     drop_sources(tmp_path)
     assert json.loads(config.read_text()) == {"_class_name": "UNet"}

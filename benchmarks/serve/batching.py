@@ -165,7 +165,8 @@ def bringing_in(pipe: Any, people: Sequence[Any]) -> None:
     """From the encrypted file to layers in a batch's buffers."""
     from promptnet import Subject
     from promptnet.inference.subject.fingerprint import fingerprint
-    from promptnet.inference.subject.lora import LoRABuffers, key_value_layers
+    from promptnet.inference.subject.lora import key_value_layers
+    from promptnet.inference.subject.lora_buffers import LoRABuffers
     from promptnet.serve.store import Store
     from promptnet.serve.vault import Vault
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from promptnet.inference.sampling.loop import Mode, UNetInputs, call_alone, evaluated_by, has_evaluator
 from promptnet.inference.sampling.schedule import Step
 from promptnet.inference.subject.lora import (
-    LoRABuffers,
     LoRALayers,
     RowLoRAs,
     applied_stacks,
     install_slots,
     key_value_layers,
 )
+from promptnet.inference.subject.lora_buffers import LoRABuffers
 
 # Blocks of one class share a limit of compilations: widths times numbers of rows times sizes, 8 if nobody says more.
 _MOST_COMPILATIONS = 128

@@ -28,7 +28,8 @@ from promptnet.inference.sampling.loop import (
     shape_of,
 )
 from promptnet.inference.sampling.schedule import Step
-from promptnet.inference.subject.lora import LoRABuffers, LoRALayers, RowLoRAs, applied_stacks, key_value_layers
+from promptnet.inference.subject.lora import LoRALayers, RowLoRAs, applied_stacks, key_value_layers
+from promptnet.inference.subject.lora_buffers import LoRABuffers
 
 
 @dataclass(eq=False)

@@ -15,7 +15,8 @@ from promptnet.inference.sampling import together as module
 from promptnet.inference.sampling.loop import UNetInputs
 from promptnet.inference.sampling.schedule import Step
 from promptnet.inference.sampling.together import Together, _Asked
-from promptnet.inference.subject.lora import LoRABuffers, LoRALayer, RowLoRAs, key_value_layers
+from promptnet.inference.subject.lora import LoRALayer, RowLoRAs, key_value_layers
+from promptnet.inference.subject.lora_buffers import LoRABuffers
 from tests.inference.conftest import TEXT_WIDTH
 
 Call = Callable[[], Tensor]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from promptnet import PromptNetPipeline
-from promptnet.datasets.people.module import pixels_of
-from promptnet.datasets.people.person import FIELDS, IDENTITY_FIELDS
+from promptnet.datasets.avatars.module import pixels_of
+from promptnet.datasets.avatars.person import FIELDS, IDENTITY_FIELDS
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.people.tasks import ask_people
-from promptnet.models.people_judge import PeopleJudge
+from promptnet.models.judge import AvatarJudge
 
-BASE = Path(__file__).parents[1] / "checkpoints/people"
+BASE = Path(__file__).parents[1] / "checkpoints/tiny"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def pipe() -> Any:
 
 def identity(images: list[Any], people: list[Any]) -> float:
     """Share of identity fields that the validation judge reads as the record has them."""
-    judge: Any = PeopleJudge.from_pretrained(judge_folder(BASE, "validation")).float().eval()
+    judge: Any = AvatarJudge.from_pretrained(judge_folder(BASE, "validation")).float().eval()
     pixels = torch.stack([pixels_of(np.asarray(image.convert("RGB"))) for image in images])
     with torch.no_grad():
         read = judge.look(pixels).words

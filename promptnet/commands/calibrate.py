@@ -97,9 +97,9 @@ def _avatar(seed: int, place: int, split: Literal["train", "validation"], size_p
 
 def _person(seed: int, place: int, split: Literal["train", "validation"], size_px: int) -> Image:
     """A person without end, in a frame as the encoder's training shows them."""
-    from promptnet.datasets.people.frames import sample_frame
-    from promptnet.datasets.people.person import sample_avatar
-    from promptnet.datasets.people.render import render_avatar
+    from promptnet.datasets.avatars.frames import sample_frame
+    from promptnet.datasets.avatars.person import sample_avatar
+    from promptnet.datasets.avatars.render import render_avatar
     from promptnet.datasets.stream import sample_rng
 
     avatar = sample_avatar(seed, place, split)

@@ -6,9 +6,9 @@ from promptnet.io.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from promptnet.datasets.avatars.files import write_avatars
-    from promptnet.datasets.avatars.module import AvatarDataModule
-    from promptnet.datasets.avatars.pairs import PairDataModule
-    from promptnet.datasets.avatars.render import sample_avatar
+    from promptnet.datasets.avatars.module import AvatarDataModule, PairDataModule
+    from promptnet.datasets.avatars.person import sample_avatar
+    from promptnet.datasets.avatars.render import render_avatar
     from promptnet.datasets.faces.module import FaceDataModule
     from promptnet.datasets.prepare.options import PrepareOptions
     from promptnet.datasets.prepare.report import load_prepared
@@ -22,6 +22,7 @@ __all__ = [
     "Prepared",
     "load_prepared",
     "prepare_images",
+    "render_avatar",
     "sample_avatar",
     "write_avatars",
 ]
@@ -29,12 +30,13 @@ __all__ = [
 _HOMES = {
     "AvatarDataModule": "promptnet.datasets.avatars.module",
     "FaceDataModule": "promptnet.datasets.faces.module",
-    "PairDataModule": "promptnet.datasets.avatars.pairs",
+    "PairDataModule": "promptnet.datasets.avatars.module",
     "PrepareOptions": "promptnet.datasets.prepare.options",
     "Prepared": "promptnet.datasets.prepare.run",
     "load_prepared": "promptnet.datasets.prepare.report",
     "prepare_images": "promptnet.datasets.prepare.run",
-    "sample_avatar": "promptnet.datasets.avatars.render",
+    "render_avatar": "promptnet.datasets.avatars.render",
+    "sample_avatar": "promptnet.datasets.avatars.person",
     "write_avatars": "promptnet.datasets.avatars.files",
 }
 

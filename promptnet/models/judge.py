@@ -1,10 +1,12 @@
-"""Judges: small networks that read an avatar's record from its pixels.
+"""Judges: small networks that read an avatar's record from its pixels, and what no word of the record says.
 
 Two are trained, alike but apart (checkpoints/judges): `validation` may be looked at by validation and tuning, `test` is
 loaded by nothing but `promptnet evaluate`. Both see real renders only.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -21,7 +23,7 @@ class FieldHeads(nn.Module):
 
     Args:
         width: of the features.
-        fields: field name to its values, for example `promptnet.datasets.avatars.render.FIELDS`.
+        fields: field name to its values, for example `promptnet.datasets.avatars.person.FIELDS`.
     """
 
     def __init__(self, width: int, fields: dict[str, tuple[str, ...]]) -> None:
@@ -53,18 +55,37 @@ class FieldHeads(nn.Module):
         }
 
 
+@dataclass(frozen=True)
+class JudgeReading:
+    """What a judge sees in B images.
+
+    Attributes:
+        words: logits (B, number of values) of each field.
+        exact: (B, E), `promptnet.datasets.avatars.vectors.exact_of`: colours in CIELAB / 50 - 1, and geometry.
+        shape: (B, S) of unit length: who is drawn, whatever the colours, expression, glasses, clothes and background.
+    """
+
+    words: dict[str, torch.Tensor]
+    exact: torch.Tensor
+    shape: torch.Tensor
+
+
 class AvatarJudge(ModelMixin, ConfigMixin):
-    """Eight convolutions, from 64 px images to features, and a linear classifier a field.
+    """Eight convolutions, from 64 px images to features, and linear heads: a classifier a field, exact values, shape.
 
     Args:
         fields: field name to its values (kept in the config, so a saved judge knows what it reads).
         width: channels of the first convolution; the last has four times as many.
+        num_exact: length of `exact`.
+        shape_width: length of `shape`.
     """
 
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, fields: dict[str, list[str]], width: int = 48) -> None:
+    def __init__(
+        self, fields: dict[str, list[str]], width: int = 48, num_exact: int = 19, shape_width: int = 64
+    ) -> None:
         super().__init__()
         widths = [width, width, 2 * width, 2 * width, 3 * width, 3 * width, 4 * width, 4 * width]
         strides = [2, 1, 2, 1, 2, 1, 2, 1]
@@ -74,6 +95,8 @@ class AvatarJudge(ModelMixin, ConfigMixin):
         self.trunk = nn.Sequential(*layers)
         self.project = nn.Linear(4 * width * 16, 4 * width)
         self.classifiers = FieldHeads(4 * width, {name: tuple(values) for name, values in fields.items()})
+        self.exact = nn.Linear(4 * width, num_exact)
+        self.shape = nn.Linear(4 * width, shape_width)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the judge sees in images (B, 3, 64, 64) in [-1, 1]: (B, F), the space in which distances are taken.
@@ -88,6 +111,12 @@ class AvatarJudge(ModelMixin, ConfigMixin):
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits (B, number of values) for every field, of images (B, 3, 64, 64) in [-1, 1]."""
         return self.classifiers(self.features(pixels))
+
+    def look(self, pixels: torch.Tensor) -> JudgeReading:
+        """Read all that the judge knows from images (B, 3, 64, 64) in [-1, 1]."""
+        features = self.features(pixels)
+        shape = F.normalize(self.shape(features), dim=-1)
+        return JudgeReading(self.classifiers(features), self.exact(features), shape)
 
     @torch.no_grad()
     def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:

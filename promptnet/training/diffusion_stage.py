@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from torch import nn
 from torch.nn import functional as F
 
-from promptnet.datasets.avatars.latents import encode_latents
+from promptnet.datasets.image_latents import encode_latents
 from promptnet.datasets.stream import sample_noise, sample_uniform
 from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.tuning.loss import denoising_target, noised

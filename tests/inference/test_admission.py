@@ -13,7 +13,7 @@ from PIL import Image
 
 from promptnet import PromptNetPipeline
 from promptnet.datasets.avatars.render import sample_avatar
-from promptnet.datasets.people.frames import Frame
+from promptnet.datasets.avatars.frames import Frame
 from promptnet.datasets.photographs import package_photographs
 from promptnet.inference import admission
 from promptnet.inference.admission import ForeignReferenceError, UnfamiliarReferenceWarning

@@ -9,7 +9,7 @@ from PIL import Image
 
 from promptnet import PromptNetPipeline
 from promptnet.datasets.avatars.render import identities, render, sample_attributes
-from promptnet.datasets.people.frames import Frame
+from promptnet.datasets.avatars.frames import Frame
 from promptnet.datasets.stream import sample_rng
 from promptnet.inference.registration import Crop, register
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 
-from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, FIELDS, IDENTITY_FIELDS, Attributes, Identity
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS, IDENTITY_FIELDS
 
 _HAIR_PHRASE = {
     "long": "long {} hair",
@@ -17,12 +18,13 @@ _HAIR_PHRASE = {
     "mohawk": "a {} mohawk",
     "pigtails": "{} pigtails",
     "bun": "a {} bun",
+    "ponytail": "a {} ponytail",
 }
+NEUTRAL_PROMPT = "a portrait of S*"
 
 
 def caption(
-    identity: Identity | None,
-    attributes: Attributes | None,
+    record: Mapping[str, str],
     *,
     subject: str = "a person",
     fields: Collection[str] | None = None,
@@ -31,13 +33,11 @@ def caption(
     """Describe an avatar, for example "a sad portrait of S*, wearing sunglasses, on a pink background".
 
     Args:
-        identity: who; None leaves the identity's fields out.
-        attributes: how; None leaves the attributes' fields out.
+        record: fields to words, `Avatar.record()` or a part of it. A word may be a placeholder (`soft_words`).
         subject: the noun phrase of the person: "a person", "S*".
         fields: fields to mention (of those given); None mentions all.
         rng: shuffles the clauses; None keeps the canonical order.
     """
-    record = {**(identity.record() if identity else {}), **(attributes.record() if attributes else {})}
     if fields is not None:
         unknown = set(fields) - set(FIELDS)
         if unknown:
@@ -53,24 +53,24 @@ def caption(
     return ", ".join([f"{_opening(record)} of {subject}", *clauses])
 
 
-def random_caption(
-    identity: Identity | None,
-    attributes: Attributes | None,
-    *,
-    rng: random.Random,
-    subject: str = "a person",
-    full: float = 0.4,
-) -> str:
-    """A caption for training: all fields with probability `full`, else each kept with a probability drawn anew."""
-    fields: set[str] | None = None
-    if rng.random() >= full:
-        keep = rng.random()
-        fields = {field for field in IDENTITY_FIELDS + ATTRIBUTE_FIELDS if rng.random() < keep}
-    return caption(identity, attributes, subject=subject, fields=fields, rng=rng)
+def random_fields(rng: random.Random, full: float = 0.4) -> set[str] | None:
+    """Draw which fields a training caption mentions: all with probability `full`, else each with one drawn anew."""
+    if rng.random() < full:
+        return None
+    keep = rng.random()
+    return {field for field in IDENTITY_FIELDS + ATTRIBUTE_FIELDS if rng.random() < keep}
+
+
+def sample_fields(rng: random.Random, neutral: float = 0.2) -> frozenset[str]:
+    """Draw which attributes a pair's prompt names: none with probability `neutral`, else each with one drawn anew."""
+    if rng.random() < neutral:
+        return frozenset()
+    keep = rng.random()
+    return frozenset(field for field in ATTRIBUTE_FIELDS if rng.random() < keep)
 
 
 def mentioned(text: str) -> dict[str, str]:
-    """Read a caption back into the fields it mentions (the inverse of `caption`, used to supervise and to test)."""
+    """Read a caption back into the fields it mentions (the inverse of `caption`)."""
     words = text.replace(",", " ").split()
     found = {field: value for field, value in _WORDS if value in words}
     if "clean-shaven" in words:
@@ -80,15 +80,24 @@ def mentioned(text: str) -> dict[str, str]:
     return found
 
 
-# "short" is hair and "shirt" is clothes; colour words are disjoint by construction (avatars.py).
+def soft_words(record: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Put placeholders where a record has colour words.
+
+    Returns:
+        The record with "S1*", "S2*", ... for its colours, and each placeholder's field.
+    """
+    names = {field: f"S{place}*" for place, field in enumerate(COLOR_FIELDS, 1) if field in record}
+    return {**record, **names}, {name: field for field, name in names.items()}
+
+
 _WORDS = [(field, value) for field, values in FIELDS.items() for value in values if value != "none"]
 
 
 def _article(phrase: str) -> str:
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+    return f"{'an' if re.match('[aeiou]', phrase) else 'a'} {phrase}"
 
 
-def _opening(record: dict[str, str]) -> str:
+def _opening(record: Mapping[str, str]) -> str:
     return _article(" ".join([*(record[field] for field in ("expression", "style") if field in record), "portrait"]))
 
 
@@ -96,38 +105,37 @@ def _listing(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _with(record: dict[str, str]) -> str:
+def _with(record: Mapping[str, str]) -> str:
     parts = []
     if "skin" in record:
         parts.append(f"{record['skin']} skin")
     if "hair" in record or "hair_color" in record:
         phrase = _HAIR_PHRASE[record["hair"]] if "hair" in record else "{} hair"
         parts.append(" ".join(phrase.format(record.get("hair_color", "")).split()))
-    if record.get("beard") == "beard":
-        parts.append("a beard")
+    if record.get("beard", "none") != "none":
+        parts.append(f"a {record['beard']}")
     return f"with {_listing(parts)}" if parts else ""
 
 
-def _shaven(record: dict[str, str]) -> str:
+def _shaven(record: Mapping[str, str]) -> str:
     return "clean-shaven" if record.get("beard") == "none" else ""
 
 
-def _wearing(record: dict[str, str]) -> str:
+def _wearing(record: Mapping[str, str]) -> str:
     parts = []
     if record.get("glasses", "none") != "none":
         parts.append(record["glasses"])
     if "clothes" in record:
-        parts.append(
-            _article(" ".join([*([record["clothes_color"]] if "clothes_color" in record else []), record["clothes"]]))
-        )
+        color = [record["clothes_color"]] if "clothes_color" in record else []
+        parts.append(_article(" ".join([*color, record["clothes"]])))
     elif "clothes_color" in record:
         parts.append(f"{record['clothes_color']} clothes")
     return f"wearing {_listing(parts)}" if parts else ""
 
 
-def _bare(record: dict[str, str]) -> str:
+def _bare(record: Mapping[str, str]) -> str:
     return "without glasses" if record.get("glasses") == "none" else ""
 
 
-def _behind(record: dict[str, str]) -> str:
+def _behind(record: Mapping[str, str]) -> str:
     return f"on a {record['background']} background" if "background" in record else ""

@@ -1,74 +1,61 @@
-"""Latents of a data set's images, encoded once and kept on disk under a hash of images and encoder."""
+"""Latents of rendered people, encoded a shard at a time when they are first asked for, and kept beside the images."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-if TYPE_CHECKING:
-    import datasets
-    from diffusers import AutoencoderKL
+from promptnet.datasets.image_latents import weights_hash
+from promptnet.datasets.avatars.rendered import RenderedAvatars
 
 
-def weights_hash(model: torch.nn.Module) -> str:
-    """A hash of a model's weights, names and shapes included."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def encoder_hash(vae: Any) -> str:
+    """Hash all that latents depend on: the encoder's weights and the scaling factor."""
+    parts = torch.nn.ModuleList([vae.encoder, vae.quant_conv])
+    return hashlib.blake2b(f"{weights_hash(parts)} {vae.config['scaling_factor']}".encode(), digest_size=8).hexdigest()
 
 
-def latent_path(data: datasets.Dataset, vae: AutoencoderKL, cache_dir: str | Path) -> Path:
-    """Where the latents of exactly these images under exactly this encoder are kept."""
-    return Path(cache_dir) / f"latents-{data._fingerprint}-{weights_hash(vae)}.safetensors"
+class AvatarLatents:
+    """Scaled latents by place in the stream: the modes of the encoder's posterior times its scaling factor.
 
-
-@torch.no_grad()
-def encode_latents(
-    data: datasets.Dataset, vae: AutoencoderKL, cache_dir: str | Path, batch_size: int = 64
-) -> torch.Tensor:
-    """Scaled latents (N, 4, h, w), float32, of every image of `data`; read from the cache where they are there.
-
-    Latents are the modes of the encoder's posterior times its scaling factor, so their variance is about one.
+    Args:
+        people: the images.
+        vae: the autoencoder; latents of another encoder are never taken for its own. The decoder may change.
+        batch_size: images encoded together.
     """
-    path = latent_path(data, vae, cache_dir)
-    latents = _kept(path, len(data))
-    if latents is None:
-        rows = [_encode(vae, data[start : start + batch_size]["image"]) for start in range(0, len(data), batch_size)]
-        latents = torch.cat(rows)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.draft")
-        save_file({"latents": latents}, draft)
-        draft.replace(path)
-    return latents.float()
 
+    def __init__(self, people: RenderedAvatars, vae: Any, batch_size: int = 32) -> None:
+        self.people, self.vae, self.batch_size = people, vae, batch_size
+        self.name = f"latents-{encoder_hash(vae)[:12]}"
+        self._shards: dict[int, torch.Tensor] = {}
 
-def _kept(path: Path, number: int) -> torch.Tensor | None:
-    """The latents in a file; None where there is none, or a damaged one."""
-    if not path.exists():
-        return None
-    try:
-        latents = load_file(path)["latents"]
-        if len(latents) == number:
-            return latents
-    except (SafetensorError, OSError, KeyError):
-        pass
-    warnings.warn(f"the latents in {path} are damaged: they are computed again", stacklevel=3)
-    return None
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return latents (B, 4, h, w), float32, of the images at these places (B,)."""
+        places = [divmod(int(index), self.people.shard_size) for index in indices]
+        return torch.stack([self.shard(shard)[place] for shard, place in places]).float()
 
+    def shard(self, shard: int) -> torch.Tensor:
+        """Return the latents (N, 4, h, w), float16, of one shard."""
+        if shard not in self._shards:
+            path = self.people.folder / f"{self.name}-{shard:05d}.safetensors"
+            if not path.exists():
+                draft = path.with_suffix(f".{os.getpid()}.draft")
+                save_file({"latents": self._encode(shard)}, draft)
+                draft.replace(path)
+            self._shards[shard] = load_file(path)["latents"]
+        return self._shards[shard]
 
-def _encode(vae: AutoencoderKL, images: list[Any]) -> torch.Tensor:
-    from promptnet.datasets.avatars.module import pixels_of
+    @torch.no_grad()
+    def _encode(self, shard: int) -> torch.Tensor:
+        images = torch.from_numpy(np.array(self.people.shard(shard)))
+        return torch.cat([self._encode_batch(batch) for batch in images.split(self.batch_size)])
 
-    pixels = torch.stack([pixels_of(image) for image in images]).to(vae.device, vae.dtype)
-    encoded: Any = vae.encode(pixels)
-    latents = encoded.latent_dist.mode() * vae.config["scaling_factor"]
-    return latents.to("cpu", torch.float16).contiguous()
+    def _encode_batch(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.permute(0, 3, 1, 2).to(self.vae.device, self.vae.dtype) / 127.5 - 1
+        latents = self.vae.encode(pixels).latent_dist.mode() * self.vae.config["scaling_factor"]
+        return latents.to("cpu", torch.float16).contiguous()

@@ -1,106 +1,158 @@
-"""The data module of the embedded model's stages: rendered avatars in the exactly resumable order of `stream`."""
+"""The data module of the embedded model's stages: people without end, in the exactly resumable order of `stream`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import random
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from promptnet.datasets.avatars.captions import caption, random_caption
-from promptnet.datasets.avatars.dataset import avatar_dataset, avatar_of
-from promptnet.datasets.avatars.render import FIELDS, Split
-from promptnet.datasets.stream import CountedSamples, StreamBatches, dataset_index, sample_rng
-
-if TYPE_CHECKING:
-    import datasets
+from promptnet.datasets.avatars.captions import NEUTRAL_PROMPT, caption, random_fields
+from promptnet.datasets.avatars.person import IDENTITY_FIELDS, Split
+from promptnet.datasets.avatars.rendered import SHARD, RenderedAvatars, Role, pair_of, reference_for
+from promptnet.datasets.avatars.vectors import codes_of, color_weights, exact_of, record_of
+from promptnet.datasets.stream import CountedSamples, StreamBatches, sample_rng
 
 
-def pixels_of(image: Any) -> torch.Tensor:
-    """A PIL image as (3, H, W) float32 in [-1, 1]."""
-    array = np.asarray(image.convert("RGB"), dtype=np.float32)
-    return torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1.0
+def pixels_of(array: np.ndarray) -> torch.Tensor:
+    """Return an image (S, S, 3) uint8 as (3, S, S) float32 in [-1, 1]."""
+    return torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1.0
 
 
-def codes_of(record: dict[str, str]) -> torch.Tensor:
-    """A record as (10,) int64: the value's place in `FIELDS`, -1 for a field the record lacks."""
-    return torch.tensor([values.index(record[field]) if field in record else -1 for field, values in FIELDS.items()])
+def prompt_of(record: Mapping[str, str], fields: Collection[str], rng: random.Random) -> str:
+    """Return a prompt with S* that names these attributes."""
+    return caption(record, subject="S*", fields=fields, rng=rng) if fields else NEUTRAL_PROMPT
 
 
 class AvatarStream(Dataset[dict[str, Any]]):
     """Sample number -> image, record and caption; see `promptnet.datasets.stream`.
 
     Args:
-        data: what `avatar_dataset` returns.
+        data: rendered people.
         seed: of order and captions.
-        shuffled: False keeps the data set's order and its full captions (validation).
+        training: False gives full captions (validation).
     """
 
-    def __init__(self, data: datasets.Dataset, *, seed: int, shuffled: bool = True) -> None:
-        self.data, self.seed, self.shuffled = data, seed, shuffled
+    def __init__(self, data: RenderedAvatars, *, seed: int, training: bool = True) -> None:
+        self.data, self.seed, self.training = data, seed, training
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
-        index = dataset_index(self.seed, sample, len(self.data)) if self.shuffled else sample % len(self.data)
-        row = self.data[index]
+        index = sample % len(self)
+        avatar = self.data.avatar(index)
+        rng = sample_rng(self.seed, sample, "caption")
+        fields = random_fields(rng) if self.training else None
+        record = avatar.record()
+        named = list(record) if fields is None else [field for field in record if field in fields]
+        reference, changes = reference_for(avatar, sample_rng(self.seed, sample, "reference"))
         return {
             "sample": sample,
             "index": index,
-            "pixels": pixels_of(row["image"]),
-            "codes": codes_of(row),
-            "caption": self._caption(row, sample),
+            "pixels": pixels_of(self.data.pixels(index)),
+            "codes": codes_of(record),
+            "said": codes_of({field: record[field] for field in named}),
+            "exact": exact_of(avatar),
+            "color_weights": color_weights(avatar),
+            "caption": caption(record, fields=named, rng=rng if self.training else None),
+            "record": record_of(reference),
+            "prompt": prompt_of(record, changes, rng),
+            "identity_words": " ".join(record[field] for field in IDENTITY_FIELDS),
         }
 
-    def _caption(self, row: dict[str, Any], sample: int) -> str:
-        avatar = avatar_of(row)
-        if not self.shuffled:
-            return caption(avatar.identity, avatar.attributes)
-        return random_caption(avatar.identity, avatar.attributes, rng=sample_rng(self.seed, sample, "caption"))
 
+class AvatarPairs(Dataset[dict[str, Any]]):
+    """Sample number -> reference and target of one person, and a prompt that names all in which they differ.
 
-class AvatarDataModule(CountedSamples):
-    """Avatars for training (endless, resumable) and for validation (fixed, unseen identities).
-
-    Batches: `pixels` (B, 3, S, S) in [-1, 1]; `codes` (B, 10), places in `FIELDS`; `caption`, B strings; `sample` (B,),
-    numbers that seed everything random about the sample; `index` (B,), the image's place in the data set.
+    Items: `sample`; `reference_index` and `target_index`, places in the rendered sets (of cached latents);
+    `reference_pixels` (3, S, S) in [-1, 1]; `codes` and `exact` of the target; `record` of the reference; `prompt`
+    with the placeholder S*; `described`, the same prompt with the person's description in its place.
 
     Args:
-        num_images: rendered for training.
-        num_validation: rendered for validation, of other people.
-        batch_size: a process and step.
-        seed: of images, order and captions.
-        size_px: side of the images.
-        cache_dir: where the rendered sets are kept.
-        num_workers: loader processes a rank.
+        references: rendered references.
+        targets: rendered targets, of the same stream.
+        seed: of the order.
+        as_published: reference and target are both the target, and the prompt is "a portrait of S*".
     """
 
     def __init__(
         self,
-        num_images: int = 24000,
+        references: RenderedAvatars,
+        targets: RenderedAvatars,
+        *,
+        seed: int,
+        as_published: bool = False,
+    ) -> None:
+        self.references, self.targets, self.seed, self.as_published = references, targets, seed, as_published
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        index = sample % len(self)
+        reference, target, fields = pair_of(self.targets.seed, index, self.targets.split, self.targets.world)
+        fields = frozenset[str]() if self.as_published else fields
+        record, rng = target.record(), sample_rng(self.seed, sample, "prompt")
+        shown = self.targets if self.as_published else self.references
+        named = fields | set(IDENTITY_FIELDS)
+        return {
+            "sample": sample,
+            "target_index": index,
+            "reference_index": index,
+            "reference_pixels": pixels_of(shown.pixels(index)),
+            "codes": codes_of(record),
+            "exact": exact_of(target),
+            "record": record_of(target if self.as_published else reference),
+            "prompt": prompt_of(record, fields, rng),
+            "described": caption(record, fields=named),
+        }
+
+
+class AvatarDataModule(CountedSamples):
+    """People for training (endless, resumable) and for validation (fixed, others).
+
+    Batches: `pixels` (B, 3, S, S) in [-1, 1]; `codes` and `said` (B, 10), places in `FIELDS` of all fields and of those
+    that the caption mentions; `exact` and `color_weights`, see `vectors`; `caption`, B strings; `record` of an image of
+    the same person, and `prompt`, which names with S* in what this image differs from it; `identity_words`; `sample`
+    (B,), numbers that seed everything random about the sample; `index` (B,), the image's place in the stream.
+
+    Args:
+        num_images: in the stream of training, before it begins anew; rendered as far as they are asked for.
+        num_validation: of validation, other people.
+        batch_size: a process and step.
+        seed: of people, order and captions.
+        size_px: side of the images.
+        cache_dir: where rendered sets and latents are kept.
+        num_workers: loader processes a rank.
+        shard_size: images rendered and encoded together, when the first of them is asked for.
+    """
+
+    def __init__(
+        self,
+        num_images: int = 2**18,
         num_validation: int = 512,
         batch_size: int = 32,
         seed: int = 0,
         size_px: int = 64,
-        cache_dir: str = "outputs/portraits",
+        cache_dir: str = "outputs/avatars",
         num_workers: int = 0,
+        shard_size: int = SHARD,
     ) -> None:
         super().__init__()
         self.num_images, self.num_validation, self.batch_size = num_images, num_validation, batch_size
         self.seed, self.size_px, self.cache_dir, self.num_workers = seed, size_px, cache_dir, num_workers
-
-    def prepare_data(self) -> None:
-        """Render both sets once (rank 0)."""
-        self.rendered("train")
-        self.rendered("validation")
+        self.shard_size = shard_size
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the rendered sets."""
-        self.train = AvatarStream(self.rendered("train"), seed=self.seed)
-        self.validation = AvatarStream(self.rendered("validation"), seed=self.seed, shuffled=False)
+        """Open both sets; what is missing is rendered when it is first asked for."""
+        self.train: Dataset[dict[str, Any]] = AvatarStream(self.rendered("train"), seed=self.seed)
+        self.validation: Dataset[dict[str, Any]] = AvatarStream(
+            self.rendered("validation"), seed=self.seed, training=False
+        )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Every rank's share of the endless stream, from where the run stands."""
@@ -113,7 +165,68 @@ class AvatarDataModule(CountedSamples):
         """The validation set in a fixed order; every rank reads all of it, so figures do not depend on the ranks."""
         return DataLoader(self.validation, batch_size=self.batch_size, num_workers=0)
 
-    def rendered(self, split: Split) -> datasets.Dataset:
-        """The rendered set of "train" or "validation"."""
+    def rendered(self, split: Split, role: Role = "target") -> RenderedAvatars:
+        """Return the set of "train" or "validation", rendered or yet to render."""
         number = self.num_images if split == "train" else self.num_validation
-        return avatar_dataset(split, number, seed=self.seed, size_px=self.size_px, cache_dir=Path(self.cache_dir))
+        how: dict[str, Any] = {"seed": self.seed, "size_px": self.size_px, "shard_size": self.shard_size}
+        return RenderedAvatars(self.cache_dir, split, number, role=role, **how)
+
+
+class AvatarTwins(AvatarStream):
+    """`AvatarStream` whose items also hold the `twin_pixels`, `twin_codes` and `twin_exact` of `rendered.twin_of`.
+
+    Args:
+        data: rendered people.
+        twins: their twins.
+        seed: of captions.
+        training: False gives full captions.
+    """
+
+    def __init__(self, data: RenderedAvatars, twins: RenderedAvatars, *, seed: int, training: bool = True) -> None:
+        super().__init__(data, seed=seed, training=training)
+        self.twins = twins
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        index = sample % len(self)
+        twin = self.twins.avatar(index)
+        return {
+            **super().__getitem__(sample),
+            "twin_pixels": pixels_of(self.twins.pixels(index)),
+            "twin_codes": codes_of(twin.record()),
+            "twin_exact": exact_of(twin),
+        }
+
+
+class JudgeDataModule(AvatarDataModule):
+    """People of every world, and their twins, for training judges; validated on unseen people of the known world."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both sets."""
+        self.train = AvatarTwins(self._judged("judge"), self._judged("judge", "twin"), seed=self.seed)
+        validation = self.rendered("validation"), self.rendered("validation", "twin")
+        self.validation = AvatarTwins(*validation, seed=self.seed, training=False)
+
+    def _judged(self, split: Split, role: Role = "target") -> RenderedAvatars:
+        how: dict[str, Any] = {"seed": self.seed, "size_px": self.size_px, "shard_size": self.shard_size}
+        return RenderedAvatars(self.cache_dir, split, self.num_images, role=role, world="all", **how)
+
+
+class PairDataModule(AvatarDataModule):
+    """`AvatarDataModule` whose items are `AvatarPairs`.
+
+    Args:
+        as_published: reference and target are one image, and the prompt is "a portrait of S*".
+        people: arguments of `AvatarDataModule`.
+    """
+
+    def __init__(self, as_published: bool = False, **people: Any) -> None:
+        super().__init__(**people)
+        self.as_published = as_published
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both sets."""
+        self.train, self.validation = self._pairs("train"), self._pairs("validation")
+
+    def _pairs(self, split: Split) -> AvatarPairs:
+        references, targets = self.rendered(split, "reference"), self.rendered(split)
+        return AvatarPairs(references, targets, seed=self.seed, as_published=self.as_published)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from promptnet.datasets.people.person import Split, World, nearest_name
+from promptnet.datasets.avatars.person import Split, World, nearest_name
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import Method
@@ -154,9 +154,9 @@ def _by_group(figures: dict[str, Array], skins: Sequence[str]) -> dict[str, Any]
 
 
 def _load_people_judge(folder: Path, device: str | None) -> Any:
-    from promptnet.models.people_judge import PeopleJudge
+    from promptnet.models.judge import AvatarJudge
 
-    judge: Any = PeopleJudge.from_pretrained(folder, use_safetensors=True)
+    judge: Any = AvatarJudge.from_pretrained(folder, use_safetensors=True)
     return judge.float().eval().requires_grad_(False).to(device or "cpu")
 
 

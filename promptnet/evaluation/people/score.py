@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from promptnet.datasets.people.colours import lab
-from promptnet.datasets.people.module import pixels_of
-from promptnet.datasets.people.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS, IDENTITY_FIELDS
-from promptnet.datasets.people.render import render_avatar
+from promptnet.datasets.avatars.colours import lab
+from promptnet.datasets.avatars.module import pixels_of
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS, IDENTITY_FIELDS
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.evaluation.people.colors import Array, ciede2000
 from promptnet.evaluation.people.tasks import PeopleAsk
 from promptnet.metrics.bootstrap import interval
@@ -36,7 +36,7 @@ def score(images: Sequence[Image.Image], asks: Sequence[PeopleAsk], judge: Any) 
     Args:
         images: of any size.
         asks: one for each.
-        judge: a `PeopleJudge`.
+        judge: a `AvatarJudge`.
     """
     read = judge.look(_pixels(images))
     true = judge.look(_pixels([render_avatar(ask.truth, JUDGE_SIZE_PX) for ask in asks]))

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from promptnet.datasets.people.captions import NEUTRAL_PROMPT, caption
-from promptnet.datasets.people.frames import Frame
-from promptnet.datasets.people.person import (
+from promptnet.datasets.avatars.captions import NEUTRAL_PROMPT, caption
+from promptnet.datasets.avatars.frames import Frame
+from promptnet.datasets.avatars.person import (
     ATTRIBUTE_FIELDS,
     Avatar,
     Split,
@@ -15,7 +15,7 @@ from promptnet.datasets.people.person import (
     sample_attributes,
     sample_avatar,
 )
-from promptnet.datasets.people.render import render_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.datasets.stream import sample_rng
 
 FRAMES: dict[str, Frame] = {

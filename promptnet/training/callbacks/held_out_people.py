@@ -14,11 +14,11 @@ from typing import Any
 
 from PIL import Image
 
-from promptnet.datasets.people import captions as people_captions
-from promptnet.datasets.people import person as people_fields
-from promptnet.datasets.people.module import PeopleDataModule
-from promptnet.datasets.people.person import Avatar, changed, sample_attributes, sample_avatar
-from promptnet.datasets.people.render import render_avatar
+from promptnet.datasets.avatars import captions as people_captions
+from promptnet.datasets.avatars import person as people_fields
+from promptnet.datasets.avatars.module import AvatarDataModule
+from promptnet.datasets.avatars.person import Avatar, changed, sample_attributes, sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.datasets.stream import sample_rng, sample_seed
 from promptnet.models.placeholders import find_placeholders
 
@@ -85,7 +85,7 @@ def held_out_people(
             raise ValueError(f"the validation prompt {prompt!r} mentions somebody else than S*: write S* alone")
     if hasattr(datamodule, "held_out_people"):
         return datamodule.held_out_people(num_people, num_prompts)
-    if isinstance(datamodule, PeopleDataModule) and not prompts:
+    if isinstance(datamodule, AvatarDataModule) and not prompts:
         return people_without_end(datamodule, num_people, num_prompts, seed)
     sentences = list(prompts or DEFAULT_PROMPTS)[:num_prompts]
     if hasattr(datamodule, "rendered"):
@@ -112,13 +112,13 @@ def avatar_people(num_people: int, num_prompts: int, seed: int = 0, size_px: int
 
 
 def people_without_end(
-    module: PeopleDataModule, num_people: int, num_prompts: int, seed: int = 0
+    module: AvatarDataModule, num_people: int, num_prompts: int, seed: int = 0
 ) -> list[HeldOutPerson]:
     """Return unseen people of the endless stream; what a prompt leaves out, the true answer has from the reference."""
     return [_endless_person(module, place, num_prompts, seed) for place in range(num_people)]
 
 
-def _endless_person(module: PeopleDataModule, place: int, num_prompts: int, seed: int) -> HeldOutPerson:
+def _endless_person(module: AvatarDataModule, place: int, num_prompts: int, seed: int) -> HeldOutPerson:
     avatar = sample_avatar(module.seed, place, "validation")
     rng = sample_rng(seed, place, "held-out person")
     eval_prompts = tuple(_endless_ask(rng, avatar, module.size_px) for _ in range(num_prompts))

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from promptnet.datasets.people.captions import caption, random_fields
-from promptnet.datasets.people.person import COLOR_FIELDS, FIELDS, sample_avatar
-from promptnet.datasets.people.vectors import NUM_EXACT
+from promptnet.datasets.avatars.captions import caption, random_fields
+from promptnet.datasets.avatars.person import COLOR_FIELDS, FIELDS, sample_avatar
+from promptnet.datasets.avatars.vectors import NUM_EXACT
 from promptnet.datasets.stream import sample_rng
 from promptnet.models.prompt_tokens import tokenize_prompts
 from promptnet.models.text import encode_tokens

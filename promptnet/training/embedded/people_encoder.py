@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from promptnet.datasets.people.latents import PeopleLatents
+from promptnet.datasets.avatars.latents import AvatarLatents
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.tuning.loss import noised
 from promptnet.training.diffusion_stage import low_discrepancy_timesteps
@@ -24,7 +24,7 @@ from promptnet.training.pretrain.stage import PretrainStage
 
 
 class PeoplePretrainStage(PretrainStage):
-    """`PretrainStage` for `PeoplePairsModule`.
+    """`PretrainStage` for `PairDataModule`.
 
     Args:
         words_weight: of the squared distance of pseudo-words to the teacher's, as a share of the words' squared norm;
@@ -51,11 +51,11 @@ class PeoplePretrainStage(PretrainStage):
         module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         vae = self.frozen["vae"]
         role = "target" if module.as_published else "reference"
-        self.references = {split: PeopleLatents(module.rendered(split, role), vae) for split in ("train", "validation")}
+        self.references = {split: AvatarLatents(module.rendered(split, role), vae) for split in ("train", "validation")}
 
     def _latents_of(self, split: str) -> Any:
         module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return PeopleLatents(module.rendered(split), self.frozen["vae"])
+        return AvatarLatents(module.rendered(split), self.frozen["vae"])
 
     def _latents(self, batch: dict[str, Any], role: str, split: str) -> torch.Tensor:
         if role == "target":
@@ -107,7 +107,7 @@ def _teacher(folder: Path, width: int) -> RecordEncoder:
     file = folder / "record_encoder" / "model.safetensors"
     if not file.is_file():
         raise ValueError(
-            f"'{folder}' has no record_encoder: train the U-Net by configs/people/unet.yaml, or set the "
+            f"'{folder}' has no record_encoder: train the U-Net by configs/tiny/unet.yaml, or set the "
             "weights words_weight and described_weight to 0"
         )
     state = load_file(file)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from promptnet.datasets.people.person import COLOR_FIELDS, FIELDS
-from promptnet.datasets.people.vectors import NUM_EXACT
-from promptnet.models.people_judge import PeopleJudge
+from promptnet.datasets.avatars.person import COLOR_FIELDS, FIELDS
+from promptnet.datasets.avatars.vectors import NUM_EXACT
+from promptnet.models.judge import AvatarJudge
 from promptnet.training.embedded.clip import contrastive_loss
 from promptnet.training.embedded.judge import JudgeStage
 from promptnet.training.stage import channels_last
@@ -21,7 +21,7 @@ class PeopleJudgeStage(JudgeStage):
     """Words by cross-entropy, exact colours and geometry by regression, shapes by contrast with recoloured twins.
 
     Args:
-        width: of `PeopleJudge`.
+        width: of `AvatarJudge`.
         shape_weight: of the contrastive loss.
         exact_weight: of the regression.
         judge: arguments of `JudgeStage`.
@@ -32,7 +32,7 @@ class PeopleJudgeStage(JudgeStage):
         self.save_hyperparameters()
         self.shape_weight, self.exact_weight = shape_weight, exact_weight
         fields = {field: list(values) for field, values in FIELDS.items()}
-        self.judge = channels_last(PeopleJudge(fields, width=width, num_exact=NUM_EXACT))
+        self.judge = channels_last(AvatarJudge(fields, width=width, num_exact=NUM_EXACT))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One batch's loss."""

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from promptnet.datasets.people.latents import PeopleLatents
-from promptnet.datasets.people.person import FIELDS
+from promptnet.datasets.avatars.latents import AvatarLatents
+from promptnet.datasets.avatars.person import FIELDS
 from promptnet.datasets.stream import sample_rng
 from promptnet.models.text import encode_prompts
 from promptnet.models.text_encoders import mean_word_norm
@@ -33,7 +33,7 @@ _KINDS = ("empty", "plain", "soft", "record", "mixture")
 
 
 class PeopleBaseStage(BaseModelStage):
-    """`BaseModelStage` for `PeopleDataModule`.
+    """`BaseModelStage` for `AvatarDataModule`.
 
     Args:
         shares: probability of each kind of prompt: empty, plain, soft, record, mixture.
@@ -60,7 +60,7 @@ class PeopleBaseStage(BaseModelStage):
 
     def _latents_of(self, split: str) -> Any:
         module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return PeopleLatents(module.rendered(split), self.frozen["vae"])
+        return AvatarLatents(module.rendered(split), self.frozen["vae"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One batch's loss."""

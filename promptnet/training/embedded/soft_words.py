@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from promptnet.datasets.people.person import COLOR_FIELDS
-from promptnet.datasets.people.vectors import COLOR_WORDS, num_record_numbers
+from promptnet.datasets.avatars.person import COLOR_FIELDS
+from promptnet.datasets.avatars.vectors import COLOR_WORDS, num_record_numbers
 from promptnet.datasets.stream import sample_noise
 
 Words = list[dict[str, torch.Tensor]]

@@ -10,16 +10,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from rich.console import Console
 
-from promptnet.datasets.people.captions import mentioned
-from promptnet.datasets.people.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS
-from promptnet.datasets.people.render import render_avatar
-from promptnet.datasets.people.vectors import NUM_EXACT, codes_of, exact_of
+from promptnet.datasets.avatars.captions import mentioned
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS
+from promptnet.datasets.avatars.render import render_avatar
+from promptnet.datasets.avatars.vectors import NUM_EXACT, codes_of, exact_of
 from promptnet.evaluation.people.colors import ciede2000
 from promptnet.evaluation.people.compare import evaluate_people, summarise
 from promptnet.evaluation.people.report import print_people
 from promptnet.evaluation.people.score import FRACTIONS, harmonic, score, share_of_way
 from promptnet.evaluation.people.tasks import FRAMES, ask_people
-from promptnet.models.people_judge import PeopleJudge, PeopleReading
+from promptnet.models.judge import AvatarJudge, JudgeReading
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.training.pretrain.stage import write_index
 from tests.people_base import write_people_base
@@ -76,14 +76,14 @@ class _PerfectJudge:
     def __init__(self, avatars: list[Any]) -> None:
         self.known = {np.asarray(render_avatar(avatar, 64)).tobytes(): avatar for avatar in avatars}
 
-    def look(self, pixels: torch.Tensor) -> PeopleReading:
+    def look(self, pixels: torch.Tensor) -> JudgeReading:
         arrays = ((pixels + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
         found = [self.known[np.ascontiguousarray(array).tobytes()] for array in arrays]
         codes = torch.stack([codes_of(avatar.record()) for avatar in found])
         words = {f: torch.eye(len(FIELDS[f]))[codes[:, place]] for place, f in enumerate(FIELDS)}
         shapes = torch.tensor([[hash(avatar.identity.geometry) % 97, 50.0] for avatar in found])
         exact = torch.stack([exact_of(avatar) for avatar in found])
-        return PeopleReading(words, exact, torch.nn.functional.normalize(shapes, dim=1))
+        return JudgeReading(words, exact, torch.nn.functional.normalize(shapes, dim=1))
 
 
 def test_a_perfect_image_has_full_shares_and_no_error_and_another_person_has_not():
@@ -143,7 +143,7 @@ def test_the_comparison_runs_on_a_whole_pipeline_and_resumes(tmp_path: Path, mon
     }
     PromptNetModel.from_unet(unet, **shape).save_pretrained(base / "promptnet")
     write_index(base, None, None)
-    PeopleJudge(
+    AvatarJudge(
         {field: list(values) for field, values in FIELDS.items()}, width=8, num_exact=NUM_EXACT
     ).save_pretrained(tmp_path / "judges" / "validation")
     (tmp_path / "out").mkdir()

@@ -12,16 +12,16 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from promptnet.datasets.avatars.latents import weights_hash
-from promptnet.datasets.people.captions import mentioned
-from promptnet.datasets.people.latents import encoder_hash
-from promptnet.datasets.people.module import PeopleDataModule
-from promptnet.datasets.people.person import FIELDS, sample_avatar
-from promptnet.datasets.people.render import render_avatar
-from promptnet.datasets.people.rendered import avatar_of, twin_of
-from promptnet.datasets.people.vectors import COLOR_WORDS, NUM_EXACT, num_record_numbers
+from promptnet.datasets.image_latents import weights_hash
+from promptnet.datasets.avatars.captions import mentioned
+from promptnet.datasets.avatars.latents import encoder_hash
+from promptnet.datasets.avatars.module import AvatarDataModule
+from promptnet.datasets.avatars.person import FIELDS, sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
+from promptnet.datasets.avatars.rendered import avatar_of, twin_of
+from promptnet.datasets.avatars.vectors import COLOR_WORDS, NUM_EXACT, num_record_numbers
 from promptnet.inference.pipeline import PromptNetPipeline
-from promptnet.models.people_judge import PeopleJudge
+from promptnet.models.judge import AvatarJudge
 from promptnet.models.tiny import train_tokenizer
 from promptnet.training.callbacks.held_out_people import held_out_people
 from promptnet.training.embedded.people_clip import PeopleClipStage
@@ -40,7 +40,7 @@ def people_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    module = PeopleDataModule(8, 4, 8, cache_dir=str(tmp_path_factory.mktemp("people")), shard_size=8)
+    module = AvatarDataModule(8, 4, 8, cache_dir=str(tmp_path_factory.mktemp("people")), shard_size=8)
     module.setup()
     return next(iter(module.train_dataloader()))
 
@@ -140,7 +140,7 @@ def _fit(config: str, folder: Path, *options: str) -> None:
         "train.py",
         "fit",
         "--config",
-        f"configs/people/{config}.yaml",
+        f"configs/tiny/{config}.yaml",
         *arguments,
         *small,
         *limits,
@@ -181,7 +181,7 @@ def test_an_encoder_without_a_teacher_says_how_to_get_one(people_base: Path, tmp
 @pytest.mark.slow
 def test_the_shipped_recipe_of_the_judges_runs_and_a_judge_reads_words_colours_and_shapes(tmp_path: Path):
     _fit("judge-validation", tmp_path, f"--model.init_args.export_dir={tmp_path / 'judge'}")
-    judge: Any = PeopleJudge.from_pretrained(tmp_path / "judge")
+    judge: Any = AvatarJudge.from_pretrained(tmp_path / "judge")
     with torch.no_grad():
         reading = judge.float().look(torch.zeros(2, 3, 64, 64))
     assert set(reading.words) == set(FIELDS)
@@ -190,7 +190,7 @@ def test_the_shipped_recipe_of_the_judges_runs_and_a_judge_reads_words_colours_a
 
 
 def test_held_out_people_keep_what_the_prompt_leaves_out(tmp_path: Path):
-    module = PeopleDataModule(8, 8, 4, cache_dir=str(tmp_path), shard_size=8)
+    module = AvatarDataModule(8, 8, 4, cache_dir=str(tmp_path), shard_size=8)
     people = held_out_people(module, 3, 2, seed=0)
     for place, person in enumerate(people):
         before = sample_avatar(0, place, "validation").record()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from promptnet.datasets.people.captions import mentioned
-from promptnet.datasets.people.latents import PeopleLatents
-from promptnet.datasets.people.module import PeopleDataModule, PeoplePairsModule
-from promptnet.datasets.people.person import ATTRIBUTE_FIELDS, FIELDS, sample_avatar
-from promptnet.datasets.people.render import render_avatar
-from promptnet.datasets.people.rendered import RenderedPeople, pair_of
-from promptnet.datasets.people.vectors import NUM_EXACT, color_weights, exact_of, num_record_numbers, record_of
+from promptnet.datasets.avatars.captions import mentioned
+from promptnet.datasets.avatars.latents import AvatarLatents
+from promptnet.datasets.avatars.module import AvatarDataModule, PairDataModule
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, FIELDS, sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
+from promptnet.datasets.avatars.rendered import RenderedAvatars, pair_of
+from promptnet.datasets.avatars.vectors import NUM_EXACT, color_weights, exact_of, num_record_numbers, record_of
 from promptnet.models.tiny import build_vae
 
 
@@ -23,18 +23,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_images_are_rendered_once_and_read_from_the_disk_afterwards(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    people = RenderedPeople(folder, "train", 10, shard_size=4)
+    people = RenderedAvatars(folder, "train", 10, shard_size=4)
     expected = np.asarray(render_avatar(sample_avatar(0, 5), 64))
     assert np.array_equal(people.pixels(5), expected)
     assert [path.name for path in people.folder.glob("*.npy")] == ["00001.npy"]
-    monkeypatch.setattr(RenderedPeople, "_render", lambda *_: pytest.fail("rendered again"))
-    again = RenderedPeople(folder, "train", 10, shard_size=4)
+    monkeypatch.setattr(RenderedAvatars, "_render", lambda *_: pytest.fail("rendered again"))
+    again = RenderedAvatars(folder, "train", 10, shard_size=4)
     assert np.array_equal(again.pixels(5), expected)
     assert again[5]["hair"] == sample_avatar(0, 5).identity.hair
 
 
 def test_a_reference_shows_the_same_person_otherwise(folder: Path):
-    references = RenderedPeople(folder, "validation", 4, role="reference", shard_size=4)
+    references = RenderedAvatars(folder, "validation", 4, role="reference", shard_size=4)
     reference, target, _ = pair_of(0, 2, "validation")
     assert references.avatar(2) == reference
     assert reference.identity == target.identity
@@ -44,20 +44,20 @@ def test_a_reference_shows_the_same_person_otherwise(folder: Path):
 def test_latents_are_those_of_the_images_and_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     vae: Any = build_vae()
-    people = RenderedPeople(folder, "train", 8, shard_size=4)
+    people = RenderedAvatars(folder, "train", 8, shard_size=4)
     pixels = torch.from_numpy(people.pixels(6)).permute(2, 0, 1)[None] / 127.5 - 1
-    found = PeopleLatents(people, vae)[torch.tensor([6, 1])]
+    found = AvatarLatents(people, vae)[torch.tensor([6, 1])]
     with torch.no_grad():
         expected = vae.encode(pixels).latent_dist.mode() * vae.config["scaling_factor"]
     assert torch.allclose(found[:1], expected, atol=5e-3)
-    monkeypatch.setattr(PeopleLatents, "_encode", lambda *_: pytest.fail("encoded again"))
-    assert torch.equal(PeopleLatents(people, vae)[torch.tensor([6])], found[:1])
+    monkeypatch.setattr(AvatarLatents, "_encode", lambda *_: pytest.fail("encoded again"))
+    assert torch.equal(AvatarLatents(people, vae)[torch.tensor([6])], found[:1])
     with pytest.raises(pytest.fail.Exception, match="encoded again"):
-        PeopleLatents(people, build_vae())[torch.tensor([6])]
+        AvatarLatents(people, build_vae())[torch.tensor([6])]
 
 
 def test_batches_hold_images_records_and_prompts(folder: Path):
-    module = PeopleDataModule(8, 4, 4, cache_dir=str(folder), shard_size=4)
+    module = AvatarDataModule(8, 4, 4, cache_dir=str(folder), shard_size=4)
     module.setup()
     batch = next(iter(module.train_dataloader()))
     assert batch["pixels"].shape == (4, 3, 64, 64)
@@ -72,14 +72,14 @@ def test_batches_hold_images_records_and_prompts(folder: Path):
 
 
 def test_pairs_name_with_s_what_differs(folder: Path):
-    module = PeoplePairsModule(num_images=8, num_validation=4, batch_size=4, cache_dir=str(folder), shard_size=4)
+    module = PairDataModule(num_images=8, num_validation=4, batch_size=4, cache_dir=str(folder), shard_size=4)
     module.setup()
     batch = next(iter(module.train_dataloader()))
     for row in range(4):
         _, target, fields = pair_of(0, int(batch["target_index"][row]), "train")
         assert set(mentioned(batch["prompt"][row])) == set(fields)
         assert {f: v for f, v in target.record().items() if f in fields} == mentioned(batch["prompt"][row])
-    published = PeoplePairsModule(
+    published = PairDataModule(
         as_published=True, num_images=8, num_validation=4, batch_size=4, cache_dir=str(folder), shard_size=4
     )
     published.setup()

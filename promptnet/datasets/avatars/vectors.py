@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import torch
 
-from promptnet.datasets.people.colours import NAMES, lab, word_weights
-from promptnet.datasets.people.person import COLOR_FIELDS, FIELDS, FRAMES, GEOMETRY, Avatar
-from promptnet.datasets.people.styles import STYLES
+from promptnet.datasets.avatars.colours import NAMES, lab, word_weights
+from promptnet.datasets.avatars.person import COLOR_FIELDS, FIELDS, FRAMES, GEOMETRY, Avatar
+from promptnet.datasets.avatars.styles import STYLES
 
 COLOR_WORDS = tuple((field, name) for field in COLOR_FIELDS for name in NAMES[field])
 """All colour words, field by field: the order of `color_weights`."""

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from promptnet.datasets.people import colours
+from promptnet.datasets.avatars import colours
 
 
 def test_cielab_of_known_colours_and_back():

@@ -11,9 +11,33 @@ import math
 import random
 from collections.abc import Mapping
 
-from promptnet.datasets.avatars.render import BACKGROUND, CLOTHES_COLOR, HAIR_COLOR, SKIN
-
 Lab = tuple[float, float, float]
+
+SKIN = {"fair": "#f8d5c2", "tan": "#dba36f", "brown": "#a4653c", "dark": "#64402f"}
+HAIR_COLOR = {
+    "black": "#1d1a22",
+    "chestnut": "#74402a",
+    "blond": "#f4cf57",
+    "ginger": "#d9541e",
+    "silver": "#c3c7d1",
+    "violet": "#8a4fd0",
+}
+BACKGROUND = {
+    "pink": "#ff9ccb",
+    "teal": "#2fb5a8",
+    "yellow": "#ffe14d",
+    "white": "#ffffff",
+    "navy": "#24366b",
+    "lime": "#a5e65a",
+}
+CLOTHES_COLOR = {
+    "red": "#d4232b",
+    "blue": "#2f6fe4",
+    "green": "#1f7d3c",
+    "orange": "#f78c1e",
+    "cream": "#f6ecd0",
+    "charcoal": "#3a3d44",
+}
 
 NAMES: dict[str, dict[str, str]] = {
     "skin": SKIN,

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from promptnet.datasets.people.captions import sample_fields
-from promptnet.datasets.people.colours import draw_color
-from promptnet.datasets.people.frames import sample_frame
-from promptnet.datasets.people.person import FIELDS, Avatar, Split, World, changed, sample_attributes, sample_avatar
-from promptnet.datasets.people.render import render, render_avatar, to_svg
+from promptnet.datasets.avatars.captions import sample_fields
+from promptnet.datasets.avatars.colours import draw_color
+from promptnet.datasets.avatars.frames import sample_frame
+from promptnet.datasets.avatars.person import FIELDS, Avatar, Split, World, changed, sample_attributes, sample_avatar
+from promptnet.datasets.avatars.render import render, render_avatar, to_svg
 
 Role = Literal["target", "reference", "twin"]
 SHARD = 2048
@@ -86,7 +86,7 @@ _RENDER: dict[Role, Callable[[int, int, Split, World, int], Image.Image]] = {
 }
 
 
-class RenderedPeople:
+class RenderedAvatars:
     """Images of the stream's people, rendered when they are first asked for, as rows {"image", **words of the record}.
 
     Args:

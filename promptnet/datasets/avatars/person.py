@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from promptnet.datasets.people.colours import NAMES, draw_color, draw_held_out, nearest_name
-from promptnet.datasets.people.styles import STYLES, StyleSpec
+from promptnet.datasets.avatars.colours import NAMES, draw_color, draw_held_out, nearest_name
+from promptnet.datasets.avatars.styles import STYLES, StyleSpec
 
 Split = Literal["train", "validation", "test", "judge"]
 World = Literal["known", "style", "hair", "color", "all"]

@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from promptnet.datasets.people import colours
-from promptnet.datasets.people.captions import caption, mentioned, random_fields
-from promptnet.datasets.people.frames import Frame, sample_frame
-from promptnet.datasets.people.person import (
+from promptnet.datasets.avatars import colours
+from promptnet.datasets.avatars.captions import caption, mentioned, random_fields
+from promptnet.datasets.avatars.frames import Frame, sample_frame
+from promptnet.datasets.avatars.person import (
     ATTRIBUTE_FIELDS,
     FIELDS,
     GEOMETRY,
@@ -20,9 +20,9 @@ from promptnet.datasets.people.person import (
     sample_avatar,
     sample_identity,
 )
-from promptnet.datasets.people.render import render, render_avatar, to_svg
-from promptnet.datasets.people.rendered import pair_of, reference_for
-from promptnet.datasets.people.styles import STYLES
+from promptnet.datasets.avatars.render import render, render_avatar, to_svg
+from promptnet.datasets.avatars.rendered import pair_of, reference_for
+from promptnet.datasets.avatars.styles import STYLES
 
 
 def test_the_stream_is_a_function_of_seed_and_index_and_never_repeats_anybody():

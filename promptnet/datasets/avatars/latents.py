@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from promptnet.datasets.image_latents import weights_hash
 from promptnet.datasets.avatars.rendered import RenderedAvatars
+from promptnet.datasets.image_latents import weights_hash
 
 
 def encoder_hash(vae: Any) -> str:

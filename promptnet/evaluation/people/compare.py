@@ -13,12 +13,12 @@ from promptnet.datasets.avatars.person import Split, World, nearest_name
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import Method
+from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.people.colors import Array
 from promptnet.evaluation.people.methods import make_methods
 from promptnet.evaluation.people.score import ERRORS, SHARES, a_person, harmonic, score, share_of_way
 from promptnet.evaluation.people.tasks import PersonAsked, ask_people
-from promptnet.evaluation.subjects.compare import renderer_cache
 from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.bootstrap import interval

@@ -11,6 +11,7 @@ from PIL import Image
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import Method
+from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.settings import load_settings
 from promptnet.evaluation.harness.tasks import Person, make_described_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
@@ -18,7 +19,7 @@ from promptnet.evaluation.resolution.methods import SIZES, TRAINED, Shape, Size,
 from promptnet.evaluation.resolution.report import print_sizes, save_size_sheet
 from promptnet.evaluation.resolution.score import FEWEST, SizeScorer, SizeScores, real_images
 from promptnet.evaluation.resolution.subjects import compare_identity
-from promptnet.evaluation.subjects.compare import check_run, renderer_cache
+from promptnet.evaluation.subjects.compare import check_run
 from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.bootstrap import Interval
 from promptnet.metrics.head_count import HeadFinder

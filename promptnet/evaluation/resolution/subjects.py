@@ -6,11 +6,11 @@ from typing import Any
 
 from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.renderer import image_size
+from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.settings import load_settings
 from promptnet.evaluation.harness.tasks import make_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.resolution.methods import Shape, Size, resolution_of
-from promptnet.evaluation.subjects.compare import renderer_cache
 from promptnet.evaluation.subjects.score import make_scorer
 from promptnet.images.crop import square
 from promptnet.metrics.bootstrap import difference, interval

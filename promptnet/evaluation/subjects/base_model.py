@@ -14,10 +14,11 @@ from PIL import Image
 from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS, Split
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import Method
+from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.settings import load_settings
 from promptnet.evaluation.harness.tasks import Person, attribute_chances, identity_chances, make_described_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
-from promptnet.evaluation.subjects.compare import check_run, renderer_cache
+from promptnet.evaluation.subjects.compare import check_run
 from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.bootstrap import interval
 from promptnet.metrics.judge import Judge, load_judge, read_images

@@ -1,8 +1,6 @@
 """Compare methods: generate held-out people with each, and score them against the true answers."""
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from promptnet.datasets.avatars.render import SPLITS, Split
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import Method
-from promptnet.evaluation.harness.renderer import image_size, weight_hashes
+from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.settings import load_settings
 from promptnet.evaluation.harness.tasks import Person, make_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
@@ -102,17 +100,6 @@ def check_run(split: str, steps: int, splits: Sequence[str] = SPLITS[1:]) -> Non
         raise ValueError(f"split={split!r} is not one of the splits that can be scored here: {', '.join(splits)}")
     if steps < 1:
         raise ValueError(f"steps={steps} must be 1 or more")
-
-
-@contextlib.contextmanager
-def renderer_cache(spec: RendererSpec, methods: Sequence[Method], folder: Path | None) -> Iterator[ImageCache]:
-    """Yield the image cache: in the output folder, or in a temporary one."""
-    size_px, weights = image_size(spec.base), weight_hashes(spec.base, methods)
-    if folder is not None:
-        yield ImageCache(folder / "pictures", weights, spec.steps, size_px)
-        return
-    with tempfile.TemporaryDirectory() as passing:
-        yield ImageCache(Path(passing), weights, spec.steps, size_px)
 
 
 @dataclass(frozen=True)

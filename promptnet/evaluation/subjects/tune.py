@@ -22,10 +22,11 @@ from promptnet.evaluation.harness.methods import (
     make_method,
     our_methods,
 )
+from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.settings import Settings, load_settings, save_settings
 from promptnet.evaluation.harness.tasks import Person, make_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
-from promptnet.evaluation.subjects.compare import check_run, renderer_cache
+from promptnet.evaluation.subjects.compare import check_run
 from promptnet.evaluation.subjects.coordinate_search import Point, coordinate_search
 from promptnet.evaluation.subjects.score import Scorer, make_scorer
 from promptnet.io.atomic import make_folder, write_whole

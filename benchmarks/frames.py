@@ -23,7 +23,7 @@ from promptnet import PromptNetPipeline
 from promptnet.datasets.avatars.render import AvatarRecord, Identity, sample_avatar
 from promptnet.datasets.photographs import package_photographs
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.people.tasks import FRAMES
+from promptnet.evaluation.harness.tasks import FRAMES
 from promptnet.inference import Registration, admit
 from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.bootstrap import difference, interval

@@ -11,7 +11,7 @@ from promptnet import PromptNetPipeline
 from promptnet.datasets.avatars.module import pixels_of
 from promptnet.datasets.avatars.person import FIELDS, IDENTITY_FIELDS
 from promptnet.evaluation.harness.judges import judge_folder
-from promptnet.evaluation.people.tasks import ask_people
+from promptnet.evaluation.harness.tasks import make_people
 from promptnet.models.judge import AvatarJudge
 
 BASE = Path(__file__).parents[1] / "checkpoints/tiny"
@@ -31,7 +31,7 @@ def identity(images: list[Any], people: list[Any]) -> float:
     with torch.no_grad():
         read = judge.look(pixels).words
     hits = [
-        FIELDS[field][int(read[field][place].argmax())] == person.reference.record()[field]
+        FIELDS[field][int(read[field][place].argmax())] == person.identity.record()[field]
         for place, person in enumerate(people)
         for field in IDENTITY_FIELDS
     ]
@@ -39,14 +39,14 @@ def identity(images: list[Any], people: list[Any]) -> float:
 
 
 def test_the_judges_read_what_is_drawn():
-    people = ask_people(24, 1)
+    people = make_people("validation", 24, 1)
     assert identity([person.true_images(64)[0] for person in people], people) > 0.9
 
 
 @pytest.mark.parametrize("frame", ["plain", "zoom-1.2"])
 def test_people_are_recognised_without_tuning(pipe: Any, frame: str):
     """Far from what it reaches (docs/results/embedded-model.md), farther from what guessing would."""
-    people = ask_people(8, 1, frame=frame)
+    people = make_people("validation", 8, 1, frame=frame)
     images = []
     for person in people:
         subject = pipe.encode(person.reference_image(64), class_word="a person", registration="never")

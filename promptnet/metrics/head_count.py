@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from promptnet.datasets.avatars.render import BACKGROUND, sample_avatar
+from promptnet.datasets.avatars.colours import BACKGROUND
+from promptnet.datasets.avatars.person import sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.metrics.judge import to_pixels
 from promptnet.models.judge import JUDGE_SIZE_PX
 
@@ -200,7 +202,7 @@ def scenes(count: int, seed: int, side_px: int = 128) -> Iterator[Scene]:
                 JUDGE_SIZE_PX
                 * 2 ** rng.choice((-0.8, *[rng.uniform(-0.3, 0.3)] * 3, rng.uniform(0.7, 1.6), rng.uniform(0.7, 1.6)))
             )
-            avatar = sample_avatar(seed, 10 * index + part).render(size_px)
+            avatar = render_avatar(sample_avatar(seed, 10 * index + part), size_px)
             ends = sorted((-size_px // 8, side_px - size_px * 7 // 8))  # if larger than the image, it covers it
             left, top = (rng.randint(*ends) for _ in range(2))
             centre = (left + HEAD_CENTRE[0] * size_px, top + HEAD_CENTRE[1] * size_px)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from promptnet.datasets.avatars.render import IDENTITY_FIELDS
+from promptnet.datasets.avatars.person import IDENTITY_FIELDS
 from promptnet.images.crop import square, to_pixels
 from promptnet.images.face_alignment import crop_around, cut
 from promptnet.images.face_detection import DetectionError, Face, FaceDetector

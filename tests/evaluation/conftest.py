@@ -1,5 +1,6 @@
 """A judge and a renderer with known answers, so that comparisons have exact results."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars.render import Attributes, Identity, render
+from promptnet.datasets.avatars.person import Attributes, Identity, sample_identity
+from promptnet.datasets.avatars.render import render
 from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.tasks import EvalPrompt, Person
 
@@ -22,10 +24,10 @@ class FakeJudge:
 
     def __init__(self):
         self.known: dict[bytes, dict[str, str]] = {}
-        self.rendered: dict[tuple[Identity, Attributes], Image.Image] = {}
+        self.rendered: dict[str, Image.Image] = {}
 
     def render(self, identity: Identity, attributes: Attributes) -> Image.Image:
-        key = (identity, attributes)
+        key = repr((identity, attributes))  # an identity has no hash
         if key not in self.rendered:
             self.rendered[key] = render(identity, attributes, SIZE_PX)
             self.known[self.rendered[key].tobytes()] = {**identity.record(), **attributes.record()}
@@ -66,14 +68,14 @@ def copied(person: Person, eval_prompt: EvalPrompt) -> tuple[Identity, Attribute
 
 
 def stranger(person: Person, eval_prompt: EvalPrompt) -> tuple[Identity, Attributes]:
-    other = Identity(
-        style=person.identity.style,
-        skin="fair" if person.identity.skin != "fair" else "dark",
-        hair="long" if person.identity.hair != "long" else "short",
-        hair_color="black" if person.identity.hair_color != "black" else "blond",
-        beard="none" if person.identity.beard == "beard" else "beard",
-    )
-    return other, eval_prompt.attributes
+    """Return somebody of the same style who shares no word with the person."""
+    who = person.identity.record()
+    for index in itertools.count():
+        other = sample_identity(99, index, "judge")
+        alike = [field for field, word in other.record().items() if who[field] == word]
+        if alike == ["style"]:
+            return other, eval_prompt.attributes
+    raise AssertionError("the stream has no end")
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptnet.datasets.avatars.render import BACKGROUND, sample_avatar
+from promptnet.datasets.avatars.colours import BACKGROUND
+from promptnet.datasets.avatars.person import sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.metrics.head_count import Head, HeadFinder, Scene, compose, scenes, searched_sides
 from promptnet.metrics.judge import load_judge
 
@@ -19,7 +21,7 @@ def finder() -> HeadFinder:
 
 
 def avatars(count: int, side_px: int, seed: int) -> list[Image.Image]:
-    return [sample_avatar(seed, index, "validation").render(side_px) for index in range(count)]
+    return [render_avatar(sample_avatar(seed, index, "validation"), side_px) for index in range(count)]
 
 
 @pytest.mark.parametrize(

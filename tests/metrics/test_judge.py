@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars.render import FIELDS
+from promptnet.datasets.avatars.person import FIELDS
 from promptnet.metrics.judge import feature_distance, load_judge, pixel_l1, read_images, to_pixels
 from promptnet.models.judge import AvatarJudge
 

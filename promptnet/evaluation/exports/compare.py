@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from promptnet.datasets.avatars.render import Split
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import OURS, Encoder, Method
 from promptnet.evaluation.harness.renderer import generator, image_size, weight_hashes
-from promptnet.evaluation.harness.tasks import CLASS_PHRASE, PLACEHOLDER, Person, make_people
+from promptnet.evaluation.harness.tasks import CLASS_PHRASE, PLACEHOLDER, Person, Split, make_people
 from promptnet.evaluation.harness.workers import generate_missing
 from promptnet.evaluation.method_names import EXPORT_METHODS
 from promptnet.evaluation.subjects.compare import check_run

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from promptnet.datasets.avatars.render import Split
+from promptnet.evaluation.harness.tasks import Split
 
 
 def judge_folder(base: str | Path, split: Split, judge: str | Path | None = None) -> Path:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Source = Literal["subject", "prompt", "truth"]
+Source = Literal["subject", "prompt", "described", "truth"]
+"""S*, the prompt with a class phrase in its place, the person described in words, or the true rendering."""
 Encoder = Literal["promptnet", "promptnet-published"]
 Parameter = float | int
 Parameters = Mapping[str, Any]
@@ -39,7 +40,12 @@ PROMPT_PARAMETERS: dict[str, Any] = {
 }
 """Parameters of the pipeline for a prompt without a subject."""
 
-DEFAULTS: dict[Source, dict[str, Any]] = {"subject": SUBJECT_PARAMETERS, "prompt": PROMPT_PARAMETERS, "truth": {}}
+DEFAULTS: dict[Source, dict[str, Any]] = {
+    "subject": SUBJECT_PARAMETERS,
+    "prompt": PROMPT_PARAMETERS,
+    "described": PROMPT_PARAMETERS,
+    "truth": {},
+}
 
 # Cached images are found by their record, whose keys do not change.
 _SAVED_NAMES = {"fusion_end": "fusion_until"}

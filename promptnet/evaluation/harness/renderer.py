@@ -51,7 +51,8 @@ class Renderer:
         """Generate the images of one person's prompts; the same person and method give the same images."""
         if method.source == "truth":
             return person.true_images(self.size_px)
-        if method.source == "prompt":
+        if method.source in ("prompt", "described"):
+            person = person.described() if method.source == "described" else person
             prompts = [eval_prompt.prompt.replace(PLACEHOLDER, CLASS_PHRASE) for eval_prompt in person.eval_prompts]
             return self._sampled(person, OURS, prompts, method.config)
         subject = self.subject(person, method)

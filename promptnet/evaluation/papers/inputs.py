@@ -10,9 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from promptnet.datasets.avatars.render import Split
 from promptnet.datasets.prepare.sources.base import IMAGE_ENDINGS
-from promptnet.evaluation.harness.tasks import Person, make_described_people, make_people
+from promptnet.evaluation.harness.tasks import Person, Split, make_described_people, make_people
 from promptnet.evaluation.identity import images_in
 from promptnet.evaluation.papers.config import ConfigError
 from promptnet.images.load import open_image

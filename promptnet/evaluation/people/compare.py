@@ -3,22 +3,22 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars.person import Split, World, nearest_name
+from promptnet.datasets.avatars.person import World, nearest_name
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.renderer_cache import renderer_cache
+from promptnet.evaluation.harness.tasks import Person, Split, make_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.people.colors import Array
 from promptnet.evaluation.people.methods import make_methods
 from promptnet.evaluation.people.score import ERRORS, SHARES, a_person, harmonic, score, share_of_way
-from promptnet.evaluation.people.tasks import PersonAsked, ask_people
 from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.bootstrap import interval
@@ -55,7 +55,7 @@ def evaluate_people(
         steps: denoising steps.
         split: "test" for results, read by the test judge; "validation" for choices.
         world: "known", or one of the held-out "style", "hair" and "color".
-        frame: how references were made, one of `tasks.FRAMES`.
+        frame: how references were made, one of `harness.tasks.FRAMES`.
         methods: some of `PEOPLE_METHODS`, "prompt" and "truth" always among them; None is all that have encoders.
         tune_steps: of per-user tuning.
         out: a folder, made if it is missing.
@@ -73,16 +73,14 @@ def evaluate_people(
     """
     chosen = make_methods(methods or (), base, tune_steps)
     folder = None if out is None else make_folder(out)
-    asked = ask_people(people, prompts, split=split, world=world, frame=frame, seed=seed)
-    named: Literal["test", "validation"] = "test" if split == "test" else "validation"
-    reader = _load_people_judge(judge_folder(base, named, judge), device)
+    asked = make_people(split, people, prompts, seed, world=world, frame=frame, neutral_first=True)
+    reader = _load_people_judge(judge_folder(base, split, judge), device)
     spec = RendererSpec(Path(base), steps, device or "cpu")
     with renderer_cache(spec, chosen, folder) as cache, WorkerPool(spec, workers) as pool:
         images = _generate(asked, chosen, cache, pool)
-    asks = [ask for person in asked for ask in person.eval_prompts]
     with torch.no_grad():
-        scores = {method: score(found, asks, reader) for method, found in images.items()}
-    results = summarise(scores, prompts, [person.reference.identity.skin for person in asked])
+        scores = {method: score(found, asked, reader) for method, found in images.items()}
+    results = summarise(scores, prompts, [person.identity.skin for person in asked])
     results["settings"] = {
         "people": people, "prompts": prompts, "steps": steps, "split": split, "world": world, "frame": frame,
         "tune_steps": tune_steps, "seed": seed,
@@ -94,14 +92,13 @@ def evaluate_people(
 
 
 def _generate(
-    asked: Sequence[PersonAsked], methods: Sequence[Method], cache: ImageCache, pool: WorkerPool
+    asked: Sequence[Person], methods: Sequence[Method], cache: ImageCache, pool: WorkerPool
 ) -> dict[str, list[Image.Image]]:
     """Return every method's images, person by person."""
     images = {}
     for method in methods:
-        people = [person.described() for person in asked] if method.name == "described" else asked
-        pool.generate(people, [method], cache, about=method.name)
-        images[method.name] = [image for person in people for image in cache.get(person, method)]
+        pool.generate(asked, [method], cache, about=method.name)
+        images[method.name] = [image for person in asked for image in cache.get(person, method)]
     return images
 
 
@@ -160,7 +157,7 @@ def _load_people_judge(folder: Path, device: str | None) -> Any:
     return judge.float().eval().requires_grad_(False).to(device or "cpu")
 
 
-def _sheet(asked: Sequence[PersonAsked], images: dict[str, list[Image.Image]], num_prompts: int) -> Image.Image:
+def _sheet(asked: Sequence[Person], images: dict[str, list[Image.Image]], num_prompts: int) -> Image.Image:
     """One line a person: the reference, then each method's images; the first 24 people."""
     size = images["truth"][0].width
     lines = []

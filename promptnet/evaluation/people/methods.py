@@ -29,7 +29,7 @@ def make_methods(names: Iterable[str], base: str | Path, tune_steps: int) -> lis
     tuning = {"steps": tune_steps}
     every = [
         Method("prompt", "prompt", config=DEFAULTS["prompt"]),
-        Method("described", "prompt", config=DEFAULTS["prompt"]),
+        Method("described", "described", config=DEFAULTS["described"]),
         _subject("encode"),
         _subject("tuned", customize=tuning),
         _subject("fusion", customize=tuning, **FUSION),

@@ -9,10 +9,10 @@ from PIL import Image
 
 from promptnet.datasets.avatars.colours import lab
 from promptnet.datasets.avatars.module import pixels_of
-from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS, IDENTITY_FIELDS
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS, IDENTITY_FIELDS, Avatar
 from promptnet.datasets.avatars.render import render_avatar
+from promptnet.evaluation.harness.tasks import Person
 from promptnet.evaluation.people.colors import Array, ciede2000
-from promptnet.evaluation.people.tasks import PeopleAsk
 from promptnet.metrics.bootstrap import interval
 from promptnet.models.judge import JUDGE_SIZE_PX
 
@@ -25,7 +25,7 @@ ERRORS = ("error_skin", "error_hair_color", "error_clothes_color", "shape", "geo
 _IDENTITY_ERRORS = ("error_skin", "error_hair_color", "shape", "geometry")
 
 
-def score(images: Sequence[Image.Image], asks: Sequence[PeopleAsk], judge: Any) -> dict[str, Array]:
+def score(images: Sequence[Image.Image], people: Sequence[Person], judge: Any) -> dict[str, Array]:
     """Score images against the true answers: each measure one number an image, NaN where it does not apply.
 
     - `identity`: share of the identity's fields read right; `attributes`: of the fields that the prompt names;
@@ -35,35 +35,37 @@ def score(images: Sequence[Image.Image], asks: Sequence[PeopleAsk], judge: Any) 
 
     Args:
         images: of any size.
-        asks: one for each.
-        judge: a `AvatarJudge`.
+        people: their prompts have one image each, in order.
+        judge: an `AvatarJudge`.
     """
+    truths = [truth for person in people for truth in person.truths()]
+    named = [set(eval_prompt.fields) for person in people for eval_prompt in person.eval_prompts]
     read = judge.look(_pixels(images))
-    true = judge.look(_pixels([render_avatar(ask.truth, JUDGE_SIZE_PX) for ask in asks]))
-    hits = _hits({field: read.words[field].argmax(1).tolist() for field in FIELDS}, asks)
+    true = judge.look(_pixels([render_avatar(truth, JUDGE_SIZE_PX) for truth in truths]))
+    hits = _hits({field: read.words[field].argmax(1).tolist() for field in FIELDS}, truths)
     exact = read.exact.double().cpu().numpy()
-    pairs = list(zip(hits, asks, strict=True))
+    pairs = list(zip(hits, named, strict=True))
     figures = {
         "identity": [_share(of_image, IDENTITY_FIELDS) for of_image in hits],
-        "attributes": [_share(of_image, ask.fields) for of_image, ask in pairs],
-        "preservation": [_share(of_image, set(ATTRIBUTE_FIELDS) - ask.fields) for of_image, ask in pairs],
+        "attributes": [_share(of_image, fields) for of_image, fields in pairs],
+        "preservation": [_share(of_image, set(ATTRIBUTE_FIELDS) - fields) for of_image, fields in pairs],
         "shape": (1 - (read.shape * true.shape).sum(1)).tolist(),
-        "geometry": [_geometry_error(row, ask) for row, ask in zip(exact, asks, strict=True)],
+        "geometry": [_geometry_error(row, truth) for row, truth in zip(exact, truths, strict=True)],
     }
     for place, field in enumerate(COLOR_FIELDS):
         seen = (exact[:, 3 * place : 3 * place + 3] + [1.0, 0.0, 0.0]) * 50
-        asked = np.array([lab(ask.truth.colors()[field]) for ask in asks])
+        asked = np.array([lab(truth.colors()[field]) for truth in truths])
         figures[f"error_{field}"] = ciede2000(seen, asked).tolist()
         if field == "skin":
             figures["lightness_skin"] = (seen[:, 0] - asked[:, 0]).tolist()
     return {name: np.array(values, np.float64) for name, values in figures.items()}
 
 
-def _hits(codes: dict[str, list[int]], asks: Sequence[PeopleAsk]) -> list[dict[str, bool]]:
+def _hits(codes: dict[str, list[int]], truths: Sequence[Avatar]) -> list[dict[str, bool]]:
     """Return, for each image, which fields are read as the true answer has them."""
     return [
-        {field: FIELDS[field][codes[field][place]] == word for field, word in ask.truth.record().items()}
-        for place, ask in enumerate(asks)
+        {field: FIELDS[field][codes[field][place]] == word for field, word in truth.record().items()}
+        for place, truth in enumerate(truths)
     ]
 
 
@@ -119,5 +121,5 @@ def _share(hits: dict[str, bool], fields: Any) -> float:
     return float(np.mean([hits[field] for field in fields])) if fields else float("nan")
 
 
-def _geometry_error(read: Array, ask: PeopleAsk) -> float:
-    return float(np.abs(read[3 * len(COLOR_FIELDS) :] - ask.truth.identity.geometry).mean())
+def _geometry_error(read: Array, truth: Avatar) -> float:
+    return float(np.abs(read[3 * len(COLOR_FIELDS) :] - truth.identity.geometry).mean())

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, FIELDS, IDENTITY_FIELDS, render
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, FIELDS, IDENTITY_FIELDS
+from promptnet.datasets.avatars.render import render
 from promptnet.evaluation.harness.tasks import Person
 from promptnet.images.crop import square
 from promptnet.metrics.bootstrap import Interval, difference, interval

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS, Split
+from promptnet.datasets.avatars.person import FIELDS, IDENTITY_FIELDS
+from promptnet.evaluation.harness.chances import attribute_chances, identity_chances
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.settings import load_settings
-from promptnet.evaluation.harness.tasks import Person, attribute_chances, identity_chances, make_described_people
+from promptnet.evaluation.harness.tasks import Person, Split, make_described_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.subjects.compare import check_run
 from promptnet.io.atomic import make_folder, write_whole
@@ -69,7 +70,7 @@ def evaluate_base(
         base.json: `{"fields": {field: {"mean", "low", "high", "majority", "real", "target"}}, "settings"}`.
 
     Raises:
-        ValueError: unknown folder, base model, judge or split; too many people.
+        ValueError: unknown folder, base model, judge or split.
     """
     check_run(split, steps)
     config = {**load_settings().method("prompt-only").config}

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptnet.datasets.avatars.render import SPLITS, Split
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.settings import load_settings
-from promptnet.evaluation.harness.tasks import Person, make_people
+from promptnet.evaluation.harness.tasks import SPLITS, Person, Split, make_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
 from promptnet.evaluation.subjects.curves import curve_points, curve_records
 from promptnet.evaluation.subjects.plots import check_matplotlib, save_plot
@@ -63,7 +62,7 @@ def evaluate_avatars(
         The content of results.json (`results.summarise`).
 
     Raises:
-        ValueError: unknown folder, base model, judge, split or method; too many people.
+        ValueError: unknown folder, base model, judge, split or method.
         ModuleNotFoundError: `out` is given and matplotlib is not installed.
     """
     check_run(split, steps, SPLITS)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars.render import Split
-from promptnet.evaluation.harness.tasks import Person, attribute_chances, identity_chances
+from promptnet.evaluation.harness.chances import attribute_chances, identity_chances
+from promptnet.evaluation.harness.tasks import Person, Split
 from promptnet.metrics.judge import Array, Judge, Prediction, feature_distance, pixel_l1, read_images
 from promptnet.metrics.scores import Chances, Record, Scored, field_accuracy, harmonic, rescaled_fraction
 

@@ -102,7 +102,7 @@ def tune_settings(
         The settings, with the score of every choice.
 
     Raises:
-        ValueError: unknown folder, base model, judge or method; too many people.
+        ValueError: unknown folder, base model, judge or method.
     """
     check_run("validation", steps)
     start = load_settings(settings)

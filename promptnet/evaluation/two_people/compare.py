@@ -12,10 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from promptnet.datasets.avatars.render import Split
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.renderer import generator, weight_hashes
-from promptnet.evaluation.harness.tasks import CLASS_PHRASE, Person, make_people
+from promptnet.evaluation.harness.tasks import CLASS_PHRASE, Person, Split, make_people
 from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import make_folder, write_whole
 from promptnet.metrics.blending import Blending, blending
@@ -29,11 +28,7 @@ Row = dict[str, Any]
 
 
 def pairs_of(split: Split, pairs: int, seed: int = 0) -> list[tuple[Person, Person]]:
-    """Return pairs of different held-out people, nobody in two.
-
-    Raises:
-        ValueError: there are not as many.
-    """
+    """Return pairs of different held-out people, nobody in two."""
     people = make_people(split, 2 * pairs, 1, seed)
     return list(zip(people[::2], people[1::2], strict=True))
 
@@ -67,7 +62,7 @@ def evaluate_two_people(
         on_pair: (pairs done, pairs in all), called after each.
 
     Raises:
-        ValueError: unknown folder, base model, judge or split; too many pairs.
+        ValueError: unknown folder, base model, judge or split.
     """
     folder = None if out is None else make_folder(out)
     reader = load_judge(judge_folder(base, split, judge), device)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from promptnet.datasets.avatars.render import IDENTITY_FIELDS
+from promptnet.datasets.avatars.person import IDENTITY_FIELDS
 from promptnet.inference.references import decode_latents
 from promptnet.inference.subject.subject import Subject
 from promptnet.metrics.judge import Judge, Prediction, feature_distance, load_judge, read_images

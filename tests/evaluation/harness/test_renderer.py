@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline
-from promptnet.datasets.avatars.render import FIELDS
+from promptnet.datasets.avatars.person import FIELDS
 from promptnet.evaluation.harness.methods import METHODS, OURS, PUBLISHED, Method, make_method
 from promptnet.evaluation.harness.renderer import Renderer, encoder_folder, image_size, weight_hashes
 from promptnet.evaluation.harness.settings import Settings, load_settings, save_settings

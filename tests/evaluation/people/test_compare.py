@@ -10,15 +10,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from rich.console import Console
 
-from promptnet.datasets.avatars.captions import mentioned
-from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS
+from promptnet.datasets.avatars.person import COLOR_FIELDS, FIELDS
 from promptnet.datasets.avatars.render import render_avatar
 from promptnet.datasets.avatars.vectors import NUM_EXACT, codes_of, exact_of
+from promptnet.evaluation.harness.tasks import make_people
 from promptnet.evaluation.people.colors import ciede2000
 from promptnet.evaluation.people.compare import evaluate_people, summarise
 from promptnet.evaluation.people.report import print_people
 from promptnet.evaluation.people.score import FRACTIONS, harmonic, score, share_of_way
-from promptnet.evaluation.people.tasks import FRAMES, ask_people
 from promptnet.models.judge import AvatarJudge, JudgeReading
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.training.pretrain.stage import write_index
@@ -43,33 +42,6 @@ def test_ciede2000_is_the_published_one(first: Any, second: Any, expected: float
     assert ciede2000(second, first) == pytest.approx(expected, abs=1e-4)
 
 
-def test_asks_name_what_changes_and_the_truth_keeps_the_rest():
-    for person in ask_people(20, 3, seed=1):
-        assert person.eval_prompts[0].truth == person.reference
-        for eval_prompt, described in list(zip(person.eval_prompts, person.described().eval_prompts, strict=True))[1:]:
-            assert set(mentioned(eval_prompt.prompt)) == set(eval_prompt.fields)
-            kept = set(ATTRIBUTE_FIELDS) - eval_prompt.fields
-            assert all(
-                getattr(eval_prompt.truth.attributes, f) == getattr(person.reference.attributes, f) for f in kept
-            )
-            assert mentioned(described.prompt) == eval_prompt.truth.record()
-            assert described.truth == eval_prompt.truth
-
-
-@pytest.mark.parametrize("frame", FRAMES)
-def test_every_frame_gives_a_reference(frame: str):
-    (person,) = ask_people(1, 1, frame=frame)
-    (plain,) = ask_people(1, 1)
-    assert (person.reference_image(64).tobytes() == plain.reference_image(64).tobytes()) == (frame == "plain")
-
-
-def test_unknown_frames_and_trained_splits_are_refused():
-    with pytest.raises(ValueError, match="frame='fisheye'"):
-        ask_people(1, 1, frame="fisheye")
-    with pytest.raises(ValueError, match="split='train'"):
-        ask_people(1, 1, split="train")
-
-
 class _PerfectJudge:
     """Reads from an image what its record says, by looking the image up."""
 
@@ -87,18 +59,18 @@ class _PerfectJudge:
 
 
 def test_a_perfect_image_has_full_shares_and_no_error_and_another_person_has_not():
-    people = ask_people(8, 2, seed=3)
-    eval_prompts = [eval_prompt for person in people for eval_prompt in person.eval_prompts]
-    judge = _PerfectJudge([eval_prompt.truth for eval_prompt in eval_prompts])
-    images = [render_avatar(eval_prompt.truth, 64) for eval_prompt in eval_prompts]
-    perfect = score(images, eval_prompts, judge)
+    people = make_people("validation", 8, 2, 3, neutral_first=True)
+    truths = [truth for person in people for truth in person.truths()]
+    judge = _PerfectJudge(truths)
+    images = [render_avatar(truth, 64) for truth in truths]
+    perfect = score(images, people, judge)
     assert all(np.nanmin(perfect[name]) == 1.0 for name in FRACTIONS)
     assert max(perfect[f"error_{field}"].max() for field in COLOR_FIELDS) < 1e-3
     assert perfect["shape"].max() < 1e-5
-    others = score(images[2:] + images[:2], eval_prompts, judge)
+    others = score(images[2:] + images[:2], people, judge)
     assert np.nanmean(others["identity"]) < 0.7
     assert others["error_skin"].mean() > 3
-    results = summarise({"prompt": others, "truth": perfect}, 2, [person.reference.identity.skin for person in people])
+    results = summarise({"prompt": others, "truth": perfect}, 2, [person.identity.skin for person in people])
     assert results["methods"]["truth"]["way"]["error_skin"]["mean"] == pytest.approx(1.0)
     assert results["methods"]["prompt"]["way"]["error_skin"]["mean"] == pytest.approx(0.0)
     assert sum(group["people"] for group in results["methods"]["truth"]["skin"].values()) == 8
@@ -124,10 +96,10 @@ def test_the_harmonic_mean_counts_attributes_and_everything_of_a_person():
 
 
 def test_a_measure_that_applies_to_nobody_is_none():
-    people = ask_people(3, 1)
-    asks = [ask for person in people for ask in person.eval_prompts]
-    perfect = score([render_avatar(ask.truth, 64) for ask in asks], asks, _PerfectJudge([ask.truth for ask in asks]))
-    results = summarise({"prompt": perfect, "truth": perfect}, 1, [person.reference.identity.skin for person in people])
+    people = make_people("validation", 3, 1, neutral_first=True)
+    truths = [truth for person in people for truth in person.truths()]
+    perfect = score([render_avatar(truth, 64) for truth in truths], people, _PerfectJudge(truths))
+    results = summarise({"prompt": perfect, "truth": perfect}, 1, [person.identity.skin for person in people])
     assert results["methods"]["truth"]["attributes"] is None
     assert results["methods"]["truth"]["identity"]["mean"] == 1
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from promptnet.datasets.avatars.render import FIELDS
-from promptnet.evaluation.harness.tasks import identity_chances, make_described_people
+from promptnet.datasets.avatars.person import FIELDS
+from promptnet.evaluation.harness.chances import identity_chances
+from promptnet.evaluation.harness.tasks import make_described_people
 from promptnet.evaluation.harness.workers import RendererSpec
 from promptnet.evaluation.subjects import base_model as base_evaluation
 from promptnet.evaluation.subjects.base_model import evaluate_base

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from promptnet.evaluation.harness.chances import attribute_chances, identity_chances
 from promptnet.evaluation.harness.methods import Method
-from promptnet.evaluation.harness.tasks import attribute_chances, identity_chances, make_people
+from promptnet.evaluation.harness.tasks import make_people
 from promptnet.evaluation.subjects.score import METRICS, make_scorer
 
 SIZE_PX = 64

@@ -53,7 +53,7 @@ def people(
     place = pick_device(device)
     quiet()
     from promptnet.evaluation.people.compare import evaluate_people
-    from promptnet.evaluation.people.report import print_people
+    from promptnet.evaluation.subjects.exact_report import print_people
 
     results = evaluate_people(
         found,

@@ -5,26 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars.person import World, nearest_name
+from promptnet.datasets.avatars.person import World
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.tasks import Person, Split, make_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
-from promptnet.evaluation.people.colors import Array
 from promptnet.evaluation.people.methods import make_methods
-from promptnet.evaluation.people.score import ERRORS, SHARES, a_person, harmonic, score, share_of_way
+from promptnet.evaluation.subjects.exact import score
+from promptnet.evaluation.subjects.exact_results import summarise
 from promptnet.images.contact_sheet import contact_sheet
 from promptnet.io.atomic import make_folder, write_whole
-from promptnet.metrics.bootstrap import interval
-
-PAIRS = (("tuned", "encode"), ("fusion", "tuned"), ("published-fusion", "published"), ("tuned", "published-fusion"))
-"""Methods that are compared person by person."""
 
 
 def evaluate_people(
@@ -100,54 +95,6 @@ def _generate(
         pool.generate(asked, [method], cache, about=method.name)
         images[method.name] = [image for person in asked for image in cache.get(person, method)]
     return images
-
-
-def summarise(scores: dict[str, dict[str, Array]], num_prompts: int, skins: Sequence[str]) -> dict[str, Any]:
-    """Return every method's measures with intervals over people.
-
-    Args:
-        scores: of each method, `score`, images person by person.
-        num_prompts: images a person.
-        skins: exact skin colour of each person.
-    """
-    means = {
-        method: {name: a_person(values, num_prompts) for name, values in figures.items()}
-        for method, figures in scores.items()
-    }
-    for figures in means.values():
-        figures["harmonic"] = harmonic(figures, means["prompt"], means["truth"])
-    methods: dict[str, Any] = {}
-    for method, figures in means.items():
-        methods[method] = {name: _known(figures[name]) for name in (*SHARES, *ERRORS)}
-        methods[method]["way"] = {
-            name: share_of_way(figures[name], means["prompt"][name], means["truth"][name]) for name in ERRORS
-        }
-        methods[method]["skin"] = _by_group(figures, skins)
-    results: dict[str, Any] = {"methods": methods}
-    for first, second in PAIRS:
-        if {first, second} <= set(means):
-            results[f"{first} - {second}"] = {
-                name: _known(means[first][name] - means[second][name]) for name in (*SHARES, *ERRORS)
-            }
-    return results
-
-
-def _known(values: Array) -> dict[str, float] | None:
-    """Estimate the mean over the people to whom a measure applies, or None where it applies to nobody."""
-    known = values[~np.isnan(values)]
-    return interval(known).record() if len(known) else None
-
-
-def _by_group(figures: dict[str, Array], skins: Sequence[str]) -> dict[str, Any]:
-    groups = np.array([nearest_name("skin", skin) for skin in skins])
-    return {
-        group: {
-            "people": int((groups == group).sum()),
-            "error": interval(figures["error_skin"][groups == group]).record(),
-            "lightness": interval(figures["lightness_skin"][groups == group]).record(),
-        }
-        for group in sorted(set(groups.tolist()))
-    }
 
 
 def _load_people_judge(folder: Path, device: str | None) -> Any:

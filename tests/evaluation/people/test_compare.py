@@ -14,10 +14,11 @@ from promptnet.datasets.avatars.person import COLOR_FIELDS, FIELDS
 from promptnet.datasets.avatars.render import render_avatar
 from promptnet.datasets.avatars.vectors import NUM_EXACT, codes_of, exact_of
 from promptnet.evaluation.harness.tasks import make_people
-from promptnet.evaluation.people.colors import ciede2000
-from promptnet.evaluation.people.compare import evaluate_people, summarise
-from promptnet.evaluation.people.report import print_people
-from promptnet.evaluation.people.score import FRACTIONS, harmonic, score, share_of_way
+from promptnet.evaluation.people.compare import evaluate_people
+from promptnet.evaluation.subjects.exact import FRACTIONS, harmonic, score, share_of_way
+from promptnet.evaluation.subjects.exact_report import print_people
+from promptnet.evaluation.subjects.exact_results import summarise
+from promptnet.metrics.color_difference import ciede2000
 from promptnet.models.judge import AvatarJudge, JudgeReading
 from promptnet.models.promptnet import PromptNetModel
 from promptnet.training.pretrain.stage import write_index

@@ -12,8 +12,8 @@ from promptnet.datasets.avatars.module import pixels_of
 from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, COLOR_FIELDS, FIELDS, IDENTITY_FIELDS, Avatar
 from promptnet.datasets.avatars.render import render_avatar
 from promptnet.evaluation.harness.tasks import Person
-from promptnet.evaluation.people.colors import Array, ciede2000
 from promptnet.metrics.bootstrap import interval
+from promptnet.metrics.color_difference import Array, ciede2000
 from promptnet.models.judge import JUDGE_SIZE_PX
 
 FRACTIONS = ("identity", "attributes", "preservation")

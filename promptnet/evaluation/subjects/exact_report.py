@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from promptnet.evaluation.people.score import ERRORS, SHARES
+from promptnet.evaluation.subjects.exact import ERRORS, SHARES
 
 
 def print_people(results: Mapping[str, Any], console: Console | None = None) -> None:

@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from promptnet.datasets.avatars.pairs import GivenReference, Reference, checked_reference
 from promptnet.datasets.faces.augment import Augmentation
 from promptnet.datasets.faces.features import FeatureCache
 from promptnet.datasets.faces.pairs import Caches, FacePairs, Partners, Prompts, SetPartners, ShardPartners, Sizes
+from promptnet.datasets.faces.references import GivenReference, Reference, checked_reference
 from promptnet.datasets.faces.sampler import BucketOrder, FullOrder, Order, Size, WindowOrder, nearest_size
 from promptnet.datasets.faces.shards import ShardStore
 from promptnet.datasets.stream import CountedSamples

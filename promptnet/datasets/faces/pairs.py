@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from promptnet.datasets.avatars.pairs import Reference
 from promptnet.datasets.faces.augment import Augmentation, fitted, recoloured
 from promptnet.datasets.faces.features import FeatureCache
+from promptnet.datasets.faces.references import Reference
 from promptnet.datasets.faces.sampler import Order, Size
 from promptnet.datasets.faces.shards import ShardStore, open_row_image
 from promptnet.datasets.stream import sample_rng

@@ -321,3 +321,10 @@ def test_captions_that_nobody_has_are_refused(tmp_path: Path):
     folder = with_captions(tmp_path / "set", [None, "", None, None])
     with pytest.raises(ValueError, match=r"captioned=0\.5, but not one image"):
         build(folder, captioned=0.5)
+
+
+def test_the_old_word_for_the_same_image_is_read_for_one_release(prepared: Make):
+    with pytest.warns(DeprecationWarning, match="same-picture is now same-image"):
+        assert build(prepared(4), reference="same-picture").reference == "same-image"
+    with pytest.raises(ValueError, match="must be 'same-image' or 'same-identity'"):
+        build(prepared(4, name="other"), reference="other")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import random
 import struct
 import sys
 import zlib
@@ -45,11 +44,10 @@ class ImageSet:
 
 @functools.cache
 def _bases() -> list[np.ndarray]:
-    from promptnet.datasets.avatars.render import identities, render, sample_attributes
+    from promptnet.datasets.avatars.person import sample_avatar
+    from promptnet.datasets.avatars.render import render_avatar
 
-    rng = random.Random(5)
-    people = identities("train")[:NUM_PEOPLE]
-    return [np.asarray(render(person, sample_attributes(rng), SIDE_PX)) for person in people]
+    return [np.asarray(render_avatar(sample_avatar(5, person), SIDE_PX)) for person in range(NUM_PEOPLE)]
 
 
 def avatar(number: int) -> np.ndarray:

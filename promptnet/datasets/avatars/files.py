@@ -8,46 +8,52 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from promptnet.datasets.avatars.captions import caption
-from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, Attributes, Split, sample_avatar
+from promptnet.datasets.avatars.captions import caption, sample_fields
+from promptnet.datasets.avatars.person import Avatar, Split, sample_attributes, sample_identity
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.datasets.stream import sample_rng
 
 
-def write_avatars(folder: str | Path, split: Split, num_images: int, *, seed: int = 0, size_px: int = 64) -> list[Path]:
-    """Write avatar i, `sample_avatar(seed, i, split)`, to `<person>/<i>.png` and its caption to `<person>/<i>.txt`.
+def write_avatars(
+    folder: str | Path, split: Split, num_images: int, *, seed: int = 0, size_px: int = 64, images_per_person: int = 4
+) -> list[Path]:
+    """Write image i to `<person>/<i>.png` and its caption to `<person>/<i>.txt`.
 
-    A caption mentions some of the avatar's attributes and S*, for example "a sad portrait of S*, wearing sunglasses".
+    Image i shows person `i // images_per_person` of the split's stream, with attributes of its own. A caption mentions
+    some of them and S*, for example "a sad portrait of S*, wearing sunglasses".
 
     Args:
         folder: to write to; made, with those above it.
-        split: "train", "validation" or "test"; the splits share no identity.
+        split: "train", "validation", "test" or "judge"; the splits share no identity.
         num_images: how many.
-        seed: of avatars and captions.
+        seed: of people, attributes and captions.
         size_px: side of the images.
+        images_per_person: how many in each sub-folder; with two or more, a person may be another image's reference.
 
     Returns:
         The images' paths.
 
     Raises:
-        ValueError: `num_images` is below 1.
+        ValueError: a number is below 1.
     """
-    if num_images < 1:
-        raise ValueError(f"num_images={num_images} must be at least 1")
-    return [_write(Path(folder), split, index, seed, size_px) for index in range(num_images)]
+    if min(num_images, images_per_person) < 1:
+        raise ValueError(f"num_images={num_images} and images_per_person={images_per_person} must be at least 1")
+    return [
+        _write(Path(folder), split, seed, index // images_per_person, index, size_px) for index in range(num_images)
+    ]
 
 
-def _write(folder: Path, split: Split, index: int, seed: int, size_px: int) -> Path:
-    avatar = sample_avatar(seed, index, split)
-    place = folder / "-".join(avatar.identity.record().values()) / f"{index:06d}.png"
+def _write(folder: Path, split: Split, seed: int, person: int, index: int, size_px: int) -> Path:
+    identity = sample_identity(seed, person, split)
+    avatar = Avatar(identity, sample_attributes(identity.style, sample_rng(seed, index, f"attributes {split}")))
+    place = folder / f"{split}-{seed}-{person:06d}" / f"{index:06d}.png"
     place.parent.mkdir(parents=True, exist_ok=True)
-    avatar.render(size_px).save(place)
-    place.with_suffix(".txt").write_text(_caption(avatar.attributes, seed, index) + "\n", "utf-8")
+    render_avatar(avatar, size_px).save(place)
+    place.with_suffix(".txt").write_text(_caption(avatar, seed, index) + "\n", "utf-8")
     return place
 
 
-def _caption(attributes: Attributes, seed: int, index: int) -> str:
-    """Each attribute kept with a probability drawn for this image, in an order drawn for it."""
+def _caption(avatar: Avatar, seed: int, index: int) -> str:
+    """Name attributes drawn for this image, in an order drawn for it."""
     rng = sample_rng(seed, index, "caption")
-    keep = rng.random()
-    fields = {field for field in ATTRIBUTE_FIELDS if rng.random() < keep}
-    return caption(None, attributes, subject="S*", fields=fields, rng=rng)
+    return caption(avatar.record(), subject="S*", fields=sample_fields(rng, neutral=0.0), rng=rng)

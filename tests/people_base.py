@@ -1,4 +1,4 @@
-"""An embedded model for people without end with random weights: all that its recipes start from."""
+"""The embedded model with random weights: all that its recipes start from."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from promptnet.models.tiny import (
     build_vae,
     train_tokenizer,
 )
-from promptnet.training.embedded.people_clip import PeopleClipStage
+from promptnet.training.embedded.clip import sampled_captions
 from promptnet.training.embedded.soft_words import RecordEncoder
 
 
 def write_people_base(folder: Path) -> Path:
     """Write VAE, tokenizer, encoders, a narrow U-Net, scheduler and record encoder; return the folder."""
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(PeopleClipStage.captions(0, 2000))
+    tokenizer = train_tokenizer(sampled_captions(0, 2000))
     config: Any = build_clip(tokenizer).config
     tokenizer.save_pretrained(folder / "tokenizer")
     CLIPTextModel(config.text_config).save_pretrained(folder / "text_encoder")

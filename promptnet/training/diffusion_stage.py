@@ -7,11 +7,11 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import DDIMScheduler
 from torch import nn
 from torch.nn import functional as F
 
-from promptnet.datasets.image_latents import encode_latents
+from promptnet.datasets.avatars.latents import AvatarLatents
 from promptnet.datasets.stream import sample_noise, sample_uniform
 from promptnet.inference.sampling.schedule import prediction_type
 from promptnet.inference.tuning.loss import denoising_target, noised
@@ -22,6 +22,8 @@ Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 class DiffusionStage(Stage):
     """A stage whose loss is the mean squared error of the scheduler's prediction type, on latents encoded once.
+
+    The data module is `promptnet.datasets.avatars.module.AvatarDataModule`, or one like it.
 
     Args:
         frozen: the parts that do not train, by name, `vae` among them.
@@ -58,28 +60,22 @@ class DiffusionStage(Stage):
         copied.__setstate__(deepcopy(self.__getstate__(), memo))
         return copied
 
-    def prepare_data(self) -> None:
-        """Encode all images once (rank 0)."""
-        self._latents_of("train")
-        self._latents_of("validation")
-
     def setup(self, stage: str) -> None:
-        """Read the encoded images."""
+        """Open the latents of the data module's images; they are encoded when they are first asked for."""
         super().setup(stage)
-        self.latents = {split: self._latents_of(split) for split in ("train", "validation")}
+        module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        vae = self.frozen["vae"]
+        self.latents: dict[str, Any] = {
+            split: AvatarLatents(module.rendered(split), vae) for split in ("train", "validation")
+        }
 
     def on_fit_start(self) -> None:
         """Move the frozen parts to where this one is by now: Lightning moves modules after `setup`."""
         for part in self.frozen.values():
             part.to(self.device)
 
-    def _latents_of(self, split: str) -> torch.Tensor:
-        module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        vae: AutoencoderKL = self.frozen["vae"]
-        return encode_latents(module.rendered(split), vae, module.cache_dir)
-
     def cached(self, split: str, index: torch.Tensor) -> torch.Tensor:
-        """Latents (B, C, h, w) of the images at these places (B,) of the data set."""
+        """Latents (B, C, h, w) of the images at these places (B,) of the rendered set."""
         return self.latents[split][index.cpu()].to(self.device, memory_format=torch.channels_last)
 
     def denoising_loss(self, predict: Predict, latents: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from promptnet.datasets.avatars.rendered import RenderedAvatars
-from promptnet.datasets.image_latents import weights_hash
+from promptnet.datasets.weights_hash import weights_hash
 
 
 def encoder_hash(vae: Any) -> str:

@@ -73,10 +73,10 @@ class AvatarPairs(Dataset[dict[str, Any]]):
     with the placeholder S*; `described`, the same prompt with the person's description in its place.
 
     Args:
-        references: rendered references.
+        references: rendered references; the targets themselves, where they are the references as published.
         targets: rendered targets, of the same stream.
-        seed: of the order.
-        as_published: reference and target are both the target, and the prompt is "a portrait of S*".
+        seed: of the prompts' order.
+        as_published: the prompt is "a portrait of S*", and the record is the target's.
     """
 
     def __init__(
@@ -97,13 +97,12 @@ class AvatarPairs(Dataset[dict[str, Any]]):
         reference, target, fields = pair_of(self.targets.seed, index, self.targets.split, self.targets.world)
         fields = frozenset[str]() if self.as_published else fields
         record, rng = target.record(), sample_rng(self.seed, sample, "prompt")
-        shown = self.targets if self.as_published else self.references
         named = fields | set(IDENTITY_FIELDS)
         return {
             "sample": sample,
             "target_index": index,
             "reference_index": index,
-            "reference_pixels": pixels_of(shown.pixels(index)),
+            "reference_pixels": pixels_of(self.references.pixels(index)),
             "codes": codes_of(record),
             "exact": exact_of(target),
             "record": record_of(target if self.as_published else reference),
@@ -215,7 +214,8 @@ class PairDataModule(AvatarDataModule):
     """`AvatarDataModule` whose items are `AvatarPairs`.
 
     Args:
-        as_published: reference and target are one image, and the prompt is "a portrait of S*".
+        as_published: reference and target are one image, and the prompt is "a portrait of S*". Otherwise references are
+            in any frame, and the prompt names all in which the target differs.
         people: arguments of `AvatarDataModule`.
     """
 
@@ -227,6 +227,15 @@ class PairDataModule(AvatarDataModule):
         """Open both sets."""
         self.train, self.validation = self._pairs("train"), self._pairs("validation")
 
+    def references(self, split: Split) -> RenderedAvatars:
+        """Return the images that the encoder reads, of "train" or "validation"."""
+        return self.rendered(split, "target" if self.as_published else "reference")
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many images training has seen, and of how many people: each image shows another one."""
+        seen = min(self.num_images, self.samples_seen)
+        return seen, seen
+
     def _pairs(self, split: Split) -> AvatarPairs:
-        references, targets = self.rendered(split, "reference"), self.rendered(split)
+        references, targets = self.references(split), self.rendered(split)
         return AvatarPairs(references, targets, seed=self.seed, as_published=self.as_published)

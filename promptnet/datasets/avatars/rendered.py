@@ -97,7 +97,7 @@ class RenderedAvatars:
         size_px: side of the images.
         role: "target" in the plain frame, the framed "reference" of the same person, or its "twin" in other colours.
         world: what people are drawn from.
-        shard_size: images rendered together.
+        shard_size: images rendered together; no more than `num_images`.
     """
 
     def __init__(
@@ -117,8 +117,9 @@ class RenderedAvatars:
         self.split: Split = split
         self.role: Role = role
         self.world: World = world
-        self.num_images, self.seed, self.size_px, self.shard_size = num_images, seed, size_px, shard_size
-        name = f"{role}-{split}-{world}-{seed}-{size_px}px-{shard_size}-{drawing_hash(role)}"
+        self.num_images, self.seed, self.size_px = num_images, seed, size_px
+        self.shard_size = min(shard_size, num_images)
+        name = f"{role}-{split}-{world}-{seed}-{size_px}px-{self.shard_size}-{drawing_hash(role)}"
         self.folder = Path(cache_dir) / name
         self._fingerprint = f"{name}-{num_images}"
         self.column_names = ["image", *FIELDS]

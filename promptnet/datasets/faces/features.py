@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from promptnet.datasets.image_latents import weights_hash
+from promptnet.datasets.weights_hash import weights_hash
 
 if TYPE_CHECKING:  # pyarrow is needed for sets of files alone
     from promptnet.datasets.faces.shards import ShardStore

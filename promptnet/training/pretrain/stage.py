@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModel
 
+from promptnet.datasets.avatars.latents import AvatarLatents
 from promptnet.datasets.faces.features import network_hash
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.pipeline import PromptNetPipeline
@@ -160,17 +161,19 @@ class PretrainStage(DiffusionStage):
 
     # --- where the frozen networks are, and what they compute once ----------------------------------------------
 
-    def prepare_data(self) -> None:
-        """Encode all images once where the data module renders them; other sets are cached in `on_fit_start`."""
-        if self._renders():
-            super().prepare_data()
-
     def setup(self, stage: str) -> None:
-        """Read the encoded images, where there are any."""
-        if self._renders():
-            super().setup(stage)
-        else:
-            Stage.setup(self, stage)
+        """Open the latents of targets and references where the data module renders them.
+
+        Other sets are encoded in `on_fit_start`.
+        """
+        if not self._renders():
+            return Stage.setup(self, stage)
+        super().setup(stage)
+        module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        vae = self.frozen["vae"]
+        self.reference_latents: dict[str, Any] = {
+            split: AvatarLatents(module.references(split), vae) for split in ("train", "validation")
+        }
 
     def _renders(self) -> bool:
         return hasattr(self.trainer.datamodule, "rendered")  # type: ignore[attr-defined]
@@ -273,10 +276,13 @@ class PretrainStage(DiffusionStage):
         if f"{role}_index" in batch:
             if self.sample_posterior or self.sample_reference:
                 raise ValueError(
-                    "sample_posterior and sample_reference need the posterior, and rendered portraits keep its mode "
+                    "sample_posterior and sample_reference need the posterior, and rendered avatars keep its mode "
                     "alone: set them to false, or use promptnet.datasets.faces.module.FaceDataModule"
                 )
-            return self.cached(split, batch[f"{role}_index"])
+            if role == "target":
+                return self.cached(split, batch["target_index"])
+            found = self.reference_latents[split][batch["reference_index"].cpu()]
+            return found.to(self.device, memory_format=torch.channels_last)
         moments = batch[f"{role}_moments"] if f"{role}_moments" in batch else self._moments(batch[f"{role}_pixels"])
         mean, log_variance = moments.float().chunk(2, dim=1)
         if split == "train" and (self.sample_posterior if role == "target" else self.sample_reference):
@@ -367,7 +373,7 @@ class PretrainStage(DiffusionStage):
         if "described" not in batch:
             raise ValueError(
                 f"described_weight={self.described_weight} needs captions that describe the person, which this data "
-                "has not: set it to 0, or train on portraits (promptnet.datasets.avatars.pairs.PairDataModule)."
+                "has not: set it to 0, or train on avatars (promptnet.datasets.avatars.module.PairDataModule)."
             )
         unet = self.frozen["unet"]
         return unet(noisy.to(unet.dtype), timesteps, **self._conditions(batch, None)).sample

@@ -9,8 +9,8 @@ import torch
 
 from promptnet.datasets.avatars.captions import mentioned
 from promptnet.datasets.avatars.latents import AvatarLatents
-from promptnet.datasets.avatars.module import AvatarDataModule, PairDataModule
-from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, FIELDS, sample_avatar
+from promptnet.datasets.avatars.module import AvatarDataModule, PairDataModule, pixels_of
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, FIELDS, IDENTITY_FIELDS, sample_avatar
 from promptnet.datasets.avatars.render import render_avatar
 from promptnet.datasets.avatars.rendered import RenderedAvatars, pair_of
 from promptnet.datasets.avatars.vectors import NUM_EXACT, color_weights, exact_of, num_record_numbers, record_of
@@ -71,19 +71,44 @@ def test_batches_hold_images_records_and_prompts(folder: Path):
     assert (validation["said"] == validation["codes"]).all()
 
 
-def test_pairs_name_with_s_what_differs(folder: Path):
-    module = PairDataModule(num_images=8, num_validation=4, batch_size=4, cache_dir=str(folder), shard_size=4)
+def pairs_of(folder: Path, **how: Any) -> PairDataModule:
+    module = PairDataModule(num_images=8, num_validation=4, batch_size=4, cache_dir=str(folder), shard_size=4, **how)
     module.setup()
+    return module
+
+
+def test_pairs_name_with_s_what_differs(folder: Path):
+    module = pairs_of(folder)
     batch = next(iter(module.train_dataloader()))
     for row in range(4):
-        _, target, fields = pair_of(0, int(batch["target_index"][row]), "train")
-        assert set(mentioned(batch["prompt"][row])) == set(fields)
-        assert {f: v for f, v in target.record().items() if f in fields} == mentioned(batch["prompt"][row])
-    published = PairDataModule(
-        as_published=True, num_images=8, num_validation=4, batch_size=4, cache_dir=str(folder), shard_size=4
-    )
-    published.setup()
-    assert set(next(iter(published.train_dataloader()))["prompt"]) == {"a portrait of S*"}
+        index = int(batch["target_index"][row])
+        _, target, fields = pair_of(0, index, "train")
+        said, described = mentioned(batch["prompt"][row]), mentioned(batch["described"][row])
+        assert said == {f: v for f, v in target.record().items() if f in fields}
+        assert described == {f: v for f, v in target.record().items() if f in fields or f in IDENTITY_FIELDS}
+        assert "S*" not in batch["described"][row]
+        assert torch.equal(batch["reference_pixels"][row], pixels_of(module.references("train").pixels(index)))
+    assert module.references("train").role == "reference"
+
+
+def test_as_published_the_reference_is_the_target_and_the_prompt_says_nothing(folder: Path):
+    module = pairs_of(folder, as_published=True)
+    batch = next(iter(module.train_dataloader()))
+    assert set(batch["prompt"]) == {"a portrait of S*"}
+    for row in range(4):
+        index = int(batch["target_index"][row])
+        assert torch.equal(batch["reference_pixels"][row], pixels_of(module.rendered("train").pixels(index)))
+        assert torch.equal(batch["record"][row], record_of(sample_avatar(0, index)))
+    assert module.references("train").folder == module.rendered("train").folder
+
+
+def test_a_shard_holds_no_more_images_than_are_asked_for(folder: Path):
+    few, many = RenderedAvatars(folder, "test", 3), RenderedAvatars(folder, "test", 5, shard_size=4)
+    assert len(few.shard(0)) == 3
+    assert len(many.shard(1)) == 4
+    assert few.folder != many.folder
+    with pytest.raises(ValueError, match="num_images=0"):
+        RenderedAvatars(folder, "test", 0)
 
 
 def test_vectors_tell_people_apart_and_hold_exact_values():

@@ -65,7 +65,7 @@ def test_the_loss_of_the_embedded_models_path_is_what_it_always_was(random_base:
     """Spelt out here as it was when the shipped encoders were trained, and compared bit for bit."""
     torch.manual_seed(3)
     stage = PretrainStage(str(random_base), str(random_base / "out"), region_proj_channel=8)
-    stage.latents = {"train": torch.randn(5, 4, 16, 16)}
+    stage.latents, stage.reference_latents = ({"train": torch.randn(5, 4, 16, 16)} for _ in range(2))
     batch = {
         "sample": torch.tensor([3, 4]),
         "prompt": ["a portrait of S*", "a portrait of S*, wearing glasses"],
@@ -74,7 +74,7 @@ def test_the_loss_of_the_embedded_models_path_is_what_it_always_was(random_base:
         "reference_pixels": torch.rand(2, 3, 64, 64) * 2 - 1,
     }
     clean = stage.latents["train"][[2, 3]].to(memory_format=torch.channels_last)
-    reference = stage.latents["train"][[0, 1]].to(memory_format=torch.channels_last)
+    reference = stage.reference_latents["train"][[0, 1]].to(memory_format=torch.channels_last)
     noise = sample_noise(0, batch["sample"], "noise", (4, 16, 16)).to(clean)
     timesteps = low_discrepancy_timesteps(0, batch["sample"], 1000)
     alphas = stage.scheduler.alphas_cumprod[timesteps]
@@ -190,7 +190,7 @@ def test_the_posterior_is_drawn_by_sample_number_and_in_training_alone(build: Bu
     alone, target = build("sd", sample_reference=True)._pair(batch, "train")
     assert not torch.equal(alone, target)
     assert torch.equal(target, mode._pair(batch, "train")[1])
-    with pytest.raises(ValueError, match="rendered portraits keep its mode"):
+    with pytest.raises(ValueError, match="rendered avatars keep its mode"):
         both._latents({"target_index": torch.zeros(2)}, "target", "train")
 
 

@@ -1,4 +1,4 @@
-"""The stages on people without end: soft words, what each kind of prompt is, and whole short runs."""
+"""The stages of the embedded model: soft words, what each kind of prompt is, and whole short runs."""
 
 import json
 import shutil
@@ -12,30 +12,31 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from promptnet.datasets.image_latents import weights_hash
 from promptnet.datasets.avatars.captions import mentioned
 from promptnet.datasets.avatars.latents import encoder_hash
-from promptnet.datasets.avatars.module import AvatarDataModule
+from promptnet.datasets.avatars.module import AvatarDataModule, JudgeDataModule, PairDataModule
 from promptnet.datasets.avatars.person import FIELDS, sample_avatar
 from promptnet.datasets.avatars.render import render_avatar
 from promptnet.datasets.avatars.rendered import avatar_of, twin_of
 from promptnet.datasets.avatars.vectors import COLOR_WORDS, NUM_EXACT, num_record_numbers
+from promptnet.datasets.weights_hash import weights_hash
 from promptnet.inference.pipeline import PromptNetPipeline
 from promptnet.models.judge import AvatarJudge
 from promptnet.models.tiny import train_tokenizer
 from promptnet.training.callbacks.held_out_people import held_out_people
-from promptnet.training.embedded.people_clip import PeopleClipStage
-from promptnet.training.embedded.people_encoder import PeoplePretrainStage
-from promptnet.training.embedded.people_unet import PeopleBaseStage
+from promptnet.training.embedded.clip import ClipStage, exact_errors
+from promptnet.training.embedded.encoder import AvatarPretrainStage
+from promptnet.training.embedded.judge import JudgeStage
 from promptnet.training.embedded.soft_words import RecordEncoder, SoftWords, mixed, perturbed
+from promptnet.training.embedded.unet import BaseModelStage
 from tests.people_base import write_people_base
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def people_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_people_base(tmp_path_factory.mktemp("people-base"))
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_people_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,11 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def stage(people_base: Path) -> PeopleBaseStage:
-    return PeopleBaseStage(base_dir=str(people_base), judge_dir="none", channels=(32, 32, 64))
+def stage(base: Path) -> BaseModelStage:
+    return BaseModelStage(base_dir=str(base), judge_dir="none", channels=(32, 32, 64))
 
 
-def test_an_exact_centre_is_its_own_word_and_a_colour_between_lies_between(stage: PeopleBaseStage):
+def test_an_exact_centre_is_its_own_word_and_a_colour_between_lies_between(stage: BaseModelStage):
     table = stage.frozen["text_encoder"].get_input_embeddings().weight
     weights = torch.tensor([float(word == ("skin", "tan")) for word in COLOR_WORDS]).view(1, -1)
     prompts, words = stage.soft_words.of(["a person with tan skin, on a pink background"], weights + 0, table, [True])
@@ -89,7 +90,7 @@ def test_split_colour_words_are_refused():
         SoftWords(train_tokenizer(["a portrait"]))
 
 
-def test_each_kind_of_prompt_reaches_the_text_tower(stage: PeopleBaseStage, batch: dict[str, Any]):
+def test_each_kind_of_prompt_reaches_the_text_encoder(stage: BaseModelStage, batch: dict[str, Any]):
     with torch.no_grad():
         states = {
             kind: stage.states(batch, [kind] * 8, noise=0.0) for kind in ("empty", "plain", "soft", "record", "mixture")
@@ -102,23 +103,23 @@ def test_each_kind_of_prompt_reaches_the_text_tower(stage: PeopleBaseStage, batc
     assert not torch.allclose(stage.states(others, ["record"] * 8, noise=0.0), states["record"], atol=1e-3)
 
 
-def test_the_record_encoder_learns_through_text_tower_and_unet(stage: PeopleBaseStage, batch: dict[str, Any]):
+def test_the_record_encoder_learns_through_text_encoder_and_unet(stage: BaseModelStage, batch: dict[str, Any]):
     stage.latents = {"train": torch.randn(8, 4, 16, 16)}
-    stage._denoise(batch, "train", ["record"] * 8).backward()
+    stage._loss(batch, "train", ["record"] * 8).backward()
     gradient = stage.record_encoder.embedding_out.weight.grad
     assert gradient is not None
     assert gradient.abs().sum() > 0
     assert all(value.grad is None for value in stage.frozen["text_encoder"].parameters())
 
 
-def test_shares_have_to_sum_to_one(people_base: Path):
+def test_shares_have_to_sum_to_one(base: Path):
     with pytest.raises(ValueError, match="sum to one"):
-        PeopleBaseStage(shares=(0.5, 0.5, 0.5, 0.0, 0.0), base_dir=str(people_base), judge_dir="none")
+        BaseModelStage(shares=(0.5, 0.5, 0.5, 0.0, 0.0), base_dir=str(base), judge_dir="none")
 
 
 def test_clip_reads_soft_words_and_learns(batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
-    stage = PeopleClipStage(soft=1.0, tokenizer_captions=2000)
+    stage = ClipStage(soft=1.0, tokenizer_captions=2000)
     monkeypatch.setattr(stage, "log_dict", lambda *_, **__: None)
     optimizer = torch.optim.AdamW(stage.parameters(), 2e-3)
     losses = []
@@ -131,6 +132,48 @@ def test_clip_reads_soft_words_and_learns(batch: dict[str, Any], monkeypatch: py
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_a_judge_learns_words_exact_values_and_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    module = JudgeDataModule(num_images=8, num_validation=4, batch_size=8, cache_dir=str(tmp_path))
+    module.setup()
+    batch, stage, logged = next(iter(module.train_dataloader())), JudgeStage(width=8), dict[str, list[float]]()
+
+    def note(figures: dict[str, torch.Tensor], **_: Any) -> None:
+        for name, value in figures.items():
+            logged.setdefault(name, []).append(float(value.detach()))
+
+    monkeypatch.setattr(stage, "log_dict", note)
+    monkeypatch.setattr(stage, "log", lambda name, value, **_: note({name: value}))
+    optimizer = torch.optim.AdamW(stage.parameters(), 2e-3)
+    for _ in range(25):
+        stage.training_step(batch, 0).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name in ("train/words", "train/exact", "train/shape"):
+        assert logged[name][-1] < 0.9 * logged[name][0], name
+    with torch.no_grad():
+        stage.validation_step(batch, 0)
+    read = stage.judge.look(batch["pixels"])
+    assert logged["val/hair"] == [float((read.words["hair"].argmax(1) == batch["codes"][:, 2]).float().mean())]
+    assert {f"val/{field}" for field in FIELDS} <= set(logged)
+
+
+def test_errors_of_colours_are_distances_in_cielab_and_geometry_is_apart():
+    errors = torch.zeros(2, NUM_EXACT)
+    errors[:, :3] = torch.tensor([[0.06, 0.0, 0.08], [0.0, 0.0, 0.0]])  # in units of 50: 5 and 0
+    errors[:, 12:] = torch.tensor([[0.2], [-0.4]])
+    found = {name: float(value) for name, value in exact_errors(errors).items()}
+    assert found == pytest.approx(
+        {
+            "val/error_skin": 2.5,
+            "val/error_hair_color": 0,
+            "val/error_background": 0,
+            "val/error_clothes_color": 0,
+            "val/geometry": 0.3,
+        }
+    )
+
+
 def _fit(config: str, folder: Path, *options: str) -> None:
     arguments = ["--run_dir", str(folder / "run"), "--data.init_args.cache_dir", str(folder / "people")]
     small = ["--data.init_args.shard_size=8", "--data.init_args.num_validation=8", "--data.init_args.batch_size=4"]
@@ -140,7 +183,7 @@ def _fit(config: str, folder: Path, *options: str) -> None:
         "train.py",
         "fit",
         "--config",
-        f"configs/tiny/{config}.yaml",
+        f"configs/{config}.yaml",
         *arguments,
         *small,
         *limits,
@@ -149,19 +192,52 @@ def _fit(config: str, folder: Path, *options: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_shipped_recipe_of_the_unet_runs_and_writes_unet_and_record_encoder(people_base: Path, tmp_path: Path):
-    _fit("unet", tmp_path, f"--model.init_args.base_dir={people_base}", "--model.init_args.channels=[32,32,64]")
+def test_the_shipped_recipe_of_the_unet_runs_and_writes_unet_and_record_encoder(base: Path, tmp_path: Path):
+    _fit("tiny/unet", tmp_path, f"--model.init_args.base_dir={base}", "--model.init_args.channels=[32,32,64]")
     for part in ("unet", "scheduler", "record_encoder"):
-        assert list((people_base / part).iterdir())
-    again = PeopleBaseStage(base_dir=str(people_base), judge_dir="none", start_from=str(people_base / "unet"))
+        assert list((base / part).iterdir())
+    again = BaseModelStage(base_dir=str(base), judge_dir="none", start_from=str(base / "unet"))
     assert list(again.unet.config.block_out_channels) == [32, 32, 64]
 
 
-def test_the_shipped_recipe_of_the_encoder_runs_and_makes_a_pipeline(people_base: Path, tmp_path: Path):
-    export = people_base / "promptnet"
-    folders = [f"--model.init_args.base_dir={people_base}", f"--model.init_args.export_dir={export}"]
-    _fit("encoder", tmp_path, *folders, "--model.init_args.words_only_steps=1", "--trainer.callbacks=null")
-    pipe: Any = PromptNetPipeline.from_pretrained(people_base)
+def test_an_encoder_learns_the_teachers_words_first_and_the_noise_later(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    module = PairDataModule(num_images=4, num_validation=4, batch_size=2, cache_dir=str(tmp_path))
+    module.setup()
+    batch = next(iter(module.train_dataloader()))
+    torch.manual_seed(0)
+    how: dict[str, Any] = {"region_kernel_size": 1, "region_proj_channel": 8, "described_weight": 1.0}
+    stage = AvatarPretrainStage(words_weight=2.0, words_only_steps=1, base_dir=str(base), **how)
+    stage.latents, stage.reference_latents = ({"train": torch.randn(4, 4, 16, 16)} for _ in range(2))
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(stage, "log", lambda name, value, **_: logged.update({name: float(value.detach())}))
+    words_only = stage.training_step(batch, 0)
+    assert list(logged) == ["train/words"]
+    assert float(words_only.detach()) == pytest.approx(2 * logged["train/words"])
+    words_only.backward()
+    assert all(value.grad is None for value in stage.frozen["teacher"].parameters())
+    monkeypatch.setattr(AvatarPretrainStage, "global_step", 1)
+    whole = float(stage.training_step(batch, 0).detach())
+    assert whole == pytest.approx(logged["train/loss"] + 2 * logged["train/words"])
+    assert logged["train/loss"] > logged["train/described"] > 0
+
+
+def test_an_encoder_with_other_words_than_the_teachers_is_refused(base: Path, tmp_path: Path):
+    module = PairDataModule(num_images=2, num_validation=2, batch_size=2, cache_dir=str(tmp_path))
+    module.setup()
+    stage = AvatarPretrainStage(words_weight=1.0, base_dir=str(base), region_kernel_size=2, region_proj_channel=8)
+    stage.latents, stage.reference_latents = ({"train": torch.randn(2, 4, 16, 16)} for _ in range(2))
+    with pytest.raises(ValueError, match=r"pseudo-words \(1, 192\), the teacher \(4, 192\): choose region_kernel_size"):
+        stage.words_distance(next(iter(module.train_dataloader())), "train")
+
+
+@pytest.mark.slow
+def test_the_shipped_recipe_of_the_encoder_runs_and_makes_a_pipeline(base: Path, tmp_path: Path):
+    export = base / "promptnet"
+    folders = [f"--model.init_args.base_dir={base}", f"--model.init_args.export_dir={export}"]
+    _fit("pretrain/tiny", tmp_path, *folders, "--model.init_args.words_only_steps=1", "--trainer.callbacks=null")
+    pipe: Any = PromptNetPipeline.from_pretrained(base)
     subject = pipe.encode(render_avatar(sample_avatar(0, 0, "test"), 64))
     images = pipe("a portrait of S*", subject=subject, num_inference_steps=2, output_type="np").images
     assert images.shape == (1, 64, 64, 3)
@@ -169,18 +245,18 @@ def test_the_shipped_recipe_of_the_encoder_runs_and_makes_a_pipeline(people_base
     assert any("val/words" in line for line in logged)
 
 
-def test_an_encoder_without_a_teacher_says_how_to_get_one(people_base: Path, tmp_path: Path):
+def test_an_encoder_without_a_teacher_says_how_to_get_one(base: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="words_only_steps=3"):
-        PeoplePretrainStage(words_only_steps=3, base_dir=str(people_base))
-    shutil.copytree(people_base, tmp_path / "base")
+        AvatarPretrainStage(words_only_steps=3, base_dir=str(base))
+    shutil.copytree(base, tmp_path / "base")
     shutil.rmtree(tmp_path / "base" / "record_encoder")
     with pytest.raises(ValueError, match=r"unet\.yaml"):
-        PeoplePretrainStage(words_weight=1.0, base_dir=str(tmp_path / "base"))
+        AvatarPretrainStage(words_weight=1.0, base_dir=str(tmp_path / "base"))
 
 
 @pytest.mark.slow
 def test_the_shipped_recipe_of_the_judges_runs_and_a_judge_reads_words_colours_and_shapes(tmp_path: Path):
-    _fit("judge-validation", tmp_path, f"--model.init_args.export_dir={tmp_path / 'judge'}")
+    _fit("tiny/judge-validation", tmp_path, f"--model.init_args.export_dir={tmp_path / 'judge'}")
     judge: Any = AvatarJudge.from_pretrained(tmp_path / "judge")
     with torch.no_grad():
         reading = judge.float().look(torch.zeros(2, 3, 64, 64))
@@ -209,11 +285,11 @@ def test_a_twin_has_the_same_shapes_in_other_colours():
 
 
 @pytest.mark.slow
-def test_a_decoder_goes_on_alone_and_leaves_latents_as_they_are(people_base: Path, tmp_path: Path):
-    before: Any = AutoencoderKL.from_pretrained(people_base / "vae", torch_dtype=torch.float16)
+def test_a_decoder_goes_on_alone_and_leaves_latents_as_they_are(base: Path, tmp_path: Path):
+    before: Any = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float16)
     before.save_pretrained(tmp_path / "old")
     options = {"decoder_from": tmp_path / "old", "export_dir": tmp_path}
-    _fit("vae", tmp_path, *(f"--model.init_args.{name}={folder}" for name, folder in options.items()))
+    _fit("tiny/vae", tmp_path, *(f"--model.init_args.{name}={folder}" for name, folder in options.items()))
     after: Any = AutoencoderKL.from_pretrained(tmp_path / "vae")
     assert encoder_hash(after.float()) == encoder_hash(before.float())
     assert weights_hash(after.decoder) != weights_hash(before.decoder)

@@ -1,4 +1,4 @@
-"""Pretraining the encoder on people without end: references in any frame, and a teacher that knows the record.
+"""Stage 4 of the embedded model: the encoder, with a teacher that knows the record.
 
 The base model was trained with a `RecordEncoder`, whose pseudo-words say all that an image shows. That gives two more
 errors beside the published one (the noise of the target): the distance of the encoder's pseudo-words to the teacher's,
@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from promptnet.datasets.avatars.latents import AvatarLatents
 from promptnet.datasets.stream import sample_noise
 from promptnet.inference.tuning.loss import noised
 from promptnet.training.diffusion_stage import low_discrepancy_timesteps
@@ -23,7 +22,7 @@ from promptnet.training.embedded.soft_words import RecordEncoder
 from promptnet.training.pretrain.stage import PretrainStage
 
 
-class PeoplePretrainStage(PretrainStage):
+class AvatarPretrainStage(PretrainStage):
     """`PretrainStage` for `PairDataModule`.
 
     Args:
@@ -44,24 +43,6 @@ class PeoplePretrainStage(PretrainStage):
         self.words_weight, self.words_only_steps = words_weight, words_only_steps
         if words_weight or self.described_weight:
             self.frozen["teacher"] = _teacher(Path(self.hparams["base_dir"]), self.text_encoders.width)
-
-    def setup(self, stage: str) -> None:
-        """Open the latents of targets and references."""
-        super().setup(stage)
-        module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        vae = self.frozen["vae"]
-        role = "target" if module.as_published else "reference"
-        self.references = {split: AvatarLatents(module.rendered(split, role), vae) for split in ("train", "validation")}
-
-    def _latents_of(self, split: str) -> Any:
-        module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return AvatarLatents(module.rendered(split), self.frozen["vae"])
-
-    def _latents(self, batch: dict[str, Any], role: str, split: str) -> torch.Tensor:
-        if role == "target":
-            return self.cached(split, batch["target_index"])
-        latents = self.references[split][batch["reference_index"].cpu()]
-        return latents.to(self.device, memory_format=torch.channels_last)
 
     def _described(self, batch: dict[str, Any], noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Return what the base model predicts under the teacher's pseudo-words."""

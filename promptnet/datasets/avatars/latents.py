@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from promptnet.datasets.avatars.rendered import RenderedAvatars
@@ -43,12 +46,15 @@ class AvatarLatents:
         """Return the latents (N, 4, h, w), float16, of one shard."""
         if shard not in self._shards:
             path = self.people.folder / f"{self.name}-{shard:05d}.safetensors"
-            if not path.exists():
-                draft = path.with_suffix(f".{os.getpid()}.draft")
-                save_file({"latents": self._encode(shard)}, draft)
-                draft.replace(path)
-            self._shards[shard] = load_file(path)["latents"]
+            kept = _kept(path, self.people.shard_size)
+            self._shards[shard] = self._write(shard, path) if kept is None else kept
         return self._shards[shard]
+
+    def _write(self, shard: int, path: Path) -> torch.Tensor:
+        latents, draft = self._encode(shard), path.with_suffix(f".{os.getpid()}.draft")
+        save_file({"latents": latents}, draft)
+        draft.replace(path)
+        return latents
 
     @torch.no_grad()
     def _encode(self, shard: int) -> torch.Tensor:
@@ -59,3 +65,17 @@ class AvatarLatents:
         pixels = images.permute(0, 3, 1, 2).to(self.vae.device, self.vae.dtype) / 127.5 - 1
         latents = self.vae.encode(pixels).latent_dist.mode() * self.vae.config["scaling_factor"]
         return latents.to("cpu", torch.float16).contiguous()
+
+
+def _kept(path: Path, number: int) -> torch.Tensor | None:
+    """The latents in a file; None where there is none, or a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        latents = load_file(path)["latents"]
+        if len(latents) == number:
+            return latents
+    except (SafetensorError, OSError, KeyError):
+        pass
+    warnings.warn(f"the latents in {path} are damaged: they are computed again", stacklevel=4)
+    return None

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import Image
 from promptnet.datasets.avatars.captions import sample_fields
 from promptnet.datasets.avatars.colours import draw_color
 from promptnet.datasets.avatars.frames import sample_frame
-from promptnet.datasets.avatars.person import FIELDS, Avatar, Split, World, changed, sample_attributes, sample_avatar
+from promptnet.datasets.avatars.person import Avatar, Split, World, changed, sample_attributes, sample_avatar
 from promptnet.datasets.avatars.render import render, render_avatar, to_svg
 
 Role = Literal["target", "reference", "twin"]
@@ -121,16 +122,12 @@ class RenderedAvatars:
         self.shard_size = min(shard_size, num_images)
         name = f"{role}-{split}-{world}-{seed}-{size_px}px-{self.shard_size}-{drawing_hash(role)}"
         self.folder = Path(cache_dir) / name
-        self._fingerprint = f"{name}-{num_images}"
-        self.column_names = ["image", *FIELDS]
         self._shards: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.num_images
 
-    def __getitem__(self, place: int | slice) -> dict[str, Any]:
-        if isinstance(place, slice):
-            return {"image": [self.image(index) for index in range(*place.indices(len(self)))]}
+    def __getitem__(self, place: int) -> dict[str, Any]:
         return {"image": self.image(place), **self.avatar(place).record()}
 
     def avatar(self, index: int) -> Avatar:
@@ -151,17 +148,30 @@ class RenderedAvatars:
         return np.array(self.shard(shard)[place])
 
     def shard(self, shard: int) -> np.ndarray:
-        """Return all images of one shard, (N, S, S, 3) uint8, memory-mapped."""
+        """Return all images of one shard, (N, S, S, 3) uint8, memory-mapped; rendered if they are not there yet.
+
+        Rendering takes half a minute for 2048 images.
+        """
         if shard not in self._shards:
-            self.render(shard)
+            if self._opened(shard) is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._render(shard)
             self._shards[shard] = np.load(self._path(shard), mmap_mode="r")
         return self._shards[shard]
 
-    def render(self, shard: int) -> None:
-        """Render a shard that is not there yet (half a minute)."""
-        if not self._path(shard).exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._render(shard)
+    def _opened(self, shard: int) -> np.ndarray | None:
+        """The images of a shard's file; None where there is none, or a damaged one."""
+        path = self._path(shard)
+        if not path.exists():
+            return None
+        try:
+            images = np.load(path, mmap_mode="r")
+            if images.shape == (self.shard_size, self.size_px, self.size_px, 3):
+                return images
+        except (ValueError, OSError, EOFError):
+            pass
+        warnings.warn(f"the images in {path} are damaged: they are rendered again", stacklevel=4)
+        return None
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}.npy"

@@ -1,11 +1,13 @@
 """Rendered sets, their latents, and the data modules."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from promptnet.datasets.avatars.captions import mentioned
 from promptnet.datasets.avatars.latents import AvatarLatents
@@ -54,6 +56,28 @@ def test_latents_are_those_of_the_images_and_are_kept(folder: Path, monkeypatch:
     assert torch.equal(AvatarLatents(people, vae)[torch.tensor([6])], found[:1])
     with pytest.raises(pytest.fail.Exception, match="encoded again"):
         AvatarLatents(people, build_vae())[torch.tensor([6])]
+
+
+@pytest.mark.parametrize("damage", ["cut", "rows"])
+def test_damaged_images_and_latents_are_made_again(damage: str, tmp_path: Path):
+    vae: Any = build_vae()
+    people = RenderedAvatars(tmp_path, "train", 3, size_px=16)
+    images, latents = np.array(people.shard(0)), AvatarLatents(people, vae).shard(0)
+    drawn, encoded = people.folder / "00000.npy", next(people.folder.glob("latents-*"))
+    if damage == "cut":
+        for path in (drawn, encoded):
+            path.write_bytes(path.read_bytes()[:-5])
+    else:
+        np.save(drawn, images[:2])
+        save_file({"latents": latents[:2].clone()}, encoded)
+    again = RenderedAvatars(tmp_path, "train", 3, size_px=16)
+    with pytest.warns(UserWarning, match="images in .* are damaged: they are rendered again"):
+        assert np.array_equal(again.shard(0), images)
+    with pytest.warns(UserWarning, match="latents in .* are damaged: they are computed again"):
+        assert torch.equal(AvatarLatents(again, vae).shard(0), latents)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(AvatarLatents(RenderedAvatars(tmp_path, "train", 3, size_px=16), vae).shard(0), latents)
 
 
 def test_batches_hold_images_records_and_prompts(folder: Path):

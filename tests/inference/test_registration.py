@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from promptnet import PromptNetPipeline
-from promptnet.datasets.avatars.render import identities, render, sample_attributes
 from promptnet.datasets.avatars.frames import Frame
-from promptnet.datasets.stream import sample_rng
+from promptnet.datasets.avatars.person import Avatar, sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.inference.registration import Crop, register
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "tiny"
@@ -21,8 +20,8 @@ def pipe() -> Any:
     return PromptNetPipeline.from_pretrained(SHIPPED)
 
 
-def _generated(place: int) -> Image.Image:
-    return render(identities("validation")[place], sample_attributes(sample_rng(0, place, "x")), 128)
+def _avatar(index: int) -> Avatar:
+    return sample_avatar(0, index, "validation")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,8 @@ def _generated(place: int) -> Image.Image:
     ],
 )
 def test_a_moved_image_is_moved_back(pipe: Any, place: int, frame: Frame, zoom: float, shift_x: float):
-    found = register(pipe, frame(_generated(place), "#ffffff"))
+    avatar = _avatar(place)
+    found = register(pipe, frame(render_avatar(avatar), avatar.attributes.background))
     assert abs(math.log(found.crop.zoom / zoom)) < 0.06
     assert found.crop.shift_x == pytest.approx(shift_x, abs=0.03)
     assert found.crop.shift_y == pytest.approx(0.0, abs=0.03)
@@ -44,7 +44,7 @@ def test_a_moved_image_is_moved_back(pipe: Any, place: int, frame: Frame, zoom: 
 
 
 def test_a_crop_in_its_own_frame_is_the_image_and_a_search_is_reproducible(pipe: Any):
-    image = _generated(2).resize((64, 64))
+    image = render_avatar(_avatar(2), 64)
     found = register(pipe, image, num_levels=1, margin=10.0)
     assert found.crop == Crop()
     assert found.image.tobytes() == image.tobytes()
@@ -53,4 +53,4 @@ def test_a_crop_in_its_own_frame_is_the_image_and_a_search_is_reproducible(pipe:
 
 def test_senseless_settings_are_refused(pipe: Any):
     with pytest.raises(ValueError, match="num_levels=0"):
-        register(pipe, _generated(0), num_levels=0)
+        register(pipe, render_avatar(_avatar(0)), num_levels=0)

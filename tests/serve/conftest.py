@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from promptnet.datasets.avatars.render import sample_avatar
+from promptnet.datasets.avatars.person import sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.serve.heartbeat import Heartbeat
 from promptnet.serve.keys import KeyLimits
 from promptnet.serve.settings import Settings
@@ -24,7 +25,7 @@ PLENTY = KeyLimits(requests_per_minute=100_000, open_jobs=1000, subjects=1000)
 
 def picture(color: tuple[int, int, int] = (200, 160, 120), size_px: int = 64) -> bytes:
     """A PNG of somebody whom the encoder knows; another colour, somebody else."""
-    image = sample_avatar(1, sum(color), "validation").render(size_px)
+    image = render_avatar(sample_avatar(1, sum(color), "validation"), size_px)
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()

@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 from PIL.PngImagePlugin import PngInfo
 
-from promptnet.datasets.avatars.render import sample_avatar
+from promptnet.datasets.avatars.person import sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.serve import logs
 from promptnet.serve.backup import back_up
 from promptnet.serve.database import CONSENTS, DELETIONS, JOBS, every_text, open_database
@@ -32,7 +33,7 @@ def marked_picture() -> bytes:
     """A picture with the marker in its metadata and behind its end."""
     info, out = PngInfo(), io.BytesIO()
     info.add_text("Comment", MARKER)
-    sample_avatar(1, 7, "validation").render(64).save(out, "PNG", pnginfo=info)
+    render_avatar(sample_avatar(1, 7, "validation"), 64).save(out, "PNG", pnginfo=info)
     return out.getvalue() + MARKER.encode()
 
 

@@ -104,12 +104,13 @@ def calls_of(base: Path, device: str) -> dict[str, Callable[[], Any]]:
     import torch
 
     from promptnet import PromptNetPipeline
-    from promptnet.datasets.avatars.render import sample_avatar
+    from promptnet.datasets.avatars.person import sample_avatar
+    from promptnet.datasets.avatars.render import render_avatar
 
     torch.set_num_threads(1)
     pipe: Any = PromptNetPipeline.from_pretrained(base).to(device)
     pipe.set_progress_bar_config(disable=True)
-    portrait = sample_avatar(0, 0, "validation").render(64)
+    portrait = render_avatar(sample_avatar(0, 0, "validation"), 64)
 
     def seeded() -> torch.Generator:
         return torch.Generator().manual_seed(0)

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from promptnet import PromptNetPipeline
-from promptnet.datasets.avatars.render import AvatarRecord, Identity, sample_avatar
+from promptnet.datasets.avatars.person import IDENTITY_FIELDS, Avatar, sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.datasets.photographs import package_photographs
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.tasks import FRAMES
@@ -31,14 +32,12 @@ from promptnet.metrics.judge import load_judge, read_images
 
 CHOSEN = ("plain", "zoom-0.7", "zoom-0.85", "zoom-1.2", "zoom-1.4", "shift", "mirrored", "border", "small", "jpeg-60")
 SEARCHES: tuple[Registration, ...] = ("never", "auto")
-IDENTITY = tuple(Identity.__dataclass_fields__)
 
 
-def framed(avatar: AvatarRecord, frame: str) -> Image.Image:
+def framed(avatar: Avatar, frame: str) -> Image.Image:
     """The avatar's image in a frame, 64 px."""
-    image = avatar.render(128)
-    red, green, blue = np.asarray(image)[2, 2]
-    return FRAMES[frame](image, f"#{red:02x}{green:02x}{blue:02x}").resize((64, 64), Image.Resampling.LANCZOS)
+    image = FRAMES[frame](render_avatar(avatar), avatar.attributes.background)
+    return image.resize((64, 64), Image.Resampling.LANCZOS)
 
 
 def drawn(pipe: Any, image: Image.Image, search: Registration, seed: int) -> Image.Image:
@@ -57,14 +56,14 @@ def verdict(pipe: Any, image: Path) -> str | None:
         return admit(pipe, image, allow_foreign=True)[0].verdict
 
 
-def identities(judge: Any, images: Sequence[Image.Image], avatars: Sequence[AvatarRecord]) -> np.ndarray:
+def identities(judge: Any, images: Sequence[Image.Image], avatars: Sequence[Avatar]) -> np.ndarray:
     """Share of right identity fields, image by image: (N,)."""
     records = read_images(judge, images).records
     pairs = zip(records, (avatar.record() for avatar in avatars), strict=True)
-    return np.array([np.mean([read[field] == true[field] for field in IDENTITY]) for read, true in pairs])
+    return np.array([np.mean([read[field] == true[field] for field in IDENTITY_FIELDS]) for read, true in pairs])
 
 
-def measure(pipe: Any, judge: Any, avatars: Sequence[AvatarRecord], frame: str) -> dict[str, Any]:
+def measure(pipe: Any, judge: Any, avatars: Sequence[Avatar], frame: str) -> dict[str, Any]:
     """One line of the table."""
     images = [framed(avatar, frame) for avatar in avatars]
     found = {

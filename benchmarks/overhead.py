@@ -197,9 +197,10 @@ def report_shares(pipe: Any, args: argparse.Namespace) -> None:
 
 
 def _portrait() -> Any:
-    from promptnet.datasets.avatars.render import sample_avatar
+    from promptnet.datasets.avatars.person import sample_avatar
+    from promptnet.datasets.avatars.render import render_avatar
 
-    return sample_avatar(0, 0, "validation").render(64)
+    return render_avatar(sample_avatar(0, 0, "validation"), 64)
 
 
 def report_ratios(pipe: Any, args: argparse.Namespace) -> None:

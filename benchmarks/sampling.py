@@ -205,11 +205,10 @@ def reference_image(path: str | None) -> Any:
     """The image at `path`, or a portrait of somebody from the validation split."""
     if path is not None:
         return path
-    import random
+    from promptnet.datasets.avatars.person import sample_avatar
+    from promptnet.datasets.avatars.render import render_avatar
 
-    from promptnet.datasets.avatars.render import identities, render, sample_attributes
-
-    return render(identities("validation")[0], sample_attributes(random.Random(0)))
+    return render_avatar(sample_avatar(0, 0, "validation"), 64)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ to diffusers' tiles, the median over runs one after the other.
 """
 
 import argparse
-import random
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +19,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from promptnet.datasets.avatars.render import identities, render, sample_attributes
+from promptnet.datasets.avatars.person import sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.images.crop import to_pixels
 from promptnet.inference.vae import decode_in_tiles
 
@@ -45,9 +45,8 @@ def main() -> None:
 
 def avatars(count: int, size_px: int) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1]."""
-    random_numbers = random.Random(0)
-    people = identities("validation")[:count]
-    return torch.stack([to_pixels(render(who, sample_attributes(random_numbers), size_px)) for who in people])
+    people = [sample_avatar(0, index, "validation") for index in range(count)]
+    return torch.stack([to_pixels(render_avatar(person, size_px)) for person in people])
 
 
 def decoded(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

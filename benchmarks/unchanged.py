@@ -144,12 +144,13 @@ def libraries() -> str:
 
 def rendered_images() -> Tensor:
     """Render two people twice, (4, 64, 64, 3) uint8; once only, as the reference keeps them."""
-    from promptnet.datasets.avatars.render import identities, render, sample_attributes
+    from promptnet.datasets.avatars.person import sample_attributes, sample_identity
+    from promptnet.datasets.avatars.render import render
 
     rng = random.Random(0)
-    people = identities("validation")
-    avatars = [render(people[place], sample_attributes(rng)) for place in (0, 0, 1, 1)]
-    return torch.from_numpy(np.stack([np.asarray(avatar.convert("RGB")) for avatar in avatars]))
+    people = [sample_identity(0, index, "validation") for index in (0, 0, 1, 1)]
+    avatars = [render(person, sample_attributes(person.style, rng), 64) for person in people]
+    return torch.from_numpy(np.stack([np.asarray(avatar) for avatar in avatars]))
 
 
 def opened(images: Tensor) -> Images:

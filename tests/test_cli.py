@@ -160,7 +160,7 @@ BAD_TEXT = {
     "learned with": ("learn-edit --from a --to b --out e.safetensors --scheduler DDPM", "--scheduler 'DDPM'"),
     "demo": ("demo --device gpu", "device 'gpu' is not known"),
     "methods": ("evaluate avatars --methods best profusio", "did you mean profusion?"),
-    "people": ("evaluate people --methods told", "--methods 'told'"),
+    "frame": ("evaluate avatars --frame zoom-2", "--frame 'zoom-2'"),
     "edits": ("evaluate edits --edits hapy", "did you mean happy?"),
     "sizes": ("evaluate resolution --sizes 64", "WIDTHxHEIGHT"),
     "rounds": ("evaluate tune --rounds 0", "rounds=0"),

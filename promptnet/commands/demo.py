@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NUM_PROMPTS = 5
 SPLIT = "test"
+SHOWN = ("identity", "attributes", "harmonic", "preservation")
 JUDGE = "validation"
 """The test judge is for `promptnet evaluate` alone."""
 
@@ -40,9 +41,9 @@ def demo(
 
     Args:
         out: a folder, made if it is missing, for demo.png, demo.json and the subject, demo.safetensors
-        person: index of the test person, counted from 0
+        person: index of the test person, counted from 0 without end
         steps: denoising steps an image (null: the pipeline's default)
-        seed: decides the order of the people, the prompts and the noise
+        seed: decides the people, the prompts and the noise
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
@@ -53,11 +54,11 @@ def demo(
     from promptnet.commands._demo_sheet import demo_sheet
     from promptnet.evaluation.harness.judges import judge_folder
     from promptnet.evaluation.harness.renderer import image_size
-    from promptnet.evaluation.harness.tasks import make_people
+    from promptnet.evaluation.harness.tasks import make_person
     from promptnet.evaluation.subjects.score import make_scorer
     from promptnet.metrics.judge import load_judge
 
-    who = make_people(SPLIT, person + 1, NUM_PROMPTS, seed)[person]
+    who = make_person(SPLIT, person, NUM_PROMPTS, seed)
     seconds: dict[str, float] = {}
     with timed(seconds, "load"), status("loading the base model"):
         pipe = load_pipeline(base, device)
@@ -83,13 +84,10 @@ def check_request(person: int, steps: int | None) -> None:
     """Check the arguments before minutes of work.
 
     Raises:
-        ValueError: unknown person, or no denoising steps.
+        ValueError: a person below 0, or no denoising steps.
     """
-    from promptnet.datasets.avatars.render import identities
-
-    count = len(identities(SPLIT))
-    if not 0 <= person < count:
-        raise ValueError(f"person={person} must be 0 to {count - 1}: there are {count} people")
+    if person < 0:
+        raise ValueError(f"person={person} must be 0 or more: test people are counted from 0")
     if steps is not None and steps < 1:
         raise ValueError(f"steps={steps} must be 1 or more")
 
@@ -146,6 +144,7 @@ def score(scorer: Scorer, who: Person, images: list[Image]) -> dict[str, Any]:
                 "prompt": eval_prompt.prompt,
                 "identity_right": compare(record, who.identity.record()),
                 "asked_right": compare(record, eval_prompt.asked()),
+                "kept_right": compare(record, eval_prompt.kept()),
             }
             for eval_prompt, record in zip(who.eval_prompts, read, strict=True)
         ],
@@ -166,12 +165,13 @@ def show(result: dict[str, Any], folder: Path) -> None:
     table.add_column("prompt")
     table.add_column("same person", justify="right")
     table.add_column("as prompted", justify="right")
+    table.add_column("left as it was", justify="right")
     for image in result["images"]:
-        counts = [image["identity_right"].values(), image["asked_right"].values()]
+        counts = [image[name].values() for name in ("identity_right", "asked_right", "kept_right")]
         table.add_row(image["prompt"], *(f"{sum(right)} of {len(right)}" for right in counts))
     console = Console()
     console.print(table)
-    console.print(", ".join(f"{name} {result[name]:.2f}" for name in ("identity", "attributes", "harmonic")))
+    console.print(", ".join(f"{name} {result[name]:.2f}" for name in SHOWN))
     console.print(", ".join(f"{stage} {took:.1f} s" for stage, took in result["seconds"].items()))
     console.print(f"look at {folder / 'demo.png'}; generate more with")
     again = f'promptnet generate --subject {folder / "demo.safetensors"} --prompt "a happy portrait of S*" --out me.png'

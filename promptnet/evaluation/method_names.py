@@ -4,10 +4,6 @@ STYLED, SWITCH, ONE, EIGHT, LEDITS = "styled-prompt", "fixed-switch", "one-seed"
 EDIT_METHODS = (STYLED, SWITCH, ONE, EIGHT, LEDITS)
 """In printing order: weights 0, weights 1 then 0, learned on one seed, learned on several, a baseline."""
 
-PEOPLE_METHODS = ("prompt", "described", "encode", "tuned", "fusion", "published", "published-fusion", "truth")
-"""The prompt alone; the person in words; S* untuned, tuned, and tuned with Fusion Sampling; the paper's encoder tuned,
-without and with Fusion Sampling; the true rendering."""
-
 LADDER = ("direct", "attention", "redilation", "+dispersion", "+damping", "adapted", "auto")
 """The plain network; Attn-SF alone; ScaleCrafter's re-dilation alone, with dispersed kernels, with damped guidance
 (each added to re-dilation alone); what `auto` makes of all at the requested size, as `adapt_resolution` does in any

@@ -1,9 +1,9 @@
 """Predictions of a judge (an attribute classifier): fields, features, and distances to the true images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 
 from promptnet.metrics.scores import Record
-from promptnet.models.judge import JUDGE_SIZE_PX
+from promptnet.models.judge import JUDGE_SIZE_PX, JudgeReading
+
+if TYPE_CHECKING:
+    from promptnet.models.judge import AvatarJudge
 
 Array = npt.NDArray[np.float64]
 
@@ -28,6 +31,14 @@ class Judge(Protocol):
         ...
 
 
+class ExactJudge(Protocol):
+    """The part of `promptnet.models.judge.AvatarJudge` that sees more than words."""
+
+    def look(self, pixels: torch.Tensor) -> JudgeReading:
+        """Read words, exact values and shape from images (B, 3, 64, 64) in [-1, 1]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A judge's predictions for some images."""
@@ -36,12 +47,12 @@ class Prediction:
     features: Array  # (N, F)
 
 
-def load_judge(folder: Path, device: str | torch.device | None = None) -> Judge:
+def load_judge(folder: Path, device: str | torch.device | None = None) -> "AvatarJudge":
     """Load a judge for reading."""
     from promptnet.models.judge import AvatarJudge
 
-    judge = AvatarJudge.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
-    return judge.to(device or "cpu")  # pyright: ignore[reportArgumentType]  (diffusers' wrapper of `to` has no types)
+    judge: Any = AvatarJudge.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+    return judge.float().to(device or "cpu")  # files may hold half precision
 
 
 @torch.no_grad()
@@ -51,12 +62,28 @@ def read_images(
     """Predict the fields and features of images of any size."""
     records: list[Record] = []
     features: list[torch.Tensor] = []
-    for start in range(0, len(images), batch):
-        sized = [_sized(image) for image in images[start : start + batch]]
-        pixels = to_pixels(sized).to(device or "cpu")  # (B, 3, 64, 64)
+    for pixels in _batches(images, device, batch):
         records += judge.read(pixels)
         features.append(judge.features(pixels).double().cpu())
     return Prediction(records, torch.cat(features).numpy())
+
+
+@torch.no_grad()
+def look_at(
+    judge: ExactJudge, images: Sequence[Image.Image], device: str | torch.device | None = None, batch: int = 64
+) -> JudgeReading:
+    """Read words, exact values and shapes of images of any size, on the CPU."""
+    readings = [judge.look(pixels) for pixels in _batches(images, device, batch)]
+    words = {name: torch.cat([reading.words[name].cpu() for reading in readings]) for name in readings[0].words}
+    exact, shape = (torch.cat([getattr(each, name).cpu() for each in readings]) for name in ("exact", "shape"))
+    return JudgeReading(words, exact, shape)
+
+
+def _batches(images: Sequence[Image.Image], device: str | torch.device | None, batch: int) -> Iterator[torch.Tensor]:
+    """Yield images as (B, 3, 64, 64) in [-1, 1]."""
+    for start in range(0, len(images), batch):
+        sized = [_sized(image) for image in images[start : start + batch]]
+        yield to_pixels(sized).to(device or "cpu")
 
 
 def _sized(image: Image.Image) -> Image.Image:

@@ -15,7 +15,8 @@ from promptnet import cli
 from promptnet.commands import _loading
 from promptnet.commands import demo as demo_module
 from promptnet.commands._demo_sheet import CELL_PX, GENERATED_TOP_PX, TRUE_TOP_PX, demo_sheet, left_of
-from promptnet.evaluation.harness.tasks import Person, make_people
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS
+from promptnet.evaluation.harness.tasks import Person, make_people, make_person
 from promptnet.metrics.judge import to_pixels
 
 SIZE_PX = 64
@@ -92,6 +93,7 @@ def test_the_truth_scores_one(set_up: Setting, who: Person, tmp_path: Path, caps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "demo.png", "demo.safetensors"]
     result = json.loads(Path("demo.json").read_text())
     assert (result["identity"], result["attributes"], result["harmonic"], result["pixel_l1"]) == (1, 1, 1, 0)
+    assert result["preservation"] == 1
     assert len(result["images"]) == 5
     assert set(result["seconds"]) == {"load", "customise", "draw", "judge"}
     assert who.eval_prompts[0].prompt.split(",")[0] in capsys.readouterr().out
@@ -105,9 +107,22 @@ def test_copying_the_reference_keeps_the_identity_and_follows_no_prompt(set_up: 
     result = json.loads(Path("demo.json").read_text())
     assert result["identity"] == 1
     assert result["attributes"] <= 0
+    assert result["preservation"] == 1
     for image in result["images"]:
         assert all(image["identity_right"].values())
         assert not any(image["asked_right"].values())
+        assert all(image["kept_right"].values())
+        assert set(image["asked_right"]) | set(image["kept_right"]) == set(ATTRIBUTE_FIELDS)
+
+
+def test_people_have_no_end_and_begin_at_zero(set_up: Setting, capsys: pytest.CaptureFixture[str]) -> None:
+    far = make_person("test", 10**6, 5)
+    assert far == make_person("test", 10**6, 5)
+    assert make_person("test", 2, 5) == make_people("test", 3, 5)[2]
+    demo_module.check_request(10**6, None)
+    set_up([])
+    assert cli.main(["demo", "--out", ".", "--person", "-1"]) != 0
+    assert "person=-1 must be 0 or more" in capsys.readouterr().err
 
 
 def test_the_model_gets_the_reference_alone(set_up: Setting, who: Person) -> None:

@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars.person import Attributes, Identity, sample_identity
+from promptnet.datasets.avatars.person import FIELDS, Attributes, Avatar, Identity, sample_identity
 from promptnet.datasets.avatars.render import render
+from promptnet.datasets.avatars.vectors import codes_of, exact_of
 from promptnet.evaluation.harness.methods import Method
 from promptnet.evaluation.harness.tasks import EvalPrompt, Person
+from promptnet.models.judge import JudgeReading
 
 SIZE_PX = 64
 
@@ -23,14 +25,14 @@ class FakeJudge:
     """Predict exactly what the image was rendered from; knows only its own renders."""
 
     def __init__(self):
-        self.known: dict[bytes, dict[str, str]] = {}
+        self.known: dict[bytes, Avatar] = {}
         self.rendered: dict[str, Image.Image] = {}
 
     def render(self, identity: Identity, attributes: Attributes) -> Image.Image:
         key = repr((identity, attributes))  # an identity has no hash
         if key not in self.rendered:
             self.rendered[key] = render(identity, attributes, SIZE_PX)
-            self.known[self.rendered[key].tobytes()] = {**identity.record(), **attributes.record()}
+            self.known[self.rendered[key].tobytes()] = Avatar(identity, attributes)
         return self.rendered[key]
 
     def learn(self, people: list[Person]) -> None:
@@ -39,6 +41,18 @@ class FakeJudge:
                 self.render(person.identity, attributes)
 
     def read(self, pixels: torch.Tensor) -> list[dict[str, str]]:
+        return [avatar.record() for avatar in self._avatars(pixels)]
+
+    def look(self, pixels: torch.Tensor) -> JudgeReading:
+        """Return exact values, and a shape for each geometry."""
+        avatars = self._avatars(pixels)
+        codes = torch.stack([codes_of(avatar.record()) for avatar in avatars])
+        words = {field: torch.eye(len(FIELDS[field]))[codes[:, place]] for place, field in enumerate(FIELDS)}
+        shapes = torch.tensor([[*avatar.identity.geometry, 0.1] for avatar in avatars])
+        exact = torch.stack([exact_of(avatar) for avatar in avatars])
+        return JudgeReading(words, exact, torch.nn.functional.normalize(shapes, dim=1))
+
+    def _avatars(self, pixels: torch.Tensor) -> list[Avatar]:
         bytes_ = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
         return [self.known[image.numpy().tobytes()] for image in bytes_]
 
@@ -52,9 +66,11 @@ class FakeRenderer:
     def __init__(self, judge: FakeJudge, policies: dict[str, Policy]):
         self.judge, self.policies = judge, policies
         self.generated: list[tuple[int, str]] = []
+        self.seen: list[Person] = []
 
     def __call__(self, person: Person, method: Method) -> list[Image.Image]:
         self.generated.append((person.index, method.name))
+        self.seen.append(person)
         policy = self.policies.get(method.name, truth)
         return [self.judge.render(*policy(person, eval_prompt)) for eval_prompt in person.eval_prompts]
 
@@ -73,7 +89,7 @@ def stranger(person: Person, eval_prompt: EvalPrompt) -> tuple[Identity, Attribu
     for index in itertools.count():
         other = sample_identity(99, index, "judge")
         alike = [field for field, word in other.record().items() if who[field] == word]
-        if alike == ["style"]:
+        if alike == ["style"] or (alike == [] and person.identity.style == "adventurer"):
             return other, eval_prompt.attributes
     raise AssertionError("the stream has no end")
 

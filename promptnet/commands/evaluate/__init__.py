@@ -3,7 +3,7 @@
 from promptnet.commands.evaluate.edits import edits
 from promptnet.commands.evaluate.exports import exports
 from promptnet.commands.evaluate.paper import paper
-from promptnet.commands.evaluate.people import identity, people, two_people
+from promptnet.commands.evaluate.people import identity, two_people
 from promptnet.commands.evaluate.resolution import resolution
 from promptnet.commands.evaluate.subjects import avatars, base_model, tune
 
@@ -14,7 +14,6 @@ __all__ = [
     "exports",
     "identity",
     "paper",
-    "people",
     "resolution",
     "tune",
     "two_people",

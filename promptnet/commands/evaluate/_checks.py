@@ -25,6 +25,12 @@ def checked(base: str, device: str, seed: int, folders: Iterable[Path | None], *
     return check_model(base, device).name
 
 
+def check_frame(frame: str) -> None:
+    from promptnet.evaluation.harness.tasks import FRAMES
+
+    check_choices("frame", [frame], list(FRAMES))
+
+
 def check_methods(methods: list[str] | None) -> None:
     from promptnet.evaluation.harness.methods import METHODS
 

@@ -1,4 +1,4 @@
-"""`promptnet evaluate people`, `two-people` and `identity`: people without end, several, and whoever is in images."""
+"""`promptnet evaluate two-people` and `identity`: several people, and whoever is in images."""
 
 from __future__ import annotations
 
@@ -6,71 +6,11 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from promptnet.commands._checks import check_choices, check_counts, check_files
+from promptnet.commands._checks import check_files
 from promptnet.commands._loading import EMBEDDED, find_base, pick_device, quiet
 from promptnet.commands._output import check_output
 from promptnet.commands.evaluate._checks import checked
-from promptnet.evaluation.method_names import PEOPLE_METHODS
 from promptnet.io.atomic import write_whole
-
-
-def people(
-    people: int = 128,
-    prompts: int = 3,
-    steps: int = 20,
-    split: Literal["validation", "test"] = "test",
-    world: Literal["known", "style", "hair", "color"] = "known",
-    frame: str = "plain",
-    methods: list[str] | None = None,
-    tune_steps: int = 50,
-    out: Path | None = None,
-    judge: Path | None = None,
-    seed: int = 0,
-    base: str = EMBEDDED,
-    device: str = "auto",
-) -> None:
-    """Compare ways of generating people of the endless world that no training saw: words, exact colours, shapes.
-
-    Args:
-        people: how many people
-        prompts: how many prompts each, the first of which names nothing
-        steps: denoising steps an image
-        split: test for figures to report; validation for choices
-        world: known, or people of a style, with hair drawings or with colours that no training had
-        frame: how reference images were made: plain, zoom-0.7, zoom-1.4, shift, mirrored, jpeg-60, ...
-        methods: which ways to compare: prompt, described, encode, tuned, fusion, published, published-fusion, truth
-            (null: all that the base model has encoders for)
-        tune_steps: of per-user tuning
-        out: a folder, made if it is missing, for people.json, sheet.png and all images; repeat the command to resume
-        judge: folder of the judge (null: the one beside the base model)
-        seed: makes the outcome reproducible
-        base: base model, a folder in diffusers layout
-        device: auto, cpu, cuda, ...
-    """
-    found = checked(base, device, seed, [out], people=people, prompts=prompts, steps=steps)
-    check_counts(0, tune_steps=tune_steps)
-    check_choices("methods", methods, PEOPLE_METHODS)
-    place = pick_device(device)
-    quiet()
-    from promptnet.evaluation.people.compare import evaluate_people
-    from promptnet.evaluation.subjects.exact_report import print_people
-
-    results = evaluate_people(
-        found,
-        people=people,
-        prompts=prompts,
-        steps=steps,
-        split=split,
-        world=world,
-        frame=frame,
-        methods=methods,
-        tune_steps=tune_steps,
-        out=out,
-        judge=judge,
-        seed=seed,
-        device=place,
-    )
-    print_people(results)
 
 
 def two_people(

@@ -97,6 +97,7 @@ _BOTH = ("subject_scale", "class_scale", *FUSION_PARAMETERS)
 
 METHODS: dict[str, MethodSpec] = {
     "prompt-only": MethodSpec("prompt", chooses=("guidance_scale",)),
+    "described": MethodSpec("described"),
     "plain-guidance": MethodSpec(chooses=("subject_scale",)),
     "plain-guidance-tuned": MethodSpec(tuned=True, chooses=("subject_scale",)),
     "fusion-only": MethodSpec(tuned=True, chooses=_FUSION, positive=("fusion_steps",)),

@@ -135,6 +135,17 @@ def encoder_folder(base: str | Path, encoder: Encoder) -> Path:
     raise ValueError(f"the base model at '{folder}' has no encoder {encoder!r}: leave its methods out, or train it")
 
 
+def has_encoder(base: str | Path, method: Method) -> bool:
+    """Return whether a base model has the encoder that a method needs, if it needs one."""
+    if method.source != "subject":
+        return True
+    try:
+        encoder_folder(base, method.encoder)
+    except ValueError:
+        return False
+    return True
+
+
 def image_size(base: str | Path) -> int:
     """Return the side in pixels of the images that the base model was trained on.
 

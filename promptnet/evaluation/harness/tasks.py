@@ -65,7 +65,11 @@ class EvalPrompt:
 
     def asked(self) -> dict[str, str]:
         """Return the requested fields with their values."""
-        return {field: self.attributes.record()[field] for field in self.fields}
+        return {field: value for field, value in self.attributes.record().items() if field in self.fields}
+
+    def kept(self) -> dict[str, str]:
+        """Return the fields that the prompt leaves out, with the reference's values."""
+        return {field: value for field, value in self.attributes.record().items() if field not in self.fields}
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,20 @@ def make_people(
         ValueError: fewer than one person or prompt, or a split, world or frame that is not known.
     """
     _check(split, people, prompts, frame)
-    return [
-        _person(split, index, prompts, seed, world, FRAMES[frame], neutral_first=neutral_first)
-        for index in range(people)
-    ]
+    how = {"world": world, "frame": FRAMES[frame], "neutral_first": neutral_first}
+    return [_person(split, index, prompts, seed, **how) for index in range(people)]
+
+
+def make_person(split: Split, index: int, prompts: int, seed: int = 0) -> Person:
+    """Return one of the people of `make_people`, counted from 0, without those before.
+
+    Raises:
+        ValueError: an index below 0, no prompt, or a split that is not known.
+    """
+    if index < 0:
+        raise ValueError(f"index={index} of a person must be 0 or more")
+    _check(split, 1, prompts, "plain")
+    return _person(split, index, prompts, seed)
 
 
 def make_described_people(
@@ -160,7 +174,14 @@ def _stream(split: Split, seed: int) -> int:
 
 
 def _person(
-    split: Split, index: int, prompts: int, seed: int, world: World, frame: Frame, *, neutral_first: bool
+    split: Split,
+    index: int,
+    prompts: int,
+    seed: int,
+    *,
+    world: World = "known",
+    frame: Frame = FRAMES["plain"],
+    neutral_first: bool = False,
 ) -> Person:
     avatar = sample_avatar(_stream(split, seed), index, split, world)
     rng = random.Random(f"person {seed} {split} {world} {index}")
@@ -175,7 +196,7 @@ def _person(
 
 def _eval_prompt(rng: random.Random, style: str, reference: Attributes) -> EvalPrompt:
     """Return a prompt with two to four fields, each with a value that is not the reference's."""
-    chosen = set(rng.sample(ATTRIBUTE_FIELDS, rng.randint(2, 4)))
+    chosen: set[str] = set(rng.sample(ATTRIBUTE_FIELDS, rng.randint(2, 4)))
     fields = tuple(field for field in ATTRIBUTE_FIELDS if field in chosen)
     attributes = changed(reference, _others(rng, style, reference, fields), chosen)
     prompt = caption(attributes.record(), subject=PLACEHOLDER, fields=fields)

@@ -71,7 +71,7 @@ def evaluate_resolution(
         "auto_gains", "settings"}}, "subjects", "claims", "settings"}`.
 
     Raises:
-        ValueError: unknown folder, base model, judge or method; an impossible size; too many people.
+        ValueError: unknown folder, base model, judge or method; an impossible size.
     """
     check_run("validation", steps)
     wanted = [Size.parse(text) for text in (SIZES if sizes is None else sizes)]

@@ -1,62 +1,68 @@
-"""The comparison on people without end, as tables."""
+"""Exact measures as tables: a line a method."""
 
 from collections.abc import Mapping
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from promptnet.evaluation.subjects.exact import ERRORS, SHARES
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
-def print_people(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print a line a measure, errors with their share of the way to the truth; paired differences; skin by group.
+Figure = Mapping[str, float] | None
+
+
+def print_exact(exact: Mapping[str, Any], console: "Console") -> None:
+    """Print measures, paired differences, and skin by group.
 
     Args:
-        results: of `people.evaluate_people`.
-        console: where to; None is standard output.
+        exact: as `exact_results.summarise_exact` returns it.
+        console: where to.
     """
-    console = console or Console()
-    console.print(_measures(results))
-    if any(" - " in name for name in results):
-        console.print(_pairs(results))
-    console.print(_skins(results))
+    console.print(_measures(exact["methods"]))
+    if exact["differences"]:
+        console.print(_differences(exact["differences"]))
+    console.print(_skins(exact["methods"]))
 
 
-def _measures(results: Mapping[str, Any]) -> Table:
-    told = ", ".join(f"{name} {results['settings'][name]}" for name in ("people", "split", "world", "frame"))
-    methods = results["methods"]
-    table = Table("measure", *methods, title=told, caption="in brackets: intervals; for errors, the share of the way")
-    for name in SHARES:
-        table.add_row(name, *(_with_interval(figures[name]) for figures in methods.values()))
-    for name in ERRORS:
-        cells = (f"{_mean(figures[name])} ({_mean(figures['way'][name])})" for figures in methods.values())
-        table.add_row(name, *cells)
+def _measures(methods: Mapping[str, Any]) -> "Table":
+    table = _table("method", [*SHARES, *ERRORS], "fields read right, and exact errors (share of the way to the truth)")
+    for name, figures in methods.items():
+        errors = (f"{_mean(figures[error])} ({_mean(figures['way'][error])})" for error in ERRORS)
+        table.add_row(name, *(_mean(figures[share]) for share in SHARES), *errors)
     return table
 
 
-def _pairs(results: Mapping[str, Any]) -> Table:
-    pairs = {name: figures for name, figures in results.items() if " - " in name}
-    table = Table("difference", *pairs, title="Paired differences over people")
+def _differences(differences: Mapping[str, Any]) -> "Table":
+    table = _table("measure", list(differences), "paired differences over people")
     for measure in (*SHARES, *ERRORS):
-        table.add_row(measure, *(_with_interval(figures[measure]) for figures in pairs.values()))
+        table.add_row(measure, *(_with_interval(figures[measure]) for figures in differences.values()))
     return table
 
 
-def _skins(results: Mapping[str, Any]) -> Table:
-    table = Table("method", "skin", "people", "CIEDE2000", "lightness", title="Skin by group")
-    for method, figures in results["methods"].items():
-        for group, of_group in figures["skin"].items():
-            numbers = _with_interval(of_group["error"]), _with_interval(of_group["lightness"])
-            table.add_row(method, group, str(of_group["people"]), *numbers)
+def _skins(methods: Mapping[str, Any]) -> "Table":
+    groups = next(iter(methods.values()))["skin"]
+    headings = [f"{group}, {found['people']} people" for group, found in groups.items()]
+    table = _table("method", headings, "skin by group: CIEDE2000, and lightness read minus true")
+    for name, figures in methods.items():
+        of_groups = figures["skin"].values()
+        table.add_row(name, *(f"{_mean(each['error'])}, {_with_interval(each['lightness'])}" for each in of_groups))
     return table
 
 
-def _mean(figure: Mapping[str, float] | None) -> str:
+def _table(first: str, headings: list[str], title: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column(first, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
+def _mean(figure: Figure) -> str:
     return "-" if figure is None else f"{figure['mean']:.2f}"
 
 
-def _with_interval(figure: Mapping[str, float] | None) -> str:
-    if figure is None:
-        return "-"
-    return f"{figure['mean']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+def _with_interval(figure: Figure) -> str:
+    return "-" if figure is None else f"{figure['mean']:.2f} [dim]({figure['low']:.2f}, {figure['high']:.2f})[/]"

@@ -1,47 +1,68 @@
 """Exact measures of every method, with intervals over people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from promptnet.datasets.avatars.colours import nearest_name
+from promptnet.evaluation.harness.tasks import Person
 from promptnet.evaluation.subjects.exact import ERRORS, SHARES, a_person, harmonic, share_of_way
 from promptnet.metrics.bootstrap import interval
 from promptnet.metrics.color_difference import Array
 
-PAIRS = (("tuned", "encode"), ("fusion", "tuned"), ("published-fusion", "published"), ("tuned", "published-fusion"))
+NOTHING = "prompt-only"
+"""The method from which shares of the way to the truth are counted."""
+
+PAIRS = (
+    ("plain-guidance-tuned", "plain-guidance"),
+    ("profusion", "plain-guidance-tuned"),
+    ("published-profusion", "published-plain-guidance-tuned"),
+    ("plain-guidance-tuned", "published-profusion"),
+    ("best", "published-profusion"),
+)
 """Methods that are compared person by person."""
 
+Figures = Mapping[str, Array]
 
-def summarise(scores: dict[str, dict[str, Array]], num_prompts: int, skins: Sequence[str]) -> dict[str, Any]:
-    """Return every method's measures with intervals over people.
+
+def summarise_exact(scores: Mapping[str, Figures], truth: Figures, people: Sequence[Person]) -> dict[str, Any]:
+    """Return every method's exact measures and paired differences, with intervals over people.
 
     Args:
-        scores: of each method, `score`, images person by person.
-        num_prompts: images a person.
-        skins: exact skin colour of each person.
+        scores: of each method, as `ExactScorer.score` returns them.
+        truth: of the true renderings.
+        people: whose images they are, with as many prompts each.
+
+    Returns:
+        `{"methods": {method: {measure: interval or None, "way": {error: interval or None}, "skin": {group: ...}}},
+        "differences": {"first - second": {measure: interval or None}}}`. Without the method `prompt-only` nobody knows
+        how long the way to the truth is: `harmonic` and `way` are None.
     """
-    means = {
-        method: {name: a_person(values, num_prompts) for name, values in figures.items()}
-        for method, figures in scores.items()
-    }
+    means = {name: _a_person(figures, people) for name, figures in scores.items()}
+    nothing, whole = means.get(NOTHING), _a_person(truth, people)
     for figures in means.values():
-        figures["harmonic"] = harmonic(figures, means["prompt"], means["truth"])
-    methods: dict[str, Any] = {}
-    for method, figures in means.items():
-        methods[method] = {name: _known(figures[name]) for name in (*SHARES, *ERRORS)}
-        methods[method]["way"] = {
-            name: share_of_way(figures[name], means["prompt"][name], means["truth"][name]) for name in ERRORS
-        }
-        methods[method]["skin"] = _by_group(figures, skins)
-    results: dict[str, Any] = {"methods": methods}
-    for first, second in PAIRS:
-        if {first, second} <= set(means):
-            results[f"{first} - {second}"] = {
-                name: _known(means[first][name] - means[second][name]) for name in (*SHARES, *ERRORS)
-            }
-    return results
+        figures["harmonic"] = harmonic(figures, nothing, whole) if nothing else np.full(len(people), np.nan)
+    skins = np.array([nearest_name("skin", person.identity.skin) for person in people])
+    methods = {name: _method(figures, nothing, whole, skins) for name, figures in means.items()}
+    pairs = [pair for pair in PAIRS if set(pair) <= set(means)]
+    return {
+        "methods": methods,
+        "differences": {f"{one} - {other}": _difference(means[one], means[other]) for one, other in pairs},
+    }
+
+
+def _a_person(figures: Figures, people: Sequence[Person]) -> dict[str, Array]:
+    return {name: a_person(values, len(people[0].eval_prompts)) for name, values in figures.items()}
+
+
+def _method(figures: Figures, nothing: Figures | None, truth: Figures, skins: np.ndarray) -> dict[str, Any]:
+    way = {name: share_of_way(figures[name], nothing[name], truth[name]) if nothing else None for name in ERRORS}
+    return {**{name: _known(figures[name]) for name in (*SHARES, *ERRORS)}, "way": way, "skin": _groups(figures, skins)}
+
+
+def _difference(one: Figures, other: Figures) -> dict[str, Any]:
+    return {name: _known(one[name] - other[name]) for name in (*SHARES, *ERRORS)}
 
 
 def _known(values: Array) -> dict[str, float] | None:
@@ -50,13 +71,13 @@ def _known(values: Array) -> dict[str, float] | None:
     return interval(known).record() if len(known) else None
 
 
-def _by_group(figures: dict[str, Array], skins: Sequence[str]) -> dict[str, Any]:
-    groups = np.array([nearest_name("skin", skin) for skin in skins])
+def _groups(figures: Figures, skins: np.ndarray) -> dict[str, Any]:
+    """Return the errors of skin colour and of its lightness, by the word for the skin."""
     return {
         group: {
-            "people": int((groups == group).sum()),
-            "error": interval(figures["error_skin"][groups == group]).record(),
-            "lightness": interval(figures["lightness_skin"][groups == group]).record(),
+            "people": int((skins == group).sum()),
+            "error": interval(figures["error_skin"][skins == group]).record(),
+            "lightness": interval(figures["lightness_skin"][skins == group]).record(),
         }
-        for group in sorted(set(groups.tolist()))
+        for group in sorted(set(skins.tolist()))
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from promptnet.evaluation.harness.tasks import Person
+from promptnet.evaluation.subjects.exact_report import print_exact
 from promptnet.evaluation.subjects.results import Results
 from promptnet.evaluation.subjects.score import METRICS
 from promptnet.images.contact_sheet import contact_sheet
@@ -25,6 +26,7 @@ def print_results(results: Results, console: "Console | None" = None) -> None:
     console = console or wide_console()
     console.print(methods_table(results))
     console.print(fields_table(results))
+    print_exact(results["exact"], console)
     print_checks(results["claims"], console)
 
 
@@ -51,6 +53,7 @@ def methods_table(results: Results) -> "Table":
 
     settings = results["settings"]
     title = f"{settings['people']} {settings['split']} people, {settings['prompts']} prompts, {settings['steps']} steps"
+    title += "".join(f", {name} {settings[name]}" for name in ("world", "frame") if name in settings)
     table = Table(title=title, caption="mean, 95 % bootstrap interval over people")
     table.add_column("method", overflow="fold")
     for metric in METRICS:

@@ -17,12 +17,25 @@ CEILING_FRACTION = 0.85
 """Fraction of the real re-rendering's score that the best method must reach."""
 
 
-def summarise(scores: Mapping[str, MethodScores], settings: Mapping[str, Any], curves: Mapping[str, Any]) -> Results:
-    """Return the intervals of every method and metric, accuracies by field, the checks, and every person's numbers."""
+def summarise(
+    scores: Mapping[str, MethodScores],
+    settings: Mapping[str, Any],
+    curves: Mapping[str, Any],
+    exact: Mapping[str, Any],
+) -> Results:
+    """Return the intervals of every method and metric, accuracies by field, the checks, and every person's numbers.
+
+    Args:
+        scores: of each method.
+        settings: of the run.
+        curves: as `curves.curve_records` returns them.
+        exact: as `exact_results.summarise_exact` returns it.
+    """
     return {
         "rows": {name: method_intervals(method) for name, method in scores.items()},
         "claims": checks(scores),
         "curves": dict(curves),
+        "exact": dict(exact),
         "fields": {name: dict(method.fields) for name, method in scores.items()},
         "settings": dict(settings),
         "people": {

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from promptnet.datasets.avatars.person import World
 from promptnet.evaluation.harness.chances import attribute_chances, identity_chances
 from promptnet.evaluation.harness.tasks import Person, Split
 from promptnet.metrics.judge import Array, Judge, Prediction, feature_distance, pixel_l1, read_images
 from promptnet.metrics.scores import Chances, Record, Scored, field_accuracy, harmonic, rescaled_fraction
 
-METRICS = ("identity", "attributes", "harmonic", "distance", "pixel_l1")
+METRICS = ("identity", "attributes", "harmonic", "preservation", "distance", "pixel_l1")
 
 
 @dataclass(frozen=True)
@@ -66,32 +67,43 @@ class Scorer:
         scores, scored, start = [], [], 0
         for person in self.people:
             span = slice(start, start + len(person.eval_prompts))
-            who, how = scored_images(person, prediction.records[span])
-            identity, attributes = self._fractions(person, who, how)
+            who, how, kept = scored_images(person, prediction.records[span])
+            identity, attributes, preservation = self._fractions(person, who, how, kept)
             means = float(distances[span].mean()), float(differences[span].mean())
-            scores.append((identity, attributes, harmonic(identity, attributes), *means))
+            scores.append((identity, attributes, harmonic(identity, attributes), preservation, *means))
             scored += who + how
             start = span.stop
         columns = np.asarray(scores).T  # (metrics, P)
         return MethodScores(dict(zip(METRICS, columns, strict=True)), field_accuracy(scored))
 
-    def _fractions(self, person: Person, who: list[Scored], how: list[Scored]) -> tuple[float, float]:
+    def _fractions(
+        self, person: Person, who: list[Scored], how: list[Scored], kept: list[Scored]
+    ) -> tuple[float, float, float]:
         style = person.identity.style
-        return rescaled_fraction(who, style, self.identity_chances), rescaled_fraction(
-            how, style, self.attribute_chances
-        )
+        attributes, preservation = (rescaled_fraction(each, style, self.attribute_chances) for each in (how, kept))
+        return rescaled_fraction(who, style, self.identity_chances), attributes, preservation
 
 
 def make_scorer(
-    people: Sequence[Person], judge: Judge, split: Split, size_px: int, device: str | torch.device | None = None
+    people: Sequence[Person],
+    judge: Judge,
+    split: Split,
+    size_px: int,
+    device: str | torch.device | None = None,
+    world: World = "known",
 ) -> Scorer:
-    """Return a scorer for people of a split."""
-    chances = {"identity_chances": identity_chances(split), "attribute_chances": attribute_chances()}
+    """Return a scorer for people of a split and world."""
+    chances = {"identity_chances": identity_chances(split, world), "attribute_chances": attribute_chances()}
     return Scorer.of(people, judge, **chances, size_px=size_px, device=device)
 
 
-def scored_images(person: Person, read: Sequence[Record]) -> tuple[list[Scored], list[Scored]]:
-    """Pair one person's predictions with the fields that count: the person's identity, and each prompt's fields."""
+def scored_images(person: Person, read: Sequence[Record]) -> tuple[list[Scored], list[Scored], list[Scored]]:
+    """Pair one person's predictions with the fields that count.
+
+    Returns:
+        For the person's identity, for each prompt's fields, and for the attributes that each prompt leaves out.
+    """
+    pairs = list(zip(read, person.eval_prompts, strict=True))
     who = [Scored(record, person.identity.record()) for record in read]
-    how = [Scored(record, eval_prompt.asked()) for record, eval_prompt in zip(read, person.eval_prompts, strict=True)]
-    return who, how
+    how = [Scored(record, eval_prompt.asked()) for record, eval_prompt in pairs]
+    return who, how, [Scored(record, eval_prompt.kept()) for record, eval_prompt in pairs]

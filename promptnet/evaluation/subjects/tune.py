@@ -26,7 +26,7 @@ from promptnet.evaluation.harness.renderer_cache import renderer_cache
 from promptnet.evaluation.harness.settings import Settings, load_settings, save_settings
 from promptnet.evaluation.harness.tasks import Person, make_people
 from promptnet.evaluation.harness.workers import RendererSpec, WorkerPool
-from promptnet.evaluation.subjects.compare import check_run
+from promptnet.evaluation.subjects.compare import check_run, present_methods
 from promptnet.evaluation.subjects.coordinate_search import Point, coordinate_search
 from promptnet.evaluation.subjects.score import Scorer, make_scorer
 from promptnet.io.atomic import make_folder, write_whole
@@ -88,7 +88,8 @@ def tune_settings(
         people: validation people.
         prompts: number of images for each person and setting.
         steps: denoising steps.
-        methods: to choose parameters of; None is all methods. The others keep those of `settings`.
+        methods: to choose parameters of; None is all methods that the base model has encoders for. The others keep
+            those of `settings`.
         customize: also choose how subjects are tuned, for the encoders of these methods.
         rounds: largest number of rounds over all parameters of a method.
         out: a folder, made if it is missing.
@@ -106,7 +107,8 @@ def tune_settings(
     """
     check_run("validation", steps)
     start = load_settings(settings)
-    names = [method.name for method in start.all_methods(methods) if METHODS[method.name].chooses]
+    present = present_methods(base, start.all_methods(methods), asked=methods is not None)
+    names = [method.name for method in present if METHODS[method.name].chooses]
     folder = None if out is None else make_folder(out)
     tasks = make_people("validation", people, prompts, seed)
     reader = load_judge(judge_folder(base, "validation", judge), device)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from promptnet.datasets.avatars.colours import HAIR_COLOR
 from promptnet.datasets.avatars.person import FIELDS
 from promptnet.evaluation.harness.chances import identity_chances
 from promptnet.evaluation.harness.tasks import make_described_people
@@ -27,7 +28,7 @@ def wrong_hair_color_of_the_first(person, eval_prompt):
 
     if person.index > 0:
         return person.identity, eval_prompt.attributes
-    other = "black" if person.identity.hair_color != "black" else "blond"
+    other = next(color for word, color in HAIR_COLOR.items() if word != person.identity.record()["hair_color"])
     return replace(person.identity, hair_color=other), eval_prompt.attributes
 
 

@@ -11,6 +11,7 @@ from promptnet.evaluation.harness.workers import RendererSpec
 from promptnet.evaluation.subjects import compare as avatars
 from promptnet.evaluation.subjects.compare import evaluate_avatars
 from promptnet.evaluation.subjects.curves import CURVES
+from promptnet.evaluation.subjects.exact import ERRORS, SHARES
 
 PEOPLE: dict[str, Any] = {"people": 3, "prompts": 2, "workers": 1}
 
@@ -79,7 +80,11 @@ def test_curves_vary_one_parameter_each(base: Path, loaded):
     [
         ({"split": "tests"}, "split='tests' is not one of the splits that can be scored here: train, validation, test"),
         ({"methods": ["fast"]}, "no method 'fast'"),
-        ({"people": 1000}, "people=1000"),
+        ({"people": 0}, "people=0"),
+        ({"frame": "fisheye"}, "frame='fisheye'"),
+        ({"world": "moon"}, "world='moon'"),
+        ({"split": "train", "world": "hair"}, "held out of training"),
+        ({"neutral": True, "prompts": 1}, "beside the neutral prompt"),
         ({"prompts": 0}, "prompts=0"),
         ({"steps": 0}, "steps=0"),
         ({"out": "missing/deeper"}, "'missing' does not exist"),
@@ -97,8 +102,47 @@ def test_a_folder_without_a_base_model_raises(base: Path, loaded):
         evaluate_avatars(base.parent / "judges", judge=base.parent / "judges" / "test", methods=["ceiling"], **PEOPLE)
 
 
-def test_a_missing_second_encoder_is_named(base: Path, loaded):
+def test_methods_without_their_encoder_are_left_out_unless_asked_for(base: Path, loaded, capsys):
     (base / "promptnet-published" / "config.json").unlink()
     with pytest.raises(ValueError, match="no encoder 'promptnet-published': leave its methods out"):
-        evaluate_avatars(base, **PEOPLE)
-    evaluate_avatars(base, methods=["profusion", "ceiling"], **PEOPLE)
+        evaluate_avatars(base, methods=["published-profusion"], **PEOPLE)
+    results = evaluate_avatars(base, **PEOPLE)
+    assert list(results["rows"]) == [name for name in METHODS if not name.startswith("published")]
+    assert "left out, because the base model has not their encoder: published-plain" in capsys.readouterr().out
+
+
+def test_exact_measures_stand_beside_the_others(base: Path, loaded):
+    exact = evaluate_avatars(base, **PEOPLE)["exact"]
+    assert list(exact["methods"]) == list(METHODS)
+    best, copy, stranger = (exact["methods"][name] for name in ("best", "plain-guidance", "prompt-only"))
+    assert all(best[name]["mean"] == pytest.approx(1) for name in SHARES)
+    assert all(best[name]["mean"] == pytest.approx(0, abs=1e-3) for name in ERRORS)
+    assert best["way"]["error_skin"]["mean"] == pytest.approx(1, abs=1e-3)
+    assert (copy["identity"]["mean"], copy["preservation"]["mean"], copy["attributes"]["mean"]) == (1, 1, 0)
+    assert stranger["identity"]["mean"] == pytest.approx(0.2), "the style alone"
+    assert stranger["error_hair_color"]["mean"] > 5
+    assert stranger["way"]["shape"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert sum(group["people"] for group in best["skin"].values()) == 3
+    difference = exact["differences"]["plain-guidance-tuned - plain-guidance"]
+    assert difference["attributes"]["mean"] == 1
+    assert difference["identity"] == {"mean": 0, "low": 0, "high": 0}
+
+
+def test_the_way_is_known_with_the_prompt_alone_only(base: Path, loaded):
+    exact = evaluate_avatars(base, methods=["best", "ceiling"], **PEOPLE)["exact"]
+    assert exact["methods"]["best"]["harmonic"] is None
+    assert set(exact["methods"]["best"]["way"].values()) == {None}
+    assert exact["methods"]["best"]["error_skin"]["mean"] == pytest.approx(0, abs=1e-3)
+    assert exact["differences"] == {}
+
+
+def test_world_frame_and_a_neutral_prompt(base: Path, loaded, judge, renderer):
+    tasks = make_people("test", 3, 2, world="style", neutral_first=True)
+    judge.learn(tasks)
+    asked = {"world": "style", "frame": "zoom-1.4", "neutral": True}
+    results = evaluate_avatars(base, methods=["prompt-only", "best", "ceiling"], **asked, **PEOPLE)
+    assert asked.items() <= results["settings"].items()
+    assert {person.identity.style for person in renderer.seen} == {"adventurer"}
+    assert {person.frame.zoom for person in renderer.seen} == {1.4}
+    assert all(person.eval_prompts[0].prompt == "a portrait of S*" for person in renderer.seen)
+    assert results["exact"]["methods"]["best"]["attributes"]["mean"] == 1

@@ -15,7 +15,7 @@ SCORES = MethodScores({metric: np.array([0.4, 0.6]) for metric in METRICS}, {})
 def test_the_plot_holds_methods_and_curves(tmp_path: Path):
     points = [{"value": value, **method_intervals(SCORES)} for value in (0, 1)]
     curves = {"profusion/fusion_steps": {"row": "profusion", "knob": "fusion_steps", "points": points}}
-    results = summarise({"best": SCORES, "published-profusion": SCORES}, {}, curves)
+    results = summarise({"best": SCORES, "published-profusion": SCORES}, {}, curves, {})
     plots.save_plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as image:
         assert image.width > 500

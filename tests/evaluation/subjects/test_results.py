@@ -6,18 +6,26 @@ import pytest
 from promptnet.evaluation.subjects.results import checks, save_results, summarise
 from promptnet.evaluation.subjects.score import METRICS, MethodScores
 
+EXACT = {"methods": {}, "differences": {}}
 SETTINGS = {"split": "test", "people": 20, "prompts": 4, "steps": 20}
 
 
 def method(harmonic: float, spread: float = 0.05, **metrics: float) -> MethodScores:
     """Return scores of twenty people, half of them `spread` above and half below each mean."""
     signs = np.resize([1.0, -1.0], 20)
-    means = {"identity": harmonic, "attributes": harmonic, "distance": 0.2, "pixel_l1": 0.1, **metrics}
+    means = {
+        "identity": harmonic,
+        "attributes": harmonic,
+        "preservation": 0.5,
+        "distance": 0.2,
+        "pixel_l1": 0.1,
+        **metrics,
+    }
     return MethodScores({name: value + spread * signs for name, value in {**means, "harmonic": harmonic}.items()}, {})
 
 
 def test_every_method_has_every_metric_with_an_interval():
-    results = summarise({"profusion": method(0.6), "ceiling": method(1.0, 0.0)}, SETTINGS, {})
+    results = summarise({"profusion": method(0.6), "ceiling": method(1.0, 0.0)}, SETTINGS, {}, EXACT)
     assert set(results["rows"]) == {"profusion", "ceiling"}
     for record in results["rows"].values():
         assert set(record) == set(METRICS)
@@ -30,7 +38,7 @@ def test_every_method_has_every_metric_with_an_interval():
 
 
 def test_results_are_written_as_json(tmp_path):
-    results = summarise({"profusion": method(0.6)}, SETTINGS, {})
+    results = summarise({"profusion": method(0.6)}, SETTINGS, {}, EXACT)
     save_results(results, tmp_path / "results.json")
     assert json.loads((tmp_path / "results.json").read_text()) == results
 

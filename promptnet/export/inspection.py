@@ -83,7 +83,14 @@ def _card(path: Path) -> Found:
     if isinstance(card, Found):
         return Found("edit card", False, card.about)
     about = {"neutral": card.neutral, "styled": card.styled, "steps": card.num_steps, "scheduler": card.scheduler}
-    return Found("edit card", True, {**about, "base model": card.base or "unknown"})
+    measured = {f"measured on {name}": _figures(found) for name, found in card.measured.items()}
+    return Found("edit card", True, {**about, "base model": card.base or "unknown", **measured})
+
+
+def _figures(found: Mapping[str, float]) -> str:
+    """What was measured of an edit, in words."""
+    shown = f"{found['images']:.0f} images: shown in {found['change']:.0%}, other fields kept {found['kept']:.0%}"
+    return f"{shown}, who it is {found['person']:.0%} ({found['unedited']:.0%} unedited)"
 
 
 def _loaded(load: Callable[[], Any]) -> Any:

@@ -25,6 +25,7 @@ from transformers import (
 
 from promptnet.images.crop import fitted
 from promptnet.inference.editing.card import EditCard, listed_cards
+from promptnet.inference.editing.measured import SEEDS, SUBJECTS, warn_of_losses
 from promptnet.inference.editing.rule import check_request_lengths, learned_config, mixing_rule
 from promptnet.inference.mixins.adapters import AdaptersMixin
 from promptnet.inference.mixins.compiling import CompilingMixin
@@ -331,6 +332,7 @@ class PromptNetPipeline(
         encoder_hash = self._check_rows(rows, config)
         for card in cards:
             card.check(self, config.num_inference_steps)
+        warn_of_losses(cards, SEEDS if subject is None else SUBJECTS)
         step_kwargs = kwargs_of_step(self.scheduler, eta=config.eta, generator=generator)
 
         device = self._execution_device

@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from promptnet.inference.editing.measured import FIGURES, Measured, is_measured
 from promptnet.inference.editing.schedule_settings import differing_settings, is_schedule, schedule_settings
 from promptnet.inference.subject.fingerprint import differing, hashes_of
 from promptnet.inference.subject.subject import base_name
@@ -49,7 +50,8 @@ class EditCard:
         guidance_scale: of that drawing.
         fingerprint: component -> hash of the weights of the model they were learned in.
         base: what that model was called, for messages only.
-        schedule: that scheduler's `mixing_schedule.schedule_settings`; what is not there is not checked.
+        schedule: that scheduler's `schedule_settings`; what is not there is not checked.
+        measured: what is known of the edit, see `promptnet.inference.editing.measured`; empty if nobody measured.
 
     Raises:
         EditError: values are not as above.
@@ -63,6 +65,7 @@ class EditCard:
     fingerprint: Mapping[str, str]
     base: str = ""
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    measured: Measured = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_values(self)
@@ -72,10 +75,12 @@ class EditCard:
         return len(self.weights)
 
     def texts(self) -> dict[str, Any]:
-        """Everything that is not a tensor."""
+        """Everything that is not a tensor; without figures, what a card was before it could have any."""
         names = ("neutral", "styled", "scheduler", "guidance_scale", "base")
         own = {name: getattr(self, name) for name in names}
-        return {**own, "fingerprint": dict(self.fingerprint), "schedule": dict(self.schedule)}
+        own |= {"fingerprint": dict(self.fingerprint), "schedule": dict(self.schedule)}
+        measured = {name: dict(found) for name, found in self.measured.items()}
+        return {**own, "measured": measured} if measured else own
 
     def at_steps(self, num_steps: int) -> Self:
         """The same edit in another number of steps.
@@ -93,14 +98,15 @@ class EditCard:
         return replace(self, weights=_resampled(self.weights, num_steps))
 
     def scaled(self, strength: float) -> Self:
-        """The edit dialled: 0 is the original, 1 as learned, more is more.
+        """The edit dialled: 0 is the original, 1 as learned, more is more. Weaker than learned, nobody measured it.
 
         Raises:
             EditError: the strength is not a finite number.
         """
         if not math.isfinite(strength):
             raise EditError(f"strength={strength} must be a finite number: 0 is the original, 1 as learned.")
-        return replace(self, weights=1 - strength * (1 - self.weights))
+        measured = self.measured if strength >= 1 else {}
+        return replace(self, weights=1 - strength * (1 - self.weights), measured=measured)
 
     def check(self, pipe: Any, num_steps: int | None = None) -> None:
         """Refuse a pipeline that these weights were not learned in.
@@ -231,6 +237,8 @@ def _check_values(card: EditCard) -> None:
         raise EditError(f"guidance_scale={scale!r} must be a finite number.")
     if not is_schedule(card.schedule):
         raise EditError(f"schedule={card.schedule!r} must be settings of a scheduler.")
+    if not is_measured(card.measured):
+        raise EditError(f"measured={card.measured!r} must hold {', '.join(FIGURES)} for each condition.")
     pairs = card.fingerprint.items() if isinstance(card.fingerprint, Mapping) else ((None, None),)
     if not all(isinstance(text, str) for pair in pairs for text in pair):
         raise EditError("The fingerprint must hold a hash for each component's name.")

@@ -22,6 +22,7 @@ from promptnet.inference.editing.inversion import (
     check_invertible,
     invert,
 )
+from promptnet.inference.editing.measured import RENDERS, warn_of_losses
 from promptnet.inference.editing.rule import check_request_lengths, joined_weights, mixing_rule
 from promptnet.inference.references import decode_finite, encode_pixels
 from promptnet.inference.sampling.arguments import check_output_type
@@ -84,6 +85,7 @@ def edit_image(
     num_steps = joined_weights(cards).shape[1]
     for card in cards:
         card.check(pipe)
+    warn_of_losses(cards, RENDERS)
     check_invertible(pipe.scheduler)
     subject = image if isinstance(image, Subject) else None
     if subject is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from promptnet.inference.editing.card import EditCard, EditError, listed_cards
+from promptnet.inference.editing.measured import SEEDS, warn_of_losses
 from promptnet.inference.editing.noise_levels import Levels, check_pipeline
 from promptnet.inference.editing.rule import Directions, check_lengths, joined_weights
 from promptnet.models.text_encoders import text_encoders_of
@@ -128,6 +129,7 @@ def stock_arguments(
     weights = joined_weights(cards)
     for card in cards:
         card.check(pipe)
+    warn_of_losses(cards, SEEDS)
     texts = [prompt if prompt is not None else cards[0].neutral]
     texts += [card.neutral for card in cards] + [card.styled for card in cards]
     check_lengths(text_encoders_of(pipe), [*texts, negative_prompt])

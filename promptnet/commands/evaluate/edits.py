@@ -28,8 +28,11 @@ def edits(
     scheduler: str = "DDIMScheduler",
     correction_end: float = 1.0,
     split: Literal["validation", "test"] = "test",
+    world: Literal["known", "style", "hair", "color"] = "known",
+    frame: str = "plain",
     out: Path | None = None,
     cards: Path | None = None,
+    learned: Path | None = None,
     seed: int = 0,
     workers: int | None = None,
     base: str = EMBEDDED,
@@ -54,8 +57,12 @@ def edits(
         scheduler: DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler
         correction_end: fraction of the steps, from the noisy end, that are corrected towards a real image
         split: test for figures to report; validation to choose settings
+        world: known, or avatars of a style, with hair drawings or with colours that no training had
+        frame: how avatars are framed: plain, zoom-0.7, zoom-1.4, shift, mirrored, jpeg-60, ...
         out: a folder, made if it is missing, for results.json and sheet.png; repeat the command to resume
-        cards: a folder, made if it is missing, for the cards learned on several seeds, named after the edits
+        cards: a folder, made if it is missing, for the cards learned on several seeds, named after the edits, with
+            what was measured of them
+        learned: folder of such cards, to score in place of learning some
         seed: makes the result reproducible
         workers: number of processes (null: decided by the device)
         base: base model, a folder in diffusers layout
@@ -68,9 +75,11 @@ def edits(
     check_numbers(0, 1, correction_end=correction_end)
     check_choice("scheduler", scheduler, INVERTIBLE_SCHEDULERS)
     from promptnet.evaluation.edits.tasks import EDITS
+    from promptnet.evaluation.harness.tasks import FRAMES
 
     check_choices("edits", edits, list(EDITS))
     check_choices("methods", methods, EDIT_METHODS)
+    check_choice("frame", frame, list(FRAMES))
     place = pick_device(device)
     quiet()
     from promptnet.evaluation.edits.cards import Learning
@@ -93,8 +102,11 @@ def edits(
         ),
         correction_end=correction_end,
         split=split,
+        world=world,
+        frame=frame,
         out=out,
         cards=cards,
+        learned=learned,
         seed=seed,
         device=place,
         workers=workers,

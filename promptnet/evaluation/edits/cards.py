@@ -80,6 +80,31 @@ def card_path(folder: Path, hashes: Sequence[str], edit: Edit, num_seeds: int, h
     return folder / f"{edit.name}.{num_seeds}-seeds.{name}.safetensors"
 
 
+def card_name(edit: Edit) -> str:
+    """Return the file name of an edit's card in a folder of cards to use."""
+    return f"{edit.name}.safetensors"
+
+
+def given_cards(folder: Path, edits: Sequence[Edit], how: Learning) -> dict[str, EditCard]:
+    """Load cards that were learned before, by edit.
+
+    Raises:
+        ValueError: a card is missing, or is another edit's or of other sampling settings than asked for.
+    """
+    cards = {edit.name: EditCard.load(folder / card_name(edit)) for edit in edits}
+    for edit in edits:
+        card = cards[edit.name]
+        found = {"styled": card.styled, "steps": card.num_steps, "scheduler": card.scheduler}
+        found |= {"guidance_scale": card.guidance_scale}
+        asked = {"styled": edit.styled, "steps": how.num_steps, "scheduler": how.scheduler}
+        asked |= {"guidance_scale": how.guidance_scale}
+        for name, value in asked.items():
+            if found[name] != value:
+                path = folder / card_name(edit)
+                raise ValueError(f"the card '{path}' has {name}={found[name]!r}, not {value!r}: ask for the card's own")
+    return cards
+
+
 def learn_cards(tasks: Sequence[CardTask], workers: int) -> list[EditCard]:
     """Learn the missing cards, with a progress bar, and return all of them."""
     missing = [task for task in tasks if not task.path.is_file()]

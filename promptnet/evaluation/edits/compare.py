@@ -2,25 +2,28 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from promptnet.datasets.avatars.render import Split
+from promptnet.datasets.avatars.person import World
 from promptnet.evaluation.edits.cards import (
     DDIM,
     CardTask,
     Learning,
+    card_name,
     card_path,
+    given_cards,
     hashes_behind,
     learn_cards,
     learning_seconds,
     teaching,
 )
 from promptnet.evaluation.edits.generate import EditRendererSpec
+from promptnet.evaluation.edits.measured import save_measured
 from promptnet.evaluation.edits.methods import (
     EIGHT,
     LEARNED,
@@ -40,6 +43,7 @@ from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.judges import judge_folder
 from promptnet.evaluation.harness.methods import OURS
 from promptnet.evaluation.harness.renderer import encoder_folder, image_size, weight_hashes
+from promptnet.evaluation.harness.tasks import Split
 from promptnet.evaluation.harness.workers import WorkerPool, default_workers
 from promptnet.evaluation.subjects.compare import check_run
 from promptnet.evaluation.subjects.results import save_results
@@ -63,10 +67,12 @@ class Images:
     subjects: int = 0
     learned_on: int = 8
 
-    def groups(self, split: Split, seed: int) -> dict[Source, list[Group]]:
+    def groups(self, split: Split, seed: int, world: World, frame: str) -> dict[Source, list[Group]]:
         """Return source to groups, for the sources with images."""
         counts: dict[Source, int] = {"seeds": self.seeds, "renders": self.renders, "subjects": self.subjects}
-        return {source: make_groups(source, split, count, seed) for source, count in counts.items() if count}
+        where: dict[str, Any] = {"world": world, "frame": frame}
+        made = [(source, make_groups(source, split, count, seed, **where)) for source, count in counts.items()]
+        return {source: groups for source, groups in made if groups}
 
 
 def evaluate_edits(
@@ -78,8 +84,11 @@ def evaluate_edits(
     how: Learning | None = None,
     correction_end: float = 1.0,
     split: Split = "test",
+    world: World = "known",
+    frame: str = "plain",
     out: str | Path | None = None,
     cards: str | Path | None = None,
+    learned: str | Path | None = None,
     seed: int = 0,
     device: str | None = None,
     judge: str | Path | None = None,
@@ -98,8 +107,12 @@ def evaluate_edits(
         how: config of learning; None takes the defaults of `Learning`.
         correction_end: fraction of the steps in which inverted images are corrected.
         split: "test" for results, scored by the test judge; "validation" for choices, scored by the validation judge.
+        world: what renders and subjects are drawn from: "known", or "style", "hair" or "color" that no training had.
+        frame: how renders and references of subjects are framed, one of `promptnet.evaluation.harness.tasks.FRAMES`.
         out: a folder, made if it is missing.
-        cards: a folder, made if it is missing for the cards learned on several seeds, named after the edits.
+        cards: a folder, made if it is missing, for the cards learned on several seeds, named after the edits, with
+            what was measured of them.
+        learned: folder of such cards, to score in place of learning some.
         seed: decides images and noise.
         device: where to generate; None is the CPU.
         judge: folder of the judge; None is the one beside the base model.
@@ -109,7 +122,7 @@ def evaluate_edits(
         The content of results.json (`edits.results.summarise_edits`).
 
     Raises:
-        ValueError: unknown folder, base model, judge, split, edit or method; too many people.
+        ValueError: unknown folder, base model, judge, split, world, frame, edit or method.
     """
     images, how = images or Images(), how or Learning()
     check_run(split, how.num_steps)
@@ -119,25 +132,26 @@ def evaluate_edits(
     ready = None if cards is None else make_folder(cards)
     read_by = judge_folder(base, split, judge)
     reader, size_px = load_judge(read_by, device), image_size(base)
-    groups = images.groups(split, seed)
+    groups = images.groups(split, seed, world, frame)
     workers = default_workers(device or "cpu") if workers is None else workers
-    print(estimate(len(chosen), names, images, how, workers))
+    given = {} if learned is None else given_cards(Path(learned), chosen, how)
+    print(estimate(len(chosen), names, images, how, workers, given))
     spec = EditRendererSpec(
         Path(base), how.num_steps, device or "cpu", guidance_scale=how.guidance_scale, scheduler=how.scheduler
     )
     hashes = hashes_of(base, with_encoder=bool(images.subjects))
     with cache_folder(folder) as place:
-        tasks = card_tasks(spec, chosen, names, images.learned_on, how, place)
-        learned = all_cards(tasks, workers)
-        edit_methods = make_edit_methods(names, chosen, learned, correction_end)
+        tasks = card_tasks(spec, chosen, names, images.learned_on, how, place, given)
+        made = all_cards(tasks, workers, given)
+        edit_methods = make_edit_methods(names, chosen, made, correction_end)
         image_cache = ImageCache(place / "pictures", hashes, how.num_steps, size_px)
         with WorkerPool(spec, workers) as pool:
             table = Table(groups, edit_methods, image_cache, how.guidance_scale, how.scheduler)
             table.generate(pool)
         scores = table.scores(reader, size_px, device)
         settings: dict[str, Any] = {"split": split, "seed": seed, "pictures": asdict(images), "how": asdict(how)}
-        settings["taught_by"] = teaching(how)
-        settings |= {"correction_end": correction_end, "weights": weights_record(learned), "base": hashes}
+        settings |= {"world": world, "frame": frame, "taught_by": teaching(how)}
+        settings |= {"correction_end": correction_end, "weights": weights_record(made), "base": hashes}
         settings["judge"] = {"name": read_by.resolve().name, "hash": weight_hashes(read_by, [])["base"]}
         settings["learning_s"] = seconds_record(tasks)
         results = summarise_edits(scores, settings)
@@ -146,15 +160,17 @@ def evaluate_edits(
             save_edit_sheet(folder / "sheet.png", names, table.lines(scores))
         if ready is not None:
             for edit in chosen:
-                learned[EIGHT, edit.name].save(ready / f"{edit.name}.safetensors")
+                save_measured(made[EIGHT, edit.name], ready / card_name(edit), edit, scores, world, frame)
     print_edit_results(results)
     return results
 
 
-def estimate(num_edits: int, methods: Sequence[str], images: Images, how: Learning, workers: int) -> str:
+def estimate(
+    num_edits: int, methods: Sequence[str], images: Images, how: Learning, workers: int, given: Collection[str] = ()
+) -> str:
     """Return the estimated cost on CPUs: two U-Net items an image and step with guidance, one for inversion."""
     steps = how.num_steps
-    learned_on = sum({EIGHT: images.learned_on}.get(method, 1) for method in learned_methods(methods))
+    learned_on = sum({EIGHT: images.learned_on}.get(method, 1) for method in learned_methods(methods, given))
     learning = num_edits * learned_on * 2 * steps * how.iterations * LEARNING_FACTOR
     edit_methods = num_edits * len([method for method in methods if method != LEDITS])
     seeds = images.seeds * 2 * steps * (edit_methods + 1)
@@ -162,13 +178,15 @@ def estimate(num_edits: int, methods: Sequence[str], images: Images, how: Learni
     baseline = 2 * (images.seeds + images.renders) * 4 * steps * (LEDITS in methods)
     items = int(learning + seeds + renders + baseline)
     minutes = items * ITEM_MS / 1000 / 60 / workers
-    text = f"{items} U-Net items, {learning / items:.0%} of them learning: {minutes:.0f} minutes in {workers} processes"
+    share = learning / max(items, 1)
+    text = f"{items} U-Net items, {share:.0%} of them learning: {minutes:.0f} minutes in {workers} processes"
     return f"{text} at {ITEM_MS:g} ms an item{', subjects apart' if images.subjects else ''}"
 
 
-def learned_methods(methods: Sequence[str]) -> list[str]:
-    """Return the methods with learned cards; the one on several seeds is always there, as others are made of it."""
-    return list(dict.fromkeys([EIGHT, *(method for method in methods if method in LEARNED)]))
+def learned_methods(methods: Sequence[str], given: Collection[str] = ()) -> list[str]:
+    """Return the methods to learn cards for: the one on several seeds always, as others are made of it, or never."""
+    found = dict.fromkeys([EIGHT, *(method for method in methods if method in LEARNED)])
+    return [method for method in found if not (given and method == EIGHT)]
 
 
 def hashes_of(base: str | Path, *, with_encoder: bool) -> dict[str, str]:
@@ -201,23 +219,38 @@ def cache_folder(folder: Path | None) -> Iterator[Path]:
 
 
 def card_tasks(
-    spec: EditRendererSpec, edits: Sequence[Edit], methods: Sequence[str], learned_on: int, how: Learning, folder: Path
+    spec: EditRendererSpec,
+    edits: Sequence[Edit],
+    methods: Sequence[str],
+    learned_on: int,
+    how: Learning,
+    folder: Path,
+    given: Collection[str] = (),
 ) -> dict[tuple[str, str], CardTask]:
-    """Return (method, edit) to the card that is to be learned."""
+    """Return (method, edit) to the card that is to be learned; `given` cards, on several seeds, are not."""
     place = folder / "cards"
     place.mkdir(exist_ok=True)
     hashes, tasks = hashes_behind(spec.base, how), {}
     for edit in edits:
-        for method in learned_methods(methods):
+        for method in learned_methods(methods, given):
             num_seeds = learned_on if method == EIGHT else 1
             path = card_path(place, hashes, edit, num_seeds, how)
             tasks[method, edit.name] = CardTask(spec.base, spec.device, edit, num_seeds, how, path)
     return tasks
 
 
-def all_cards(tasks: Mapping[tuple[str, str], CardTask], workers: int) -> dict[tuple[str, str], EditCard]:
-    """Return (method, edit) to its card; methods that learn nothing take a learned card with other weights."""
+def all_cards(
+    tasks: Mapping[tuple[str, str], CardTask], workers: int, given: Mapping[str, EditCard] | None = None
+) -> dict[tuple[str, str], EditCard]:
+    """Return (method, edit) to its card; methods that learn nothing take a learned card with other weights.
+
+    Args:
+        tasks: what is to be learned.
+        workers: processes.
+        given: cards learned on several seeds before, by edit.
+    """
     cards = dict(zip(tasks, learn_cards(list(tasks.values()), workers), strict=True))
+    cards |= {(EIGHT, edit): card for edit, card in (given or {}).items()}
     for method in METHODS:
         if method not in (*LEARNED, LEDITS):
             cards |= {
@@ -290,14 +323,14 @@ class Table:
                 for edit_method in self.edit_methods_of(source)
                 if edit_method.edit is not None
             }
-            avatars = [avatar for group in groups for avatar in group.avatars()]
             for name, edit in edits.items():
                 edit_methods = [edit_method for edit_method in self.edit_methods_of(source) if edit_method.edit == edit]
                 place = int(scores[source][edit_methods[0].name][name].asked.argmax())
                 tiles = {edit_method.name: self.images(source, edit_method)[place] for edit_method in edit_methods}
                 tiles["unedited"] = self.images(source, self.original)[place]
                 if source == "renders":
-                    tiles["truth"] = edit.applied(avatars[place]).render(self.image_cache.size_px)
+                    truths = [image for group in groups for image in group.renders(self.image_cache.size_px, edit)]
+                    tiles["truth"] = truths[place]
                 lines.append((f"{source}: {NEUTRAL} -> {edit.name}", tiles))
         return lines
 

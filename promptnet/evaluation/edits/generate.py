@@ -79,7 +79,7 @@ class EditRenderer:
         from promptnet.inference.references import decode_latents
 
         if edit_method.card is None:
-            return self._renders(group)
+            return group.renders(self.spec.size_px)
         pipe = self._pipe()
         if self._inverted is None:
             self._inverted = self._inversion(group)
@@ -98,7 +98,7 @@ class EditRenderer:
 
         pipe = self._pipe()
         with torch.no_grad():
-            latents = encode_pixels(pipe.vae, to_pixels(self._renders(group)).to(pipe.device))
+            latents = encode_pixels(pipe.vae, to_pixels(group.renders(self.spec.size_px)).to(pipe.device))
         how: dict[str, Any] = {"num_steps": self.spec.steps, "guidance_scale": self.spec.guidance_scale}
         return invert_images(pipe, latents, make_requests([NEUTRAL] * len(group.eval_prompts), None), **how)
 
@@ -106,21 +106,17 @@ class EditRenderer:
         from promptnet.evaluation.edits.ledits import edited_by_ledits
 
         assert edit_method.edit is not None
-        sources = (
-            self._renders(group) if group.source == "renders" else self._generated(group, EditMethod("", "original"))
-        )
+        given = group.source == "renders"
+        sources = group.renders(self.spec.size_px) if given else self._generated(group, EditMethod("", "original"))
         noise, prompts = generator(group.eval_prompts[0].seed), (NEUTRAL, edit_method.edit.styled)
         return edited_by_ledits(self._pipe(), sources, *prompts, self.spec.steps, noise, edit_method.guidance_scale)
-
-    def _renders(self, group: Group) -> list[Image.Image]:
-        return [avatar.render(self.spec.size_px) for avatar in group.avatars()]
 
     def _group_subjects(self, group: Group) -> "list[Subject]":
         if not self._subjects:
             pipe = self._pipe()
-            for eval_prompt, image in zip(group.eval_prompts, self._renders(group), strict=True):
-                quiet: dict[str, Any] = {"generator": generator(eval_prompt.seed), "progress_bar": False}
-                self._subjects.append(pipe.customize(image, class_word="a person", **quiet))
+            for eval_prompt, image in zip(group.eval_prompts, group.renders(self.spec.size_px), strict=True):
+                how: dict[str, Any] = {"generator": generator(eval_prompt.seed), "progress_bar": False}
+                self._subjects.append(pipe.customize(image, class_word="a person", allow_foreign=True, **how))
         return self._subjects
 
     def _pipe(self) -> "PromptNetPipeline":

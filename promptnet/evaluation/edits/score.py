@@ -1,10 +1,12 @@
 """Scores of edits: edit success, preservation of the other fields, and distance to the truth.
 
-An edit is scored on the images that lack the attribute; the others are left out. Of those images,
+An edit is scored on the images that lack the attribute; the others are left out, and so are renders that would look
+the same with it. Of those images,
 
     change  = fraction for which the judge predicts the wanted value
     kept    = fraction of the other fields predicted as in the unedited image (in a render: as they are)
     both    = harmonic mean of the two
+    person  = `kept` of the fields that say who it is
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from promptnet.datasets.avatars.render import FIELDS, IDENTITY_FIELDS
+from promptnet.datasets.avatars.person import FIELDS, IDENTITY_FIELDS
 from promptnet.evaluation.edits.tasks import Edit, Group, Source
 from promptnet.metrics.bootstrap import Interval, of_statistic
 from promptnet.metrics.judge import Array, Judge, feature_distance, pixel_l1, read_images
 from promptnet.metrics.scores import Record
 
 Places = npt.NDArray[np.int64]
-METRICS = ("change", "kept", "both", "distance", "pixel_l1", "identity")
+METRICS = ("change", "kept", "both", "person", "distance", "pixel_l1", "identity")
 """Distances exist for renders, identity for subjects."""
 
 
@@ -84,6 +86,7 @@ class EditScorer:
             if field not in changed
         }
         values: dict[str, Array] = {"kept": np.stack(list(hits.values())).mean(0)}
+        values["person"] = np.stack([hits[field] for field in IDENTITY_FIELDS]).mean(0)
         asked = np.ones(len(images), dtype=bool)
         if edit is not None:
             asked = np.array([was[edit.field] != edit.value for was in self.before])
@@ -93,6 +96,7 @@ class EditScorer:
             values["identity"] = self._identity(prediction.records)
         if self.source == "renders" and edit is not None:
             truths = self.truths(edit)
+            asked = asked & self._visible(truths)
             true_prediction = read_images(self.judge, truths, self.device)
             values["distance"] = feature_distance(prediction.features, true_prediction.features)
             values["pixel_l1"] = pixel_l1(images, truths)
@@ -100,8 +104,12 @@ class EditScorer:
 
     def truths(self, edit: Edit) -> list[Image.Image]:
         """Render the same people with only that attribute changed."""
-        avatars = [avatar for group in self.groups for avatar in group.avatars()]
-        return [edit.applied(avatar).render(self.size_px) for avatar in avatars]
+        return [image for group in self.groups for image in group.renders(self.size_px, edit)]
+
+    def _visible(self, truths: Sequence[Image.Image]) -> npt.NDArray[np.bool_]:
+        """Return where the true answer looks otherwise than the person, (P,): a beard may hide the mouth."""
+        renders = [image for group in self.groups for image in group.renders(self.size_px)]
+        return np.array([truth.tobytes() != image.tobytes() for truth, image in zip(truths, renders, strict=True)])
 
     def _identity(self, records: Sequence[Record]) -> Array:
         """Return the fraction of the identity fields that are the subject's, (P,)."""

@@ -1,19 +1,28 @@
 """Tasks of the evaluation of edits: which edits, of which images.
 
 Images come from seeds (the base model generates them from the neutral prompt), are real renders of held-out people, or
-show subjects made from such renders. A group of images is generated in one batch.
+show subjects made from such renders. Renders may come in another frame, and of a style that no training had. A group
+of images is generated in one batch.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from promptnet.datasets.avatars.render import Attributes, AvatarRecord, Split, identities, sample_attributes
+from PIL import Image
+
+from promptnet.datasets.avatars.colours import NAMES
+from promptnet.datasets.avatars.frames import Frame
+from promptnet.datasets.avatars.person import WORLDS, Avatar, World, changed, sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
+from promptnet.evaluation.harness.tasks import FRAMES, Split
 
 Source = Literal["seeds", "renders", "subjects"]
 
 NEUTRAL = "a portrait of a person"
 NEUTRAL_SUBJECT = "a portrait of S*"
+PLAIN = FRAMES["plain"]
+_STREAM = 30_000  # other people than runs validate on, and than `promptnet evaluate people` asks for
 
 
 @dataclass(frozen=True)
@@ -26,16 +35,23 @@ class Edit:
     field: str
     value: str
 
-    def applied(self, avatar: AvatarRecord) -> AvatarRecord:
-        """Return the same person with only that attribute changed: the true answer."""
-        changed = Attributes(**{**avatar.attributes.record(), self.field: self.value})
-        return AvatarRecord(avatar.identity, changed)
+    def applied(self, avatar: Avatar) -> Avatar:
+        """Return the same person with only that attribute changed: the true answer.
+
+        A colour is its word's centre, an expression the style's own drawing. Who has the attribute is left as is.
+        """
+        if avatar.record()[self.field] == self.value:
+            return avatar
+        exact = NAMES[self.field][self.value] if self.field in NAMES else self.value
+        others = replace(avatar.attributes, drawing=0, **{self.field: exact})
+        return Avatar(avatar.identity, changed(avatar.attributes, others, {self.field}))
 
 
 EDITS: dict[str, Edit] = {
     edit.name: edit
     for edit in (
         Edit("happy", "a happy portrait of a person", "expression", "happy"),
+        Edit("calm", "a calm portrait of a person", "expression", "calm"),
         Edit("sad", "a sad portrait of a person", "expression", "sad"),
         Edit("surprised", "a surprised portrait of a person", "expression", "surprised"),
         Edit("glasses", f"{NEUTRAL}, wearing glasses", "glasses", "glasses"),
@@ -66,7 +82,7 @@ class EvalPrompt:
 
     seed: int
     """Seed of its noise."""
-    avatar: AvatarRecord | None = None
+    avatar: Avatar | None = None
     """The person in a real render or in a subject's reference image."""
 
 
@@ -77,33 +93,62 @@ class Group:
     index: int
     source: Source
     eval_prompts: tuple[EvalPrompt, ...]
+    frame: Frame = PLAIN
+    """How renders are framed, and true answers with them."""
 
-    def avatars(self) -> list[AvatarRecord]:
+    def avatars(self) -> list[Avatar]:
         """Return the people of renders and subjects."""
         return [eval_prompt.avatar for eval_prompt in self.eval_prompts if eval_prompt.avatar is not None]
 
+    def renders(self, size_px: int, edit: Edit | None = None) -> list[Image.Image]:
+        """Render these people in the group's frame, as they are or as an edit is to make them."""
+        shown = [avatar if edit is None else edit.applied(avatar) for avatar in self.avatars()]
+        return [framed(avatar, self.frame, size_px) for avatar in shown]
 
-def make_groups(source: Source, split: Split, count: int, seed: int = 0, size: int = 8) -> list[Group]:
+
+def framed(avatar: Avatar, frame: Frame, size_px: int) -> Image.Image:
+    """Render an avatar in a frame; the plain one is the render itself."""
+    if frame == PLAIN:
+        return render_avatar(avatar, size_px)
+    large = frame(render_avatar(avatar, 2 * size_px), avatar.attributes.background)
+    return large.resize((size_px, size_px), Image.Resampling.LANCZOS)
+
+
+def make_groups(
+    source: Source,
+    split: Split,
+    count: int,
+    seed: int = 0,
+    size: int = 8,
+    *,
+    world: World = "known",
+    frame: str = "plain",
+) -> list[Group]:
     """Return `count` images in groups; fewer images are a prefix of more.
 
     Args:
         source: of the images.
-        split: of the people in them.
+        split: of the people in them, a stream without end.
         count: number of images.
         seed: decides people, attributes and noise.
         size: images in a group.
+        world: what people are drawn from.
+        frame: one of `promptnet.evaluation.harness.tasks.FRAMES`; images from seeds have none.
 
     Raises:
-        ValueError: more people than the split has, or a negative number of images.
+        ValueError: unknown frame, world or split, or a negative number of images.
     """
-    people = list(identities(split))
-    if not 0 <= count <= (len(people) if source != "seeds" else 10_000):
-        raise ValueError(f"{source}={count}: the {split} split has 0 to {len(people)}")
-    random.Random(f"edited people {seed}").shuffle(people)
+    if frame not in FRAMES:
+        raise ValueError(f"frame={frame!r} is not one of {', '.join(FRAMES)}")
+    if world not in WORLDS:
+        raise ValueError(f"world={world!r} is not one of {', '.join(WORLDS)}")
+    if count < 0:
+        raise ValueError(f"{source}={count} must be at least 0")
     eval_prompts = []
     for index in range(count):
-        rng = random.Random(f"edited {source} {seed} {split} {index}")
-        avatar = None if source == "seeds" else AvatarRecord(people[index], sample_attributes(rng))
-        eval_prompts.append(EvalPrompt(rng.getrandbits(63), avatar))
+        noise = random.Random(f"edited {source} {seed} {split} {index}").getrandbits(63)
+        avatar = None if source == "seeds" else sample_avatar(_STREAM + seed, index, split, world)
+        eval_prompts.append(EvalPrompt(noise, avatar))
+    how = PLAIN if source == "seeds" else FRAMES[frame]
     starts = range(0, count, size)
-    return [Group(place, source, tuple(eval_prompts[start : start + size])) for place, start in enumerate(starts)]
+    return [Group(place, source, tuple(eval_prompts[start : start + size]), how) for place, start in enumerate(starts)]

@@ -10,10 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from promptnet.datasets.avatars.captions import mentioned
-from promptnet.datasets.avatars.render import FIELDS, AvatarRecord
+from promptnet.datasets.avatars.captions import caption, mentioned
+from promptnet.datasets.avatars.colours import NAMES
+from promptnet.datasets.avatars.person import FIELDS, Attributes, Avatar, Identity, World
+from promptnet.datasets.avatars.render import render_avatar
+from promptnet.datasets.avatars.styles import STYLES
 from promptnet.evaluation.edits import compare as module
-from promptnet.evaluation.edits.cards import DDIM, Learning, Teacher, card_path, loss_parts
+from promptnet.evaluation.edits.cards import DDIM, Learning, Teacher, card_path, given_cards, loss_parts
 from promptnet.evaluation.edits.compare import (
     Images,
     all_cards,
@@ -24,6 +27,7 @@ from promptnet.evaluation.edits.compare import (
     seconds_record,
 )
 from promptnet.evaluation.edits.generate import EditRendererSpec
+from promptnet.evaluation.edits.measured import measured_before
 from promptnet.evaluation.edits.methods import (
     EIGHT,
     LEDITS,
@@ -35,8 +39,8 @@ from promptnet.evaluation.edits.methods import (
     fixed_weights,
 )
 from promptnet.evaluation.edits.results import checks, stays_rates
-from promptnet.evaluation.edits.score import EditScores, averaged, difference
-from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL, Group, chosen_edits, make_groups
+from promptnet.evaluation.edits.score import EditScores, averaged, difference, make_scorer
+from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL, EvalPrompt, Group, chosen_edits, make_groups
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.renderer import weight_hashes
 from promptnet.evaluation.method_names import SWITCH
@@ -55,18 +59,57 @@ HOW = Learning(num_steps=4, iterations=1, teacher="clip")
 def test_every_prompt_asks_for_its_attribute_alone():
     assert len(EDITS) >= 8
     assert {edit.field for edit in EDITS.values()} >= {"expression", "glasses", "background", "clothes"}
-    assert mentioned(NEUTRAL) == {}
+    assert caption({}) == NEUTRAL
     for edit in EDITS.values():
+        assert edit.styled == caption({edit.field: edit.value})
         assert mentioned(edit.styled) == {edit.field: edit.value}
         assert edit.value in FIELDS[edit.field]
 
 
 def test_the_truth_differs_in_that_attribute_alone():
-    (group,) = make_groups("renders", "test", 3)
-    for avatar in group.avatars():
-        edited = EDITS["sunglasses"].applied(avatar).record()
-        assert {**edited, "glasses": avatar.attributes.glasses} == avatar.record()
-        assert edited["glasses"] == "sunglasses"
+    groups = make_groups("renders", "test", 12)
+    for avatar in [avatar for group in groups for avatar in group.avatars()]:
+        for edit in EDITS.values():
+            edited = edit.applied(avatar)
+            assert {**edited.record(), edit.field: avatar.record()[edit.field]} == avatar.record()
+            assert edited.record()[edit.field] == edit.value
+            assert edited.identity == avatar.identity
+            own = {name: getattr(avatar.attributes, name) for name in vars(avatar.attributes)}
+            other = {name for name, value in own.items() if getattr(edited.attributes, name) != value}
+            assert other <= {edit.field, *({"drawing"} if edit.field == "expression" else ())}
+
+
+def test_the_truth_of_an_edit_is_exact():
+    worn = Attributes("sad", "glasses", "#24366b", "shirt", "#1f7d3c", drawing=2, frame="square")
+    avatar = Avatar(Identity("micah", "#dba36f", "bob", "#1d1a22"), worn)
+    applied = {name: edit.applied(avatar).attributes for name, edit in EDITS.items()}
+    assert applied["happy"] == replace(worn, expression="happy", drawing=0)
+    assert applied["sad"] == applied["navy-background"] == worn  # nothing is asked of those who have it
+    assert applied["sunglasses"] == replace(worn, glasses="sunglasses")  # in the frame they wear
+    assert applied["pink-background"] == replace(worn, background=NAMES["background"]["pink"])
+    assert applied["red-clothes"] == replace(worn, clothes_color=NAMES["clothes_color"]["red"])
+    assert applied["t-shirt"] == replace(worn, clothes="t-shirt")
+
+
+def test_renders_and_truths_come_in_the_frame_asked_for():
+    (plain,), (moved,) = (make_groups("renders", "test", 2, frame=frame) for frame in ("plain", "zoom-0.7"))
+    assert plain.avatars() == moved.avatars()
+    happy = EDITS["happy"]
+    for edit in (None, happy):
+        shown = [avatar if edit is None else edit.applied(avatar) for avatar in plain.avatars()]
+        assert plain.renders(64, edit) == [render_avatar(avatar, 64) for avatar in shown]
+        for avatar, image in zip(shown, moved.renders(64, edit), strict=True):
+            corner, background = np.asarray(image)[0, 0], avatar.attributes.background
+            assert image.size == (64, 64)
+            assert "#{:02x}{:02x}{:02x}".format(*corner) == background
+            assert image != render_avatar(avatar, 64)
+    assert make_groups("seeds", "test", 2, frame="shift") == make_groups("seeds", "test", 2)
+
+
+@pytest.mark.parametrize(("world", "held_out"), [("style", True), ("known", False)])
+def test_a_world_decides_whose_renders_are_edited(world: World, held_out: bool):
+    (group,) = make_groups("renders", "test", 6, world=world)
+    assert {STYLES[avatar.identity.style].is_held_out for avatar in group.avatars()} == {held_out}
 
 
 def test_fewer_images_are_a_prefix_of_more_and_people_are_held_out():
@@ -74,10 +117,11 @@ def test_fewer_images_are_a_prefix_of_more_and_people_are_held_out():
     assert few[0] == many[0]
     assert many[1].eval_prompts[0] == few[1].eval_prompts[0]
     assert [len(group.eval_prompts) for group in many] == [8, 8, 4]
-    people = {avatar.identity for group in many for avatar in group.avatars()}
+    people = {repr(avatar.identity) for group in many for avatar in group.avatars()}
     assert len(people) == 20
-    validation = {p.identity for g in make_groups("renders", "validation", 20) for p in g.avatars()}
+    validation = {repr(p.identity) for g in make_groups("renders", "validation", 20) for p in g.avatars()}
     assert not people & validation
+    assert len([p for g in make_groups("renders", "test", 1000) for p in g.avatars()]) == 1000  # a split has no end
     assert make_groups("seeds", "test", 4)[0].avatars() == []
 
 
@@ -149,6 +193,24 @@ def test_a_field_stays_under_the_edits_of_others():
     assert 0.5 <= found["hair"].low < 0.75 < found["hair"].high <= 1
 
 
+def test_a_render_that_would_look_the_same_is_left_out(judge: FakeJudge):
+    """One style's beard covers the mouth: nobody can see who is happy."""
+    everybody = [avatar for group in make_groups("renders", "test", 80) for avatar in group.avatars()]
+    happy = EDITS["happy"]
+    hidden = next(
+        avatar
+        for avatar in everybody
+        if avatar.attributes.expression != "happy"
+        and render_avatar(avatar, 64) == render_avatar(happy.applied(avatar), 64)
+    )
+    shown = next(a for a in everybody if a.attributes.expression == "sad" and a.identity.beard == "none")
+    group = Group(0, "renders", (EvalPrompt(0, hidden), EvalPrompt(1, shown)))
+    images = [judge.render(avatar.identity, avatar.attributes) for avatar in group.avatars()]
+    for avatar in group.avatars():
+        judge.render(avatar.identity, happy.applied(avatar).attributes)
+    assert make_scorer("renders", [group], images, judge, 64).score(happy, images).asked.tolist() == [False, True]
+
+
 # --- the evaluation, with fakes -----------------------------------------------------------------------------------
 
 
@@ -167,9 +229,10 @@ class FakeEditRenderer:
             shown = [edit_method.edit.applied(shown[0])] * len(shown)  # pyright: ignore[reportOptionalMemberAccess]
         return [self.judge.render(avatar.identity, avatar.attributes) for avatar in shown]
 
-    def imagined(self, seed: int) -> AvatarRecord:
+    def imagined(self, seed: int) -> Avatar:
         everybody = [p for group in make_groups("renders", "test", 40) for p in group.avatars()]
-        return everybody[seed % 40]
+        shown = [avatar for avatar in everybody if avatar.identity.beard == "none"]  # some beards hide the mouth
+        return shown[seed % len(shown)]
 
 
 @pytest.fixture
@@ -199,8 +262,11 @@ def renderer(monkeypatch: pytest.MonkeyPatch, judge: FakeJudge) -> FakeEditRende
     return fake
 
 
+EDITED = ["happy", "red-clothes"]
+
+
 def run(base: Path, **more: Any) -> dict[str, Any]:
-    return evaluate_edits(base, edits=["happy", "red-clothes"], images=IMAGES, how=HOW, workers=1, **more)
+    return evaluate_edits(base, **{"edits": EDITED, "images": IMAGES, "how": HOW, "workers": 1, **more})
 
 
 def test_methods_get_the_expected_scores(base: Path, renderer: FakeEditRenderer, capsys: pytest.CaptureFixture[str]):
@@ -248,12 +314,51 @@ def test_results_are_saved_and_no_image_is_generated_twice(base: Path, renderer:
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.format == "PNG"
     assert sorted(path.name for path in cards.iterdir()) == ["happy.safetensors", "red-clothes.safetensors"]
-    assert EditCard.load(cards / "happy.safetensors").weights.tolist() == pytest.approx([0.2] * 4)
+    happy = EditCard.load(cards / "happy.safetensors")
+    assert happy.weights.tolist() == pytest.approx([0.2] * 4)
+    asked = results["sources"]["renders"][EIGHT]["edits"]["happy"]["asked"]
+    perfect = {"images": asked, "change": 1, "kept": 1, "person": 1, "unedited": 1}
+    assert happy.measured["renders"] == perfect
+    assert set(happy.measured) == {"seeds", "renders", "subjects"}
     generated = len(renderer.generated)
     assert run(base, out=out) == results
     assert len(renderer.generated) == generated
     assert run(base, out=out, methods=[EIGHT])["sources"]["seeds"][EIGHT] == results["sources"]["seeds"][EIGHT]
     assert len(renderer.generated) == generated
+
+
+def test_shipped_cards_are_scored_without_learning_and_keep_all_figures(
+    base: Path, renderer: FakeEditRenderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cards = tmp_path / "ready"
+    learned = run(base, cards=cards)
+    monkeypatch.setattr(module, "learn_cards", lambda tasks, workers: [] if not tasks else pytest.fail("learned"))
+    where: dict[str, Any] = {"world": "style", "frame": "shift", "images": Images(0, 0, 3)}
+    again = run(base, learned=cards, cards=cards, methods=[EIGHT, STYLED], **where)["settings"]
+    assert again["weights"].keys() == {f"{name}/{edit}" for name in (STYLED, SWITCH, EIGHT) for edit in EDITED}
+    assert (learned["settings"]["world"], learned["settings"]["frame"]) == ("known", "plain")
+    assert (again["world"], again["frame"]) == ("style", "shift")
+    found = EditCard.load(cards / "happy.safetensors")
+    assert set(found.measured) == {"seeds", "renders", "subjects", "subjects, style, shift"}
+    found.scaled(2).save(cards / "happy.safetensors")  # other weights: nothing measured before holds for them
+    card = EditCard.load(cards / "red-clothes.safetensors")
+    assert measured_before(card, cards / "happy.safetensors") == {}
+    assert measured_before(replace(card, measured={}), cards / "red-clothes.safetensors") == card.measured
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("styled", "a sad portrait of a person"), ("scheduler", "Other"), ("guidance_scale", 7.5)]
+)
+def test_a_card_of_another_edit_or_setting_is_not_scored(tmp_path: Path, field: str, value: Any):
+    happy = EDITS["happy"]
+    card = EditCard(torch.zeros(4), NEUTRAL, happy.styled, "DDIMScheduler", 3.0, {})
+    card.save(tmp_path / "happy.safetensors")
+    assert set(given_cards(tmp_path, [happy], HOW)) == {"happy"}
+    with pytest.raises(ValueError, match="has steps=4, not 5"):
+        given_cards(tmp_path, [happy], replace(HOW, num_steps=5))
+    replace(card, **{field: value}).save(tmp_path / "happy.safetensors")
+    with pytest.raises(ValueError, match=f"has {field}="):
+        given_cards(tmp_path, [happy], HOW)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +367,10 @@ def test_results_are_saved_and_no_image_is_generated_twice(base: Path, renderer:
         ({"edits": ["beard"]}, "no edit 'beard'"),
         ({"methods": ["fast"]}, "no method 'fast'"),
         ({"split": "train"}, "split='train'"),
-        ({"images": replace(IMAGES, renders=1000)}, "renders=1000"),
+        ({"images": replace(IMAGES, renders=-1)}, "renders=-1"),
+        ({"world": "mars"}, "world='mars'"),
+        ({"frame": "round"}, "frame='round'"),
+        ({"learned": "missing"}, "'missing/happy.safetensors' cannot be used: it does not exist"),
         ({"out": "missing/deeper"}, "'missing' does not exist"),
         ({"cards": "missing/deeper"}, "'missing' does not exist"),
         ({"how": replace(HOW, num_steps=0)}, "steps=0"),
@@ -298,7 +406,7 @@ def test_a_cards_name_depends_on_everything_that_decides_it(tmp_path: Path):
 
 
 def test_names_of_cards_and_images_are_stable(tmp_path: Path):
-    """A folder of an earlier version is still found; another scheduler has names of its own."""
+    """Images are found again; another scheduler has names of its own."""
     edit, how = EDITS["happy"], Learning(iterations=20, learning_rate=0.05, teacher="clip")
     assert card_path(tmp_path, ["base"], edit, 8, how).name == "happy.8-seeds.866b569f8b75.safetensors"
     assert (
@@ -314,8 +422,8 @@ def test_names_of_cards_and_images_are_stable(tmp_path: Path):
     others = [replace(edit_method, scheduler="PNDMScheduler") for edit_method in edit_methods]
     others[1] = replace(edit_methods[1], card=replace(card, scheduler="PNDMScheduler"))
     names: dict[Any, list[str]] = {
-        "seeds": ["8ee6bb5a2eb67820b4e1", "307e7327e505e0d829f7", "8f5e707767da2aa202d8"],
-        "renders": ["046b0f7de195c01dbdb6", "656a4ad7c8075d20ef96", "b61c8363a15b24137acd"],
+        "seeds": ["b3bae6a5c7f20c02e0b7", "cc4c8d46b372ae503777", "39182d9245e807917ebf"],
+        "renders": ["f4538ad1876bc2eeca23", "701924d69126b2ded864", "1bc055d26a32acb23d64"],
     }
     for source, expected in names.items():
         (group,) = make_groups(source, "test", 2)

@@ -4,20 +4,20 @@
     python benchmarks/calls.py --reference ../before
 
 One process for each checkout draws and tunes in turn, so that both meet the same load of the machine: `--rounds` times
-one call here and one there, in random order. Printed is, for each kind of call, the median of the ratios of a pair,
-this checkout's time over the reference's, with its quartiles.
+one call here and one there. Printed is, for each kind of call, the median of the ratios of a pair, this checkout's time
+over the reference's, with the smallest and the largest.
 """
 
 import argparse
 import json
-import random
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from timing import paired_ratios, seconds_of, spread
 
 HERE = Path(__file__).resolve().parents[1]
 KINDS = ("plain", "subject", "wide", "customize")
@@ -35,12 +35,12 @@ def main() -> None:
     if asked.worker:
         serve(asked.reference, asked.base, asked.device)
         return
-    workers = [Worker(root, asked.base, asked.device) for root in (HERE, asked.reference.resolve())]
+    this, reference = (Worker(root, asked.base, asked.device) for root in (HERE, asked.reference.resolve()))
     for kind in asked.kinds:
-        ratios = paired(workers, kind, asked.rounds)
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"{kind:10} this / reference: {middle:.3f}  (quartiles {low:.3f} to {high:.3f}, {len(ratios)} pairs)")
-    for worker in workers:
+        here, there = (partial(worker.seconds, kind) for worker in (this, reference))
+        ratios = paired_ratios(here, there, asked.rounds)
+        print(f"{kind:10} this / reference: {spread(ratios)}", flush=True)
+    for worker in (this, reference):
         worker.close()
 
 
@@ -66,15 +66,6 @@ class Worker:
         self.process.communicate()
 
 
-def paired(workers: list[Worker], kind: str, rounds: int) -> list[float]:
-    """Ratios of the first worker's time to the second's, the first pair left out."""
-    ratios = []
-    for _ in range(rounds + 1):
-        found = {worker: worker.seconds(kind) for worker in random.sample(workers, 2)}
-        ratios.append(found[workers[0]] / found[workers[1]])
-    return ratios[1:]
-
-
 def serve(root: Path, base: Path, device: str) -> None:
     """Answer each kind of call that is asked for with the seconds it took."""
     answers, sys.stdout = sys.stdout, sys.stderr
@@ -84,19 +75,7 @@ def serve(root: Path, base: Path, device: str) -> None:
     assert Path(promptnet.__file__).is_relative_to(root), promptnet.__file__
     calls = calls_of(base, device)
     for line in sys.stdin:
-        print(json.dumps(timed(calls[line.strip()], device)), file=answers, flush=True)
-
-
-def timed(call: Callable[[], Any], device: str) -> float:
-    """On CPUs the process's own time, which other work on the machine does not lengthen much."""
-    import torch
-
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    start = clock()
-    call()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - start
+        print(json.dumps(seconds_of(calls[line.strip()], device)), file=answers, flush=True)
 
 
 def calls_of(base: Path, device: str) -> dict[str, Callable[[], Any]]:

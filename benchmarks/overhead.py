@@ -16,7 +16,6 @@ import copy
 import cProfile
 import pstats
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import now_s, paired_ratios, seconds_of, spread
 from torch import Tensor, nn
 
 from promptnet.inference.subject.lora import LoRALayer, apply_loras, initial_loras, key_value_layers
@@ -33,44 +33,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "promptnet"
 PROMPT = "a portrait of S*"
 
 
-def seconds_of(call: Callable[[], Any], device: str = "cpu") -> float:
-    """Seconds of a call: the process's own on a CPU, which other work on the machine hardly lengthens."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    start_s = clock()
-    call()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - start_s
-
-
-def ratio_of(one: Callable[[], Any], other: Callable[[], Any], pairs: int, device: str = "cpu") -> list[float]:
-    """One's time over the other's, for each pair, every second begun by the other; a pair before warms up."""
-    found = []
-    for number in range(pairs + 1):
-        times: dict[int, float] = {}
-        for which in (0, 1) if number % 2 else (1, 0):
-            times[which] = seconds_of((one, other)[which], device)
-        found.append(times[0] / times[1])
-    return found[1:]
-
-
 @contextmanager
 def timed_networks(pipe: Any, device: str = "cpu") -> Iterator[dict[str, float]]:
     """Seconds inside each network's outermost call; the VAE's decoder counts, too."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
     spent: dict[str, float] = defaultdict(float)
     modules = {name: pipe.vae.decoder if name == "vae" else getattr(pipe, name) for name in NETWORKS}
     handles: list[Any] = []
 
     def start(name: str) -> None:
-        if device != "cpu":
-            torch.cuda.synchronize()
-        spent[name] -= clock()
+        spent[name] -= now_s(device)
 
     def stop(name: str) -> None:
-        if device != "cpu":
-            torch.cuda.synchronize()
-        spent[name] += clock()
+        spent[name] += now_s(device)
 
     for name, module in modules.items():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: start(name)))
@@ -208,19 +182,20 @@ def report_ratios(pipe: Any, args: argparse.Namespace) -> None:
     latents = torch.randn(args.images, 4, side, side, generator=torch.Generator().manual_seed(0))
     ours, stock = (make(pipe, prompt, args.steps, latents) for make in (our_call, stock_call))
     difference = float((ours() - stock()).abs().max())
-    found = ratio_of(ours, stock, args.pairs)
+    found = timed_in_turn(ours, stock, args.pairs)
     print(
-        f"plain prompt, ours over diffusers' pipeline: {_spread(found)}; images differ by {difference:.1e}", flush=True
+        f"plain prompt, ours over diffusers' pipeline: {spread(found)}; images differ by {difference:.1e}", flush=True
     )
     for users in args.users:
         mine, peft = users_calls(pipe.unet, users)
         difference = float((mine() - peft()).abs().max())
-        found = ratio_of(mine, peft, args.pairs)
-        print(f"{users} users, ours over PEFT: {_spread(found)}; outputs differ by {difference:.1e}", flush=True)
+        found = timed_in_turn(mine, peft, args.pairs)
+        print(f"{users} users, ours over PEFT: {spread(found)}; outputs differ by {difference:.1e}", flush=True)
 
 
-def _spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} pairs)"
+def timed_in_turn(one: Callable[[], Any], other: Callable[[], Any], pairs: int) -> list[float]:
+    """Return one's time over the other's, pair by pair."""
+    return paired_ratios(lambda: seconds_of(one), lambda: seconds_of(other), pairs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

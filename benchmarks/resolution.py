@@ -15,13 +15,13 @@ loop holds two copies of the U-Net beside it.
 import argparse
 import functools
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
 from peak_memory import peak_bytes
+from timing import seconds_of
 from torch import Tensor
 
 from promptnet.inference.resolution.auto import automatic_settings
@@ -66,19 +66,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 Call = Callable[[], Any]
-
-
-def seconds_of(call: Call, device: str) -> float:
-    """One call: wall time on a GPU, the process's own on a processor."""
-    if not device.startswith("cuda"):
-        start = time.process_time()
-        call()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 class Once(NamedTuple):

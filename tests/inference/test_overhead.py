@@ -1,6 +1,8 @@
 """The benchmark of our own code's cost compares equal work."""
 
-import importlib.util
+import importlib
+import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,17 +11,25 @@ from unittest.mock import patch
 import pytest
 import torch
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "overhead.py"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def overhead() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_overhead", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmarks() -> Iterator[None]:
+    """Let modules be found as `python benchmarks/overhead.py` finds them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(FOLDER))
+        yield
+
+
+@pytest.fixture(scope="module")
+def overhead(benchmarks: None) -> Any:
+    return importlib.import_module("overhead")
+
+
+@pytest.fixture(scope="module")
+def timing(benchmarks: None) -> Any:
+    return importlib.import_module("timing")
 
 
 def test_shares_of_an_image_are_of_every_network_and_sum_to_one(overhead: Any, pipe: Any, make_subject: Any):
@@ -53,8 +63,21 @@ def test_pefts_users_get_what_ours_get(overhead: Any, pipe: Any):
         assert (ours() - found).abs().max() > 1e-3
 
 
-def test_ratios_are_of_pairs_in_turn(overhead: Any):
+def test_ratios_are_of_pairs_in_turn(timing: Any):
     called: list[str] = []
-    ratios = overhead.ratio_of(lambda: called.append("one"), lambda: called.append("other"), 2)
-    assert len(ratios) == 2
+
+    def call(name: str, seconds: list[float]) -> float:
+        called.append(name)
+        return seconds.pop(0)
+
+    one, other = [100.0, 6.0, 2.0], [1.0, 2.0, 4.0]  # the first pair warms up
+    ratios = timing.paired_ratios(lambda: call("one", one), lambda: call("other", other), 2)
+    assert ratios == [3.0, 0.5]
     assert called == ["other", "one", "one", "other", "other", "one"]
+    assert timing.spread(ratios) == "1.750 (0.500 to 3.000, 2 pairs)"
+
+
+def test_a_calls_seconds_are_the_processs_own(timing: Any):
+    """Sleeping costs none, as work of others costs none."""
+    assert timing.seconds_of(lambda: time.sleep(0.2)) < 0.1
+    assert timing.seconds_of(lambda: sum(range(3_000_000))) > 0.005

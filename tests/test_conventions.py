@@ -378,7 +378,7 @@ OF_BASELINES = ROOT / "configs" / "baselines"  # parsed by tests/baselines
 OF_EVALUATION = ROOT / "configs" / "evaluate"  # parsed by tests/evaluation/papers
 RECIPES = [path for path in CONFIGS if not {OVERLAYS, OF_BASELINES, OF_EVALUATION} & set(path.parents)]
 PRETRAINING = [path for path in RECIPES if path.parent.name == "pretrain"]
-OF_PEOPLE = {"people/unet", "people/encoder", "people/encoder-published"}  # start from what earlier stages wrote
+OF_EARLIER_STAGES = {"tiny/unet", "pretrain/tiny", "pretrain/tiny-published"}  # start from what these wrote
 OF_NETWORKS_TO_FETCH = {"disentangle/as-published"}  # its parts have no shapes without their files: it parses
 
 
@@ -398,7 +398,7 @@ def test_every_config_builds_trainer_data_and_stage(config: Path, tmp_path: Path
         given.append(f"--model.init_args.out={tmp_path / 'card.safetensors'}")
     if config.stem == "tiny-prepared":
         given.append("--model.init_args.base_dir=checkpoints/tiny")  # of which it takes a copy
-    if name_in_configs(config) in OF_PEOPLE:
+    if name_in_configs(config) in OF_EARLIER_STAGES:
         given.append(f"--model.init_args.base_dir={write_people_base(tmp_path / 'base')}")
     if name_in_configs(config) in OF_NETWORKS_TO_FETCH:
         parse_training(["fit", *given])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from promptnet.commands._checks import check_seed
 from promptnet.commands._loading import EMBEDDED, check_model, load_pipeline
 from promptnet.commands._progress import sampling_bar, status, tuning_bar
-from promptnet.io.atomic import check_folder, write_whole
+from promptnet.io.atomic import make_folder, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,10 +47,10 @@ def demo(
         base: base model, a folder in diffusers layout
         device: auto, cpu, cuda, ...
     """
-    folder = check_folder(out)
     check_request(person, steps)
     check_seed(seed)
     found = check_model(base, device, subjects=True).name
+    folder = make_folder(out)
     from promptnet.commands._demo_sheet import demo_sheet
     from promptnet.evaluation.harness.judges import judge_folder
     from promptnet.evaluation.harness.renderer import image_size

@@ -101,6 +101,19 @@ def test_the_truth_scores_one(set_up: Setting, who: Person, tmp_path: Path, caps
     assert len({generator.initial_seed() for generator in pipe.call["generator"]}) == 5
 
 
+def test_the_folder_is_made_before_anything_is_computed(
+    set_up: Setting, who: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = set_up(who.true_images(SIZE_PX))
+    existed = []
+    monkeypatch.setattr(demo_module, "load_pipeline", lambda *_: (existed.append((tmp_path / "new").is_dir()), pipe)[1])
+    assert cli.main(["demo", "--out", "new"]) == 0
+    assert existed == [True]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["demo.json", "demo.png", "demo.safetensors"]
+    assert cli.main(["demo", "--out", "absent/new"]) != 0
+    assert len(pipe.shown) == 1
+
+
 def test_copying_the_reference_keeps_the_identity_and_follows_no_prompt(set_up: Setting, who: Person) -> None:
     set_up([who.reference_image(SIZE_PX)] * 5)
     assert cli.main(["demo", "--out", ".", "--steps", "3"]) == 0

@@ -40,7 +40,7 @@ class AvatarLatents:
     def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
         """Return latents (B, 4, h, w), float32, of the images at these places (B,)."""
         places = [divmod(int(index), self.people.shard_size) for index in indices]
-        return torch.stack([self.shard(shard)[place] for shard, place in places]).float()
+        return torch.stack([self.shard(shard)[place].float() for shard, place in places])
 
     def shard(self, shard: int) -> torch.Tensor:
         """Return the latents (N, 4, h, w), float16, of one shard."""
@@ -59,7 +59,9 @@ class AvatarLatents:
     @torch.no_grad()
     def _encode(self, shard: int) -> torch.Tensor:
         images = torch.from_numpy(np.array(self.people.shard(shard)))
-        return torch.cat([self._encode_batch(batch) for batch in images.split(self.batch_size)])
+        # Kept for other runs too: they must not depend on the precision of the step that asks first.
+        with torch.autocast(self.vae.device.type, enabled=False):
+            return torch.cat([self._encode_batch(batch) for batch in images.split(self.batch_size)])
 
     def _encode_batch(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.permute(0, 3, 1, 2).to(self.vae.device, self.vae.dtype) / 127.5 - 1

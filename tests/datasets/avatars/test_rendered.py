@@ -58,6 +58,17 @@ def test_latents_are_those_of_the_images_and_are_kept(folder: Path, monkeypatch:
         AvatarLatents(people, build_vae())[torch.tensor([6])]
 
 
+def test_latents_do_not_depend_on_the_precision_of_the_step_that_asks_first(folder: Path, tmp_path: Path):
+    vae: Any = build_vae()
+    found = []
+    for place, low in ((folder, False), (tmp_path, True)):
+        people = RenderedAvatars(place, "test", 2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            found.append(AvatarLatents(people, vae)[torch.tensor([1, 0])])
+    assert torch.equal(*found)
+    assert found[1].dtype == torch.float32
+
+
 @pytest.mark.parametrize("damage", ["cut", "rows"])
 def test_damaged_images_and_latents_are_made_again(damage: str, tmp_path: Path):
     vae: Any = build_vae()

@@ -2,20 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPTextModel, CLIPVisionModel
 
-from promptnet.models.tiny import (
-    build_clip,
-    build_image_processor,
-    build_scheduler,
-    build_unet,
-    build_vae,
-    train_tokenizer,
-)
+from tests.people_base import write_people_base
 from tests.training.forked import Runs
 
 ROOT = Path(__file__).parents[2]
@@ -25,18 +16,7 @@ FORTY = ("--trainer.max_steps=40",)  # of the tiny run; it saves every 10 and va
 @pytest.fixture(scope="session")
 def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Diffusers folder of an untrained embedded model with a narrower U-Net."""
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(["a portrait of a person, wearing glasses"])
-    config: Any = build_clip(tokenizer).config
-    tokenizer.save_pretrained(folder / "tokenizer")
-    CLIPTextModel(config.text_config).save_pretrained(folder / "text_encoder")
-    CLIPVisionModel(config.vision_config).save_pretrained(folder / "image_encoder")
-    build_image_processor().save_pretrained(folder / "feature_extractor")
-    build_vae().save_pretrained(folder / "vae")
-    build_unet((32, 32, 64)).save_pretrained(folder / "unet")
-    build_scheduler().save_pretrained(folder / "scheduler")
-    return folder
+    return write_people_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")

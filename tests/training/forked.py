@@ -22,9 +22,10 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 WARM = (
     "tensorboard.summary.writer.event_file_writer",
-    "promptnet.datasets.avatars.pairs",
+    "promptnet.datasets.avatars.module",
     "promptnet.training.cli",
     "promptnet.training.pretrain.stage",
+    "promptnet.training.embedded.encoder",
     "promptnet.training.embedded.unet",
     "tests.training.tiny_run",
 )

@@ -14,16 +14,14 @@ from typing import Any
 
 from PIL import Image
 
-from promptnet.datasets.avatars import captions as people_captions
-from promptnet.datasets.avatars import person as people_fields
+from promptnet.datasets.avatars.captions import caption
 from promptnet.datasets.avatars.module import AvatarDataModule
-from promptnet.datasets.avatars.person import Avatar, changed, sample_attributes, sample_avatar
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, Avatar, changed, sample_attributes, sample_avatar
 from promptnet.datasets.avatars.render import render_avatar
 from promptnet.datasets.stream import sample_rng, sample_seed
 from promptnet.models.placeholders import find_placeholders
 
 DEFAULT_PROMPTS = ("a photo of S*", "a photo of S* wearing a hat", "an oil painting of S*", "a photo of S* on a beach")
-_MAX_LOOKED_AT = 2000
 
 
 @dataclass(frozen=True)
@@ -85,14 +83,10 @@ def held_out_people(
             raise ValueError(f"the validation prompt {prompt!r} mentions somebody else than S*: write S* alone")
     if hasattr(datamodule, "held_out_people"):
         return datamodule.held_out_people(num_people, num_prompts)
-    if isinstance(datamodule, AvatarDataModule) and not prompts:
-        return people_without_end(datamodule, num_people, num_prompts, seed)
+    if isinstance(datamodule, AvatarDataModule):
+        how: dict[str, Any] = {"size_px": datamodule.size_px, "stream": datamodule.seed, "prompts": prompts}
+        return avatar_people(num_people, num_prompts, seed, **how)
     sentences = list(prompts or DEFAULT_PROMPTS)[:num_prompts]
-    if hasattr(datamodule, "rendered"):
-        data: Any = datamodule.rendered("validation")
-        if not prompts and set(_avatar_fields()) <= set(data.column_names):
-            return avatar_people(num_people, num_prompts, seed, size_px=datamodule.size_px)
-        return people_of(data, num_people, sentences, seed)
     pairs = getattr(datamodule, "validation", None)
     if getattr(pairs, "fixed", None):
         return people_of_pairs(pairs, num_people, sentences, seed)
@@ -102,55 +96,55 @@ def held_out_people(
     )
 
 
-def avatar_people(num_people: int, num_prompts: int, seed: int = 0, size_px: int = 64) -> list[HeldOutPerson]:
-    """Validation identities of the procedural avatars, asked for attributes that their reference lacks."""
-    from promptnet.datasets.avatars.render import identities
-
-    everyone = list(identities("validation"))
-    random.Random(f"held out {seed}").shuffle(everyone)
-    return [_avatar_person(who, place, num_prompts, seed, size_px) for place, who in enumerate(everyone[:num_people])]
-
-
-def people_without_end(
-    module: AvatarDataModule, num_people: int, num_prompts: int, seed: int = 0
+def avatar_people(
+    num_people: int,
+    num_prompts: int,
+    seed: int = 0,
+    size_px: int = 64,
+    *,
+    stream: int = 0,
+    prompts: Sequence[str] | None = None,
 ) -> list[HeldOutPerson]:
-    """Return unseen people of the endless stream; what a prompt leaves out, the true answer has from the reference."""
-    return [_endless_person(module, place, num_prompts, seed) for place in range(num_people)]
+    """Return validation people of the endless stream, asked for attributes that their reference lacks.
+
+    What a prompt leaves out, the true answer has from the reference.
+
+    Args:
+        num_people: how many.
+        num_prompts: images of each.
+        seed: of prompts and noise.
+        size_px: side of the images.
+        stream: seed of the people.
+        prompts: sentences with S* to draw in place of attributes; nobody knows their true answers.
+    """
+    avatars = [sample_avatar(stream, place, "validation") for place in range(num_people)]
+    if not prompts:
+        return [_avatar_person(avatar, place, num_prompts, seed, size_px) for place, avatar in enumerate(avatars)]
+    opened = [[render_avatar(shown, size_px) for shown in (avatar, _otherwise(avatar, seed))] for avatar in avatars]
+    return [_held_out_person(images, place, prompts[:num_prompts], seed) for place, images in enumerate(opened)]
 
 
-def _endless_person(module: AvatarDataModule, place: int, num_prompts: int, seed: int) -> HeldOutPerson:
-    avatar = sample_avatar(module.seed, place, "validation")
+def _otherwise(avatar: Avatar, seed: int) -> Avatar:
+    """The same person with other attributes."""
+    rng = random.Random(f"held out {seed} {avatar}")
+    return Avatar(avatar.identity, sample_attributes(avatar.identity.style, rng))
+
+
+def _avatar_person(avatar: Avatar, place: int, num_prompts: int, seed: int, size_px: int) -> HeldOutPerson:
     rng = sample_rng(seed, place, "held-out person")
-    eval_prompts = tuple(_endless_ask(rng, avatar, module.size_px) for _ in range(num_prompts))
-    return HeldOutPerson(render_avatar(avatar, module.size_px), eval_prompts)
+    eval_prompts = tuple(_avatar_prompt(rng, avatar, size_px) for _ in range(num_prompts))
+    return HeldOutPerson(render_avatar(avatar, size_px), eval_prompts)
 
 
-def _endless_ask(rng: random.Random, avatar: Avatar, size_px: int) -> EvalPrompt:
+def _avatar_prompt(rng: random.Random, avatar: Avatar, size_px: int) -> EvalPrompt:
     """Two or three fields with words that the reference does not have."""
-    fields, others = rng.sample(people_fields.ATTRIBUTE_FIELDS, rng.randint(2, 3)), avatar.attributes
+    fields, others = rng.sample(ATTRIBUTE_FIELDS, rng.randint(2, 3)), avatar.attributes
     while any(others.record()[field] == avatar.record()[field] for field in fields):
         others = sample_attributes(avatar.identity.style, rng)
     truth = Avatar(avatar.identity, changed(avatar.attributes, others, set(fields)))
     asked = {field: truth.record()[field] for field in fields}
-    prompt = people_captions.caption(truth.record(), subject="S*", fields=fields)
+    prompt = caption(truth.record(), subject="S*", fields=fields)
     return EvalPrompt(prompt, rng.getrandbits(63), render_avatar(truth, size_px), asked)
-
-
-def people_of(data: Any, num_people: int, prompts: Sequence[str], seed: int = 0) -> list[HeldOutPerson]:
-    """The first people of a data set with the column `image` and, where it tells people apart, `identity`.
-
-    People with two images come first: the second says whether the drawn image is a copy of the first.
-    """
-    labelled = "identity" in data.column_names
-    images_of: dict[Any, list[int]] = {}
-    if labelled:
-        for index, person in enumerate(data[:_MAX_LOOKED_AT]["identity"]):
-            images_of.setdefault(person, []).append(index)
-    else:
-        images_of = {index: [index] for index in range(min(num_people, len(data)))}
-    chosen = _with_two_first(images_of.values())[:num_people]
-    opened = [[data[index]["image"].convert("RGB") for index in indices[:2]] for indices in chosen]
-    return [_held_out_person(images, place, prompts, seed) for place, images in enumerate(opened)]
 
 
 def people_of_pairs(pairs: Any, num_people: int, prompts: Sequence[str], seed: int = 0) -> list[HeldOutPerson]:
@@ -168,34 +162,6 @@ def people_of_pairs(pairs: Any, num_people: int, prompts: Sequence[str], seed: i
 
 def _with_two_first(people: Iterable[list[int]]) -> list[list[int]]:
     return sorted(people, key=lambda images: len(images) < 2)
-
-
-def _avatar_fields() -> tuple[str, ...]:
-    from promptnet.datasets.avatars.render import FIELDS
-
-    return tuple(FIELDS)
-
-
-def _avatar_person(who: Any, place: int, num_prompts: int, seed: int, size_px: int) -> HeldOutPerson:
-    from promptnet.datasets.avatars.render import render, sample_attributes
-
-    rng = sample_rng(seed, place, "held-out person")
-    reference = sample_attributes(rng)
-    eval_prompts = tuple(_avatar_prompt(rng, who, reference, size_px) for _ in range(num_prompts))
-    return HeldOutPerson(render(who, reference, size_px), eval_prompts)
-
-
-def _avatar_prompt(rng: random.Random, who: Any, reference: Any, size_px: int) -> EvalPrompt:
-    """Two or three fields, each with a value that the reference image does not have."""
-    from promptnet.datasets.avatars.captions import caption
-    from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, FIELDS, Attributes, render
-
-    fields = rng.sample(ATTRIBUTE_FIELDS, rng.randint(2, 3))
-    record = reference.record()
-    asked = {name: rng.choice([value for value in FIELDS[name] if value != record[name]]) for name in fields}
-    attributes = Attributes(**{**record, **asked})
-    prompt = caption(None, attributes, subject="S*", fields=fields)
-    return EvalPrompt(prompt, rng.getrandbits(63), render(who, attributes, size_px), asked)
 
 
 def _held_out_person(images: list[Image.Image], place: int, prompts: Sequence[str], seed: int) -> HeldOutPerson:

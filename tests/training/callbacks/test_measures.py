@@ -15,7 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, identities
+from promptnet.datasets.avatars.module import AvatarDataModule
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, sample_avatar
+from promptnet.datasets.avatars.render import render_avatar
 from promptnet.metrics.clip_similarity import ClipPrompts, fields_read_right, load_clip_prompts, shared_projections
 from promptnet.metrics.copying import angle_between, copy_paste
 from promptnet.metrics.identity import FaceIdentity, JudgeIdentity, load_face_embedder
@@ -34,7 +36,6 @@ from promptnet.training.callbacks.held_out_people import (
     HeldOutPerson,
     avatar_people,
     held_out_people,
-    people_of,
 )
 from promptnet.training.callbacks.loss_curve import loss_curve, smoothed
 from promptnet.training.callbacks.model_card import MARK, CardText, model_card
@@ -313,24 +314,25 @@ def test_portraits_are_asked_for_what_their_reference_lacks_and_are_the_same_eve
             assert set(eval_prompt.asked) <= set(ATTRIBUTE_FIELDS)
             assert eval_prompt.truth is not None
             assert eval_prompt.truth.tobytes() != person.reference.tobytes()
-    assert len(avatar_people(10_000, 1)) == len(identities("validation"))
+    assert [ask.seed for ask in avatar_people(3, 2, seed=5)[0].eval_prompts] != [
+        ask.seed for ask in people[0].eval_prompts
+    ]
 
 
-def test_people_with_two_images_come_first():
-    import datasets
-
-    rows = {"image": [colour(name, 8) for name in ("red", "green", "blue")], "identity": ["one", "two", "two"]}
-    data = datasets.Dataset.from_dict(
-        rows, features=datasets.Features({"image": datasets.Image(), "identity": datasets.Value("string")})
-    )
-    two, one = people_of(data, 2, ["a photo of S*", "S* in a hat"])
-    assert two.reference.getpixel((0, 0)) == (0, 128, 0)
-    assert two.other is not None
-    assert two.other.getpixel((0, 0)) == (0, 0, 255)
-    assert two.compared() == [two.other, two.other]
-    assert (one.other, one.compared()) == (None, [None, None])
-    assert [eval_prompt.prompt for eval_prompt in one.eval_prompts] == ["a photo of S*", "S* in a hat"]
-    assert len({eval_prompt.seed for person in (one, two) for eval_prompt in person.eval_prompts}) == 4
+def test_avatars_of_a_run_are_those_of_its_stream_and_may_be_asked_for_by_given_prompts():
+    module = AvatarDataModule(seed=7, size_px=32)
+    asked = held_out_people(module, 2, 1, seed=0)
+    assert [person.reference.tobytes() for person in asked] == [
+        render_avatar(sample_avatar(7, place, "validation"), 32).tobytes() for place in range(2)
+    ]
+    given = held_out_people(module, 2, 1, seed=0, prompts=["S* in a hat", "a photo of S*"])
+    for person, same in zip(given, asked, strict=True):
+        assert person.reference.tobytes() == same.reference.tobytes()
+        assert [(ask.prompt, ask.truth, ask.asked) for ask in person.eval_prompts] == [("S* in a hat", None, {})]
+        assert person.other is not None
+        assert person.compared() == [person.other]
+        assert person.other.tobytes() != person.reference.tobytes()
+    assert given[0].eval_prompts[0].seed != given[1].eval_prompts[0].seed
 
 
 def test_faces_are_taken_from_the_fixed_validation_pairs():
@@ -341,9 +343,13 @@ def test_faces_are_taken_from_the_fixed_validation_pairs():
         sizes=SimpleNamespace(square=(8, 8)),
         image=lambda row, flipped, size, sample: images[row],
     )
-    first, second = held_out_people(SimpleNamespace(validation=pairs), 4, 1, 0)
-    assert (first.reference, first.other) == (images[5], images[6])
+    prompts = ["a photo of S*", "S* in a hat"]
+    first, second = held_out_people(SimpleNamespace(validation=pairs), 4, 2, 0, prompts)
+    assert (first.reference, first.other) == (images[5], images[6]), "people with two images come first"
     assert (second.reference, second.other) == (images[3], None)
+    assert (first.compared(), second.compared()) == ([images[6]] * 2, [None, None])
+    assert [ask.prompt for ask in second.eval_prompts] == prompts
+    assert len({ask.seed for person in (first, second) for ask in person.eval_prompts}) == 4
     with pytest.raises(ValueError, match="nobody to draw"):
         held_out_people(SimpleNamespace(validation=None), 4, 1, 0)
 

@@ -132,10 +132,11 @@ def test_the_command_trains_an_encoder_that_draws(how: str, tmp_path: Path, monk
 
 def few_images(data: Any, folder: Path) -> Any:
     """The command's data, rendered into a folder of the test's."""
-    return lambda *given: [*data(*given), f"--data.cache_dir={folder / 'portraits'}"]
+    return lambda *given: [*data(*given), f"--data.cache_dir={folder / 'avatars'}"]
 
 
 def torch_image() -> Any:
-    from promptnet.datasets.avatars.render import sample_avatar
+    from promptnet.datasets.avatars.person import sample_avatar
+    from promptnet.datasets.avatars.render import render_avatar
 
-    return sample_avatar(0, 0, "validation").render(64)
+    return render_avatar(sample_avatar(0, 0, "validation"), 64)

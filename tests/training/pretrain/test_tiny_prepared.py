@@ -8,7 +8,7 @@ import yaml
 
 from promptnet import PromptNetPipeline
 from promptnet.datasets.avatars.files import write_avatars
-from promptnet.datasets.avatars.render import Split
+from promptnet.datasets.avatars.person import Split
 from promptnet.datasets.prepare.options import PrepareOptions
 from promptnet.datasets.prepare.report import load_prepared
 from promptnet.datasets.prepare.run import prepare_images

@@ -29,7 +29,8 @@ def pretraining(runs: Runs, base: Path, cache: Path):
         run_dir.mkdir(exist_ok=True)
         given = [f"--config={ROOT / 'configs/pretrain/tiny.yaml'}", f"--run_dir={run_dir}", "--threads=1"]
         given += [f"--model.init_args.base_dir={base}", f"--model.init_args.export_dir={run_dir / 'encoder'}"]
-        given += ["--model.init_args.warmup_steps=1", f"--data.init_args.cache_dir={cache}"]
+        given += ["--model.init_args.warmup_steps=1", "--model.init_args.words_only_steps=2"]
+        given += [f"--data.init_args.cache_dir={cache}"]
         given += ["--data.init_args.num_images=48", "--data.init_args.num_validation=4"]
         given += ["--data.init_args.batch_size=4", "--trainer.max_steps=4", "--checkpoint.every_n_train_steps=2"]
         given += ["--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=0", "--trainer.accelerator=cpu"]

@@ -48,10 +48,14 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judged, "NUM_STEPS", 2)
 
 
-def test_the_judge_is_looked_for_beside_the_base_model(tmp_path: Path) -> None:
+def test_the_judge_is_looked_for_in_the_base_model_and_beside_it(tmp_path: Path) -> None:
     found = judge_beside(BASE)
     assert found == ROOT / "checkpoints" / "judges" / "validation"
     assert judge_beside(tmp_path) is None
+    own = tmp_path / "judges" / "validation"
+    own.mkdir(parents=True)
+    (own / "config.json").write_text("{}")
+    assert judge_beside(tmp_path) == judge_beside(tmp_path / "tiny") == own.resolve()
     assert judge_beside("owner/name") is None
 
 

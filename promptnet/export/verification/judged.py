@@ -22,9 +22,10 @@ SEED = 0
 
 
 def judge_beside(base: str | Path) -> Path | None:
-    """The folder of the validation judge of a base model, which lies beside it; None if there is none."""
-    folder = Path(base).resolve().parent / "judges/validation"
-    return folder if (folder / "config.json").is_file() else None
+    """The folder of a base model's validation judge, in its own folder or beside it; None if there is none."""
+    place = Path(base).resolve()
+    folders = (place / "judges/validation", place.parent / "judges/validation")
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 @dataclass(frozen=True, eq=False)

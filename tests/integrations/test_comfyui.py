@@ -149,12 +149,14 @@ def test_the_stop_button_stops_tuning(run: Run, pipeline: Any, comfy: Any) -> No
 
 
 @pytest.fixture
-def card_file(models_dir: Path) -> str:
+def card_file(models_dir: Path, pipeline: Any) -> str:
     """An edit card of the embedded model, for few steps."""
     from promptnet.inference.editing import EditCard
+    from promptnet.inference.editing.card import edit_fingerprint
 
-    shipped = EditCard.load(PACK.parents[1] / "checkpoints" / "tiny" / "edits" / "happy.safetensors")
-    shipped.at_steps(3).save(models_dir / "promptnet" / "edits" / "happy.safetensors")
+    texts = "a portrait of a person", "a happy portrait of a person"
+    card = EditCard(torch.full((3,), 0.4), *texts, "DDIMScheduler", 3.0, edit_fingerprint(pipeline))
+    card.save(models_dir / "promptnet" / "edits" / "happy.safetensors")
     return "happy.safetensors"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from starlette.testclient import TestClient
 
 from promptnet.datasets.avatars.person import sample_avatar
@@ -29,6 +30,14 @@ def picture(color: tuple[int, int, int] = (200, 160, 120), size_px: int = 64) ->
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
+
+
+def edit_card(pipe: Any) -> bytes:
+    """An edit card that fits the pipeline."""
+    from promptnet.inference.editing.card import EditCard, edit_fingerprint
+
+    texts = "a portrait of a person", "a happy portrait of a person"
+    return EditCard(torch.full((4,), 0.4), *texts, "DDIMScheduler", 3.0, edit_fingerprint(pipe)).to_bytes()
 
 
 @dataclass

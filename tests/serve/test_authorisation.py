@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from tests.serve.conftest import Running, User, picture
+from tests.serve.conftest import Running, User, edit_card, picture
 
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/", "/web/session", "/web/{name}"}
 NOBODYS = "0" * 24
@@ -83,13 +83,10 @@ def test_unknown_paths_are_not_open_either(running: Running, user: User) -> None
 @pytest.fixture(scope="module")
 def things(running: Running) -> dict[str, str]:
     """One of each, of somebody."""
-    from tests.serve.conftest import TINY
-
     owner = running.user()
     name = owner.subject()
     job = owner.draw("a photo of S*", subjects=[name])
-    card = {"card": (TINY / "edits" / "happy.safetensors").read_bytes()}
-    edit = owner.call("POST", "/v1/edits", files=card).json()["id"]
+    edit = owner.call("POST", "/v1/edits", files={"card": edit_card(running.worker.pipe)}).json()["id"]
     return {"subject": name, "job": job["id"], "image": job["output"]["images"][0]["id"], "edit": edit}
 
 

@@ -1,14 +1,15 @@
 """The weights that ship: complete, small, safe to load, and able to do what the demo shows."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from promptnet import PromptNetPipeline
-from promptnet.datasets.avatars.render import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, Split
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, Split
 from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL
-from promptnet.evaluation.harness.tasks import make_described_people, make_people
+from promptnet.evaluation.harness.tasks import Person, make_described_people, make_people
 from promptnet.inference.editing.card import EditCard
 from promptnet.metrics.judge import load_judge, read_images
 from promptnet.models.promptnet import PromptNetModel
@@ -25,17 +26,15 @@ def pipe() -> PromptNetPipeline:
     return pipe
 
 
-def test_weights_are_safetensors_and_each_set_is_below_60_mb():
+def test_weights_are_safetensors_and_below_60_mb():
     files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
-    second = [path for path in files if CHECKPOINTS / "people" in path.parents]
-    sizes = [path.stat().st_size for path in second], [path.stat().st_size for path in set(files) - set(second)]
-    assert max(map(sum, sizes)) < 60e6
+    assert sum(path.stat().st_size for path in files) < 60e6
 
 
 def test_no_config_names_a_folder_of_the_machine_it_was_written_on():
     configs = list(CHECKPOINTS.rglob("*.json"))
-    assert len(configs) > 20
+    assert len(configs) > 10
     assert not [path for path in configs if "_name_or_path" in path.read_text("utf-8")]
 
 
@@ -47,7 +46,8 @@ def test_the_pipeline_is_complete(pipe: PromptNetPipeline):
     for part in (pipe.vae, pipe.text_encoder, pipe.unet, pipe.promptnet, pipe.image_encoder):
         assert part is not None
         assert part.dtype == torch.float32
-    assert PromptNetModel.from_pretrained(CHECKPOINTS / "tiny/promptnet-published").config["use_res"] is False
+    for encoder in (CHECKPOINTS / "tiny").glob("promptnet*"):  # the paper's stands beside ours
+        assert PromptNetModel.from_pretrained(encoder).config["use_res"] is False
 
 
 def test_clip_finds_the_caption_of_a_image(pipe: PromptNetPipeline):
@@ -78,18 +78,33 @@ def test_the_base_model_follows_captions(pipe: PromptNetPipeline):
         assert hits[field] > 0.7, hits
 
 
-def test_a_subject_is_recognised_without_tuning(pipe: PromptNetPipeline):
-    """Guessing gets half of the identity fields right (the style always, the others by chance)."""
-    people = make_people(SPLIT, people=12, prompts=2)
-    hits = []
+def identity(images: list[Any], people: list[Person]) -> float:
+    """Return the share of identity fields that the validation judge reads as the record has them."""
+    records = read_images(load_judge(CHECKPOINTS / "judges/validation"), images).records
+    hits = [
+        record[field] == value
+        for record, person in zip(records, people, strict=True)
+        for field, value in person.identity.record().items()
+    ]
+    return sum(hits) / len(hits)
+
+
+def test_the_judge_reads_who_is_rendered():
+    people = make_people(SPLIT, people=24, prompts=1)
+    assert identity([person.true_images(64)[0] for person in people], people) > 0.9
+
+
+@pytest.mark.parametrize("frame", ["plain", "zoom-1.2"])
+def test_a_subject_is_recognised_without_tuning(pipe: PromptNetPipeline, frame: str):
+    """Far from what it reaches, farther from what guessing would: a quarter of the fields."""
+    people = make_people(SPLIT, people=8, prompts=1, frame=frame)
+    generated = []
     for person in people:
-        subject = pipe.encode(person.reference_image(64))
-        generators = [torch.Generator().manual_seed(eval_prompt.seed) for eval_prompt in person.eval_prompts]
-        prompts = [eval_prompt.prompt for eval_prompt in person.eval_prompts]
-        generated = pipe(prompts, subject=subject, num_inference_steps=8, generator=generators).images
-        for record in read_images(load_judge(CHECKPOINTS / "judges/validation"), generated).records:
-            hits += [record[field] == value for field, value in person.identity.record().items()]
-    assert sum(hits) / len(hits) > 0.6
+        subject = pipe.encode(person.reference_image(64), registration="never")
+        generator = torch.Generator().manual_seed(person.eval_prompts[0].seed)
+        prompt = person.eval_prompts[0].prompt
+        generated += pipe(prompt, subject=subject, num_inference_steps=8, generator=generator).images
+    assert identity(generated, people) > 0.55
 
 
 def test_edit_cards_fit_the_model_and_do_what_their_names_say(pipe: PromptNetPipeline):

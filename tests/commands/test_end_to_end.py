@@ -22,7 +22,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import CLIPTextModel, CLIPVisionModel
 
     from promptnet import PromptNetModel, PromptNetPipeline
-    from promptnet.datasets.avatars.render import FIELDS
+    from promptnet.datasets.avatars.person import FIELDS
     from promptnet.models import tiny
     from promptnet.models.judge import AvatarJudge
 

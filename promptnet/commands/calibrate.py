@@ -14,8 +14,8 @@ from promptnet.io.progress import measuring_bar
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_WORLDS = ("avatars", "people")
-_PLAIN = 0.5  # share of people without end that are shown as they are, the others in other frames
+_AVATARS = "avatars"
+_PLAIN = 0.5  # share of avatars that are shown as they are, the others in other frames
 
 
 def calibrate(
@@ -33,7 +33,7 @@ def calibrate(
     """Measure what an encoder knows and write it beside its weights: later, strangers to it are noticed.
 
     Args:
-        known: a folder of images of the kind that the encoder was trained on; or avatars or people, drawn here
+        known: a folder of images of the kind that the encoder was trained on; or avatars, drawn here
         foreign: a folder of images that it cannot know (null: photographs that installed packages bring)
         number: of known images at most; the limits are set by a quarter as many others
         drawn: number of people drawn again, to learn how alike that makes them
@@ -48,7 +48,7 @@ def calibrate(
     check_counts(0, drawn=drawn)
     check_seed(seed)
     target = _target(out, base, promptnet)
-    for folder in (None if known in _WORLDS else Path(known), foreign):
+    for folder in (None if known == _AVATARS else Path(known), foreign):
         if folder is not None and not folder.is_dir():
             raise ValueError(f"'{folder}' is no folder of images")
     check_model(base, device, promptnet, image_encoder, subjects=True)
@@ -79,24 +79,17 @@ def _target(out: Path | None, base: str, promptnet: str | None) -> Path:
 
 def _known(known: str, number: int, seed: int, size_px: int) -> tuple[Sequence[Any], Sequence[Any]]:
     """Known images, and others to set the limits by: of people that no training saw, where they are drawn here."""
-    if known not in _WORLDS:
+    if known != _AVATARS:
         from promptnet.datasets.image_files import image_files
 
         files = image_files(Path(known))[: number + number // 4]
         return [file for place, file in enumerate(files) if place % 5], files[::5]
-    draw = _avatar if known == "avatars" else _person
-    known_images = [draw(seed, place, "train", size_px) for place in range(number)]
-    return known_images, [draw(seed, place, "validation", size_px) for place in range(number // 4)]
+    known_images = [_avatar(seed, place, "train", size_px) for place in range(number)]
+    return known_images, [_avatar(seed, place, "validation", size_px) for place in range(number // 4)]
 
 
 def _avatar(seed: int, place: int, split: Literal["train", "validation"], size_px: int) -> Image:
-    from promptnet.datasets.avatars.render import sample_avatar
-
-    return sample_avatar(seed, place, split).render(size_px)
-
-
-def _person(seed: int, place: int, split: Literal["train", "validation"], size_px: int) -> Image:
-    """A person without end, in a frame as the encoder's training shows them."""
+    """An avatar in a frame as the encoder's training shows them."""
     from promptnet.datasets.avatars.frames import sample_frame
     from promptnet.datasets.avatars.person import sample_avatar
     from promptnet.datasets.avatars.render import render_avatar

@@ -31,7 +31,7 @@ def train_table_encoder(
 
     Args:
         out: the folder to write the encoder to; give it to other commands as --promptnet
-        data: a set that `promptnet prepare` made (null: procedural portraits, for the embedded base model)
+        data: a set that `promptnet prepare` made (null: procedural avatars, for the embedded base model)
         teacher: folder of the encoder to learn from (null: the base model's own)
         distil: learn the teacher's words, averaged over noise; --no-distil pretrains on the base model's own error
         steps: of the optimiser
@@ -39,7 +39,7 @@ def train_table_encoder(
         learning_rate: of the optimiser
         num_noises: noisy images that the teacher's words are averaged over
         denoising_weight: of the base model's own error beside the distance of the words, in distilling
-        num_images: procedural portraits to train on, where no --data is given
+        num_images: procedural avatars to train on, where no --data is given
         resolution: side of the images in pixels, where --data is given
         seed: makes the result reproducible
         run_dir: folder of checkpoints and figures (null: beside --out, with the ending -run)
@@ -97,12 +97,13 @@ def _model(
 
 
 def _data(data: Path | None, batch_size: int, num_images: int, resolution: int, seed: int, run_dir: Path) -> list[str]:
-    common = [f"--data.batch_size={batch_size}", "--data.reference=same-identity", f"--data.seed={seed}"]
+    common = [f"--data.batch_size={batch_size}", f"--data.seed={seed}"]
     if data is None:
-        words = ["--data=promptnet.datasets.avatars.pairs.PairDataModule", f"--data.num_images={num_images}"]
+        words = ["--data=promptnet.datasets.avatars.module.PairDataModule", f"--data.num_images={num_images}"]
         return [*words, f"--data.num_validation={min(512, num_images)}", *common]
     words = ["--data=promptnet.datasets.faces.module.FaceDataModule", f"--data.data_dir={data}"]
     words += [f"--data.cache_dir={run_dir / 'features'}", f"--data.resolution_px={resolution}"]
+    words += ["--data.reference=same-identity"]
     return [*words, "--data.features=[latents,vision]", "--data.flip=0.0", *common]
 
 

@@ -70,7 +70,7 @@ def test_both_trainers_are_timed_in_either_order_on_random_weights(
 
 def test_the_memory_of_a_step_is_predicted_and_measured(script: Any, capsys: pytest.CaptureFixture[str]):
     memory = script("pretrain_memory")
-    memory.main(["--config", str(Path("configs/pretrain/tiny.yaml")), "--precision=32-true", "--steps=1"])
+    memory.main(["--config", str(Path("configs/pretrain/tiny-table.yaml")), "--precision=32-true", "--steps=1"])
     printed = capsys.readouterr().out
     assert "together" in printed
     assert re.search(r"measured on (cpu: .*peak resident memory of the whole process|cuda: )", printed)

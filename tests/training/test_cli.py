@@ -121,7 +121,7 @@ def test_nobody_else_may_write_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_home_is_meant_in_configs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     config = (ROOT / "configs/pretrain/tiny.yaml").read_text()
-    config = config.replace("run_dir: outputs", "run_dir: ~").replace("export_dir: checkpoints", "export_dir: ~")
+    config = config.replace("run_dir: outputs", "run_dir: ~").replace("export_dir: outputs", "export_dir: ~")
     (tmp_path / "home.yaml").write_text(config)
     seen: list[Any] = []
     monkeypatch.setattr(TrainingCLI, "instantiate_classes", lambda cli: (seen.append(cli.config), sys.exit(0)))
@@ -131,4 +131,4 @@ def test_a_home_is_meant_in_configs_too(tmp_path: Path, monkeypatch: pytest.Monk
     found = seen[0]["fit"]
     assert found["run_dir"] == str(tmp_path / "runs/tiny-promptnet")
     assert found["checkpoint"]["dirpath"] == str(tmp_path / "runs/tiny-promptnet/checkpoints")
-    assert found["model"]["init_args"]["export_dir"] == str(tmp_path / "tiny/promptnet")
+    assert found["model"]["init_args"]["export_dir"] == str(tmp_path / "checkpoints/tiny/promptnet")

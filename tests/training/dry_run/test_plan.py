@@ -252,7 +252,7 @@ def test_a_dry_run_prints_config_and_plan_and_trains_nothing(
     from promptnet.training.cli import TrainingCLI
 
     run = ["--run_dir", str(tmp_path / "run"), "--trainer.accumulate_grad_batches", "2"]
-    args = ["fit", "--config", "configs/pretrain/tiny.yaml", *run, "--dry-run"]
+    args = ["fit", "--config", "configs/pretrain/tiny-table.yaml", *run, "--dry-run"]
     monkeypatch.setattr("sys.argv", ["train.py"])
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
@@ -273,8 +273,12 @@ def test_a_dry_run_prints_config_and_plan_and_trains_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_of_another_stage_is_refused():
+@pytest.mark.parametrize(
+    "stage",
+    ["embedded.vae.AutoencoderStage", "embedded.encoder.AvatarPretrainStage", "pretrain.table_stage.TableEncoderStage"],
+)
+def test_a_dry_run_of_another_stage_is_refused(stage: str):
     from promptnet.training.dry_run.plan import dry_run
 
-    with pytest.raises(ValueError, match="AutoencoderStage"):
-        dry_run({"model": {"class_path": "promptnet.training.embedded.vae.AutoencoderStage"}}, "")
+    with pytest.raises(ValueError, match=f"the model is {stage.rpartition('.')[2]}: leave out --dry-run"):
+        dry_run({"model": {"class_path": f"promptnet.training.{stage}"}}, "")

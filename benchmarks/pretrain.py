@@ -106,7 +106,9 @@ class RawPairs(Dataset[dict[str, Any]]):
     """The data module's pairs as images, opened anew for every sample: no cache is read."""
 
     def __init__(self, pairs: Any) -> None:
-        self.pairs: Any = replace(pairs, caches=Caches()) if isinstance(pairs, FacePairs) else pairs
+        faces = isinstance(pairs, FacePairs)
+        self.pairs: Any = replace(pairs, caches=Caches()) if faces else pairs
+        self.has_one_image = pairs.reference == "same-image" if faces else pairs.as_published
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -114,11 +116,11 @@ class RawPairs(Dataset[dict[str, Any]]):
     def __getitem__(self, sample: int) -> dict[str, Any]:
         item = self.pairs[sample]
         raw = {"reference": item["reference_pixels"], "prompt": item["prompt"]}
-        if self.pairs.reference == "same-image":
+        if self.has_one_image:
             return raw
         if "target_pixels" in item:
             return {**raw, "target": item["target_pixels"]}
-        return {**raw, "target": pixels_of(self.pairs.data[item["target_index"]]["image"])}
+        return {**raw, "target": pixels_of(self.pairs.targets.pixels(item["target_index"]))}
 
 
 class StraightforwardTrainer:

@@ -22,7 +22,7 @@ Source = Literal["seeds", "renders", "subjects"]
 NEUTRAL = "a portrait of a person"
 NEUTRAL_SUBJECT = "a portrait of S*"
 PLAIN = FRAMES["plain"]
-_STREAM = 30_000  # other people than runs validate on, and than `promptnet evaluate people` asks for
+_STREAM = 30_000  # other people than runs validate on, and than `harness.tasks` draws
 
 
 @dataclass(frozen=True)

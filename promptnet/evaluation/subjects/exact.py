@@ -57,7 +57,7 @@ class ExactScorer:
         exact = read.exact.double().numpy()
         hits = _hits({field: read.words[field].argmax(1).tolist() for field in FIELDS}, self.truths)
         geometry = [_geometry_error(row, truth) for row, truth in zip(exact, self.truths, strict=True)]
-        shape = (1 - (read.shape * self.true_shapes).sum(1)).tolist()
+        shape = (1 - (read.shape * self.true_shapes).sum(1)).clamp_min(0).tolist()  # rounding must not go below
         figures = {**self._shares(hits), **_color_errors(exact, self.truths), "shape": shape, "geometry": geometry}
         return {name: np.array(values, np.float64) for name, values in figures.items()}
 

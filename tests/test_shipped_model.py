@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from promptnet import PromptNetPipeline
-from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, IDENTITY_FIELDS, Split
+from promptnet.datasets.avatars.person import ATTRIBUTE_FIELDS, IDENTITY_FIELDS
 from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL
-from promptnet.evaluation.harness.tasks import Person, make_described_people, make_people
+from promptnet.evaluation.harness.tasks import Person, Split, make_described_people, make_people
 from promptnet.inference.editing.card import EditCard
 from promptnet.metrics.judge import load_judge, read_images
 from promptnet.models.promptnet import PromptNetModel

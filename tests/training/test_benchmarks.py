@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from promptnet.datasets.avatars.module import PairDataModule, pixels_of
 from tests.training.conftest import ROOT
 
 
@@ -66,6 +67,19 @@ def test_both_trainers_are_timed_in_either_order_on_random_weights(
     printed = capsys.readouterr().out
     assert "at the shape of tiny with random weights" in printed
     assert re.search(r"ratio +\d+\.\d+ ", printed)
+
+
+@pytest.mark.parametrize("as_published", [False, True])
+def test_the_straightforward_trainer_is_given_pairs_of_avatars_as_images(
+    as_published: bool, script: Any, tmp_path: Path
+):
+    module = PairDataModule(as_published, num_images=2, num_validation=2, size_px=16, cache_dir=str(tmp_path))
+    module.setup()
+    read = script("pretrain").RawPairs(module.train)[1]
+    assert read["reference"].shape == (3, 16, 16)
+    assert set(read) == {"reference", "prompt"} if as_published else {"reference", "prompt", "target"}
+    shown = "reference" if as_published else "target"
+    assert (read[shown] == pixels_of(module.rendered("train").pixels(1))).all()
 
 
 def test_the_memory_of_a_step_is_predicted_and_measured(script: Any, capsys: pytest.CaptureFixture[str]):

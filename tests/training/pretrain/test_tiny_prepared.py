@@ -66,7 +66,7 @@ def test_portraits_become_an_encoder(runs: Runs, random_base: Path, tmp_path: Pa
         assert [step for step, _ in values_of(entries, name)] == [2], name
     pipe: Any = PromptNetPipeline.from_pretrained(base)
     assert pipe.promptnet.config["vision_dim"] == pipe.image_encoder.config.hidden_size
-    assert pipe.config["sampling"]["subject_scale"] == 3.0
+    assert pipe.config["sampling"]["subject_scale"] == 2.0
     card = (base / "promptnet/README.md").read_text()
     assert "`val/identity`" in card
     assert f"12 images of {len({row['identity'] for row in rows})} people were trained on" in card

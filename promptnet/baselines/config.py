@@ -1,6 +1,6 @@
 """How the baselines are tuned unless a call says otherwise; the published values are in configs/baselines."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -186,8 +186,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"The config '{path}' must hold names and values, such as steps: 100.")
     return found
-
-
-def names_of(method: str) -> list[str]:
-    """Return the names of a method's parameters."""
-    return [field.name for field in fields(CONFIGS[method])]

@@ -131,9 +131,3 @@ def _write(pipe: Any, unet: Any, weights: Any, folder: Path) -> None:
 
 
 _ENCODER = ("promptnet", "image_encoder", "feature_extractor")
-
-
-def read_note(folder: Path) -> dict[str, Any] | None:
-    """Return what DreamBooth left beside a base model; None for a base model that it did not make."""
-    path = folder / NOTE
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None

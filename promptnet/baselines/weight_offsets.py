@@ -41,11 +41,6 @@ class WeightOffset(nn.Module):
         return self.mix_out(self.mix_in(outer).mT).mT
 
 
-def num_offset_parameters(d_out: int, d_in: int) -> int:
-    """Return how many parameters the offset of one layer has: 1 + 3 (d_out + d_in) + d_out^2 + d_in^2."""
-    return 1 + 3 * (d_out + d_in) + d_out**2 + d_in**2
-
-
 class WeightOffsets(nn.Module):
     """The offsets of several linear layers.
 

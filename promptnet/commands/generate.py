@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +19,7 @@ from promptnet.commands._output import IMAGES, check_output, numbered, parse_siz
 from promptnet.commands._progress import sampling_bar, status
 from promptnet.commands._regions import check_regions, read_regions
 from promptnet.inference.resolution.published_files import check_resolution
-from promptnet.inference.sampling.config import PUBLISHED, SamplingConfig
+from promptnet.inference.sampling.config import PUBLISHED
 from promptnet.io.atomic import make_folder
 from promptnet.io.decode_text import decode_text
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from promptnet import PromptNetPipeline, Subject
 
-SAMPLING = {field.name for field in fields(SamplingConfig)}
 _LINE_END = re.compile(r"\r\n?|\n")  # alone: texts may hold other signs that Python takes for the end of a line
 
 

@@ -11,5 +11,3 @@ ALONE = ("bundle", "prompt-schedule")
 
 PARTS = ("unet", "vae_decoder", "text_encoder", "text_encoder_2", "promptnet")
 """The networks that have graphs."""
-
-DTYPES = ("float32", "float16")

@@ -11,7 +11,7 @@ whole graphs see what each call asks, and tensors in it are inputs of the graph.
 own, so that what is asked of one is not asked of the other.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Action = Callable[..., Any]
 _ASKED: ContextVar[Mapping[str, tuple[Any, ...]] | None] = ContextVar("promptnet_asked", default=None)
 _NUMBERS = count()
 _INSTALLING = RLock()  # one layer, one slot; and ids of hooks are not safe from threads
@@ -114,13 +113,6 @@ def shared_place(network: nn.Module, name: str) -> Place:
     with _INSTALLING:
         places: dict[str, Place] = vars(network).setdefault("_promptnet_places", {})
         return places.setdefault(name, Place())
-
-
-def is_asked(layer: nn.Module) -> bool:
-    """Whether the call that runs in this thread asks anything of this layer."""
-    slots = [*layer._forward_hooks.values(), vars(layer).get("_conv_forward")]
-    places = [place for slot in slots for place in getattr(slot, "places", ())]
-    return any(place.key in (_ASKED.get() or {}) for place in places)
 
 
 @contextmanager

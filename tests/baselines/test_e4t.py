@@ -17,7 +17,7 @@ from promptnet.baselines.e4t_encoder import (
     unet_features,
 )
 from promptnet.baselines.learner import Run, lora_targets
-from promptnet.baselines.weight_offsets import WeightOffset, WeightOffsets, as_lora, num_offset_parameters
+from promptnet.baselines.weight_offsets import WeightOffset, WeightOffsets, as_lora
 from promptnet.baselines.words import repeated, word_embeddings
 from promptnet.inference.tuning.customize import Steps
 from tests.baselines.conftest import picture, seeded
@@ -79,6 +79,11 @@ def test_a_change_as_lora_is_exact_or_the_nearest_of_its_rank(shape):
     nearest = U[:, :2] @ torch.diag(S[:2]) @ V[:2]
     torch.testing.assert_close(as_lora(change, 2).matrix(), nearest)
     assert as_lora(change, 2).rank == 2
+
+
+def num_offset_parameters(d_out: int, d_in: int) -> int:
+    """How many parameters the offset of one layer has."""
+    return 1 + 3 * (d_out + d_in) + d_out**2 + d_in**2
 
 
 @pytest.mark.parametrize(("layers", "count"), [("kv", 32), ("attention", 128)])

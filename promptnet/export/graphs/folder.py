@@ -17,7 +17,6 @@ from promptnet.io.atomic import new_folder
 
 MANIFEST = "graphs.json"
 VERSION = 1
-_KEYS = ("kind", "opset", "torch", "device", "base", "licence", "graphs", "files")
 
 
 def write_graphs(

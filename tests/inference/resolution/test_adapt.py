@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from promptnet.inference.resolution.adapt import active_handle, adapt_resolution
-from promptnet.models.slots import is_asked
+from tests.inference.resolution.slots import is_asked
 
 SIZE: Any = {"height": 256, "width": 256}  # trained at 128: latents 16x16
 ALWAYS: Any = {"factors": {"mid_block": 2}, "active_steps": 50}

@@ -9,7 +9,7 @@ from promptnet.inference.resolution.layers import plain_name, spatial_attentions
 from promptnet.inference.resolution.mode import check_settings
 from promptnet.inference.resolution.published_files import published_names
 from promptnet.inference.resolution.settings import load_settings, settings_from_mapping
-from promptnet.models.slots import is_asked
+from tests.inference.resolution.slots import is_asked
 
 SIZES: Any = ((128, 128), (256, 256))  # trained, asked
 

@@ -29,7 +29,7 @@ from diffusers import (
 from promptnet.inference.resolution import adapt_resolution
 from promptnet.inference.resolution.adapt import active_handle
 from promptnet.inference.resolution.damped_batch import has_halves
-from promptnet.models.slots import is_asked
+from tests.inference.resolution.slots import is_asked
 
 WIDTH = 16  # of the text's states
 HEIGHT_PX, WIDTH_PX = 64, 48  # trained at 32: latents 16x16, two pixels each

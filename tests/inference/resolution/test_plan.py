@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from promptnet.images.crop import fitted
 from promptnet.inference.resolution.adapt import adapt_resolution
 from promptnet.inference.resolution.plan import SizePlan, plan_size
-from promptnet.models.slots import is_asked
+from tests.inference.resolution.slots import is_asked
 
 
 def rules_for_size(unet: Any, resolution: Any, **sizes: Any) -> list[Any]:

@@ -10,6 +10,7 @@ BOTH = {"class_scale": 1.0, "fusion_steps": 1}
 def test_the_methods_are_those_of_the_comparison_in_order():
     assert list(METHODS) == [
         "prompt-only",
+        "described",
         "plain-guidance",
         "plain-guidance-tuned",
         "fusion-only",
@@ -79,9 +80,15 @@ def test_best_may_leave_tuning_out():
 
 
 def test_methods_with_our_encoder():
-    assert our_methods() == [
-        name for name in METHODS if not name.startswith(("published", "prompt", "best", "ceiling"))
-    ]
+    others = ("published", "prompt", "described", "best", "ceiling")
+    assert our_methods() == [name for name in METHODS if not name.startswith(others)]
+
+
+def test_a_described_person_needs_no_encoder_and_is_no_plain_prompt():
+    described, plain = make_method("described", {}, CUSTOMIZE), make_method("prompt-only", {}, CUSTOMIZE)
+    assert "encoder" not in described.record()
+    assert described.config == plain.config
+    assert described.record() != plain.record(), "the image cache would mix them up"
 
 
 def test_parameters_of_absent_fusion_decide_nothing():

@@ -11,11 +11,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from promptnet import PromptNetModel, PromptNetPipeline
+from promptnet.datasets.avatars.captions import mentioned
 from promptnet.datasets.avatars.person import FIELDS
 from promptnet.evaluation.harness.methods import METHODS, OURS, PUBLISHED, Method, make_method
-from promptnet.evaluation.harness.renderer import Renderer, encoder_folder, image_size, weight_hashes
+from promptnet.evaluation.harness.renderer import Renderer, encoder_folder, has_encoder, image_size, weight_hashes
 from promptnet.evaluation.harness.settings import Settings, load_settings, save_settings
-from promptnet.evaluation.harness.tasks import make_people
+from promptnet.evaluation.harness.tasks import PLACEHOLDER, make_people
 from promptnet.evaluation.subjects.base_model import evaluate_base
 from promptnet.evaluation.subjects.compare import evaluate_avatars
 from promptnet.evaluation.subjects.tune import tune_settings
@@ -23,6 +24,7 @@ from promptnet.models.judge import AvatarJudge
 from promptnet.models.tiny import build_scheduler, train_tokenizer
 
 WIDTH = 32
+BOTH: dict[str, Any] = {name: dict.fromkeys(spec.positive, 1.0) for name, spec in METHODS.items() if spec.positive}
 CUSTOMIZE = {encoder: {"steps": 1, "num_views": 2, "batch_size": 1, "rank": 1} for encoder in (OURS, PUBLISHED)}
 
 
@@ -153,6 +155,7 @@ def test_tuning_the_encoder_and_every_parameter_change_images(renderer: Renderer
         method("fusion-only", fusion_steps=2),
         method("prompt-only"),
         method("prompt-only", guidance_scale=6.0),
+        method("described"),
         method("ceiling"),
     ]
     generated = [pixels(renderer(person, each))[0] for each in methods]
@@ -160,6 +163,24 @@ def test_tuning_the_encoder_and_every_parameter_change_images(renderer: Renderer
     assert pixels(Renderer(renderer.base, steps=2)(person, methods[2]))[0] == generated[2], (
         "another renderer generates other images"
     )
+
+
+def test_prompts_without_a_subject_name_nobody_or_everything(base: Path, monkeypatch):
+    asked: list[list[str]] = []
+    monkeypatch.setattr(Renderer, "_sampled", lambda self, person, encoder, prompts, config: asked.append(prompts))
+    (person,) = make_people("validation", 1, 2)
+    renderer = Renderer(base, steps=1)
+    renderer(person, method("prompt-only"))
+    renderer(person, method("described"))
+    assert [mentioned(prompt) for prompt in asked[0]] == [each.asked() for each in person.eval_prompts]
+    assert [mentioned(prompt) for prompt in asked[1]] == [truth.record() for truth in person.truths()]
+    assert not [prompt for prompts in asked for prompt in prompts if PLACEHOLDER in prompt]
+
+
+def test_methods_know_whether_their_encoder_is_there(base: Path):
+    (base / "promptnet-published" / "config.json").unlink()
+    found = {name: has_encoder(base, make_method(name, BOTH.get(name, {}), {})) for name in METHODS}
+    assert found == {name: not name.startswith("published") for name in METHODS}
 
 
 def test_a_subject_is_made_once_while_there_is_room(models: Path):

@@ -16,9 +16,11 @@ INK = "#202020"
 FRAME = "#c8c8c8"
 CREDIT = """Portraits after micah by
 Micah Lanier, personas by
-Draftbit and toon-head by
-Johan Melin (CC BY 4.0,
-changed; see NOTICE)."""
+Draftbit, toon-head by
+Johan Melin (CC BY 4.0),
+open-peeps by Pablo Stanley,
+lorelei by Lisa Wischofsky
+(CC0); changed: see NOTICE."""
 
 
 def demo_sheet(

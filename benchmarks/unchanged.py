@@ -125,7 +125,7 @@ def sums_of(parts: Weights) -> Tensor:
         weights = torch.linspace(1, 2, len(values), dtype=torch.float64)
         parts_of = (values.clamp(min=0), values.clamp(max=0), torch.ones_like(values))
         found.append(torch.stack([(weights * part_of).sum() for part_of in parts_of]))
-    return torch.stack(found)
+    return torch.stack(found) if found else torch.zeros(0, 3, dtype=torch.float64)
 
 
 def base_fingerprint() -> dict[str, str]:

@@ -342,7 +342,7 @@ def sdxl(images: Images) -> Result:
 def tuning(images: Images) -> Result:
     """Tune a subject of two images, every part that can train."""
     subject, losses = tune(tiny(), images[1], rank=2, flip=True, learning_rate=5e-3)
-    words, _ = tune(tiny(), images[2], train=("words",))
+    words, _ = tune(tiny(), images[2], train=("words",), learning_rate=5e-3)
     return {"losses": losses, "weights": lora_of(subject), "words_only": lora_of(words)}
 
 

@@ -107,6 +107,7 @@ def test_sums_see_order_sign_and_size(unchanged: Any) -> None:
     values = torch.tensor([1.0, -2.0, 3.0])
     sums = unchanged.sums_of([values])
     assert sums.tolist() == [[1 * 1 + 3 * 2, -2 * 1.5, 1 + 1.5 + 2]]
+    assert unchanged.sums_of([]).shape == (0, 3)  # of a subject that tuning did not improve
     for other in (values.flip(0), -values, values * 1.01):
         assert not torch.equal(unchanged.sums_of([other]), sums)
 

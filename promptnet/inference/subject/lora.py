@@ -272,16 +272,16 @@ def apply_loras(network: nn.Module, row_loras: Sequence[LoRALayers | None] | Row
 
 @contextmanager
 def applied_stacks(network: nn.Module, stacks: Stacks, num_rows: int) -> Iterator[None]:
-    """`applied` with stacks that the caller keeps, such as buffers of a graph.
+    """`apply_loras` with stacks that the caller keeps, such as buffers of a graph.
 
     Args:
-        network: as in `applied`.
+        network: as in `apply_loras`.
         stacks: by layer.
         num_rows: B, of the batch that the network is called with.
 
     Raises:
-        ValueError: as in `applied`.
-        RuntimeError: as in `applied`.
+        ValueError: as in `apply_loras`.
+        RuntimeError: as in `apply_loras`.
     """
     if not stacks:
         yield

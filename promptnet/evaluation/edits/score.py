@@ -17,9 +17,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from promptnet.datasets.avatars.person import FIELDS, IDENTITY_FIELDS
-from promptnet.evaluation.edits.tasks import Edit, Group, Source
+from promptnet.evaluation.edits.tasks import PLAIN, Edit, Group, Source, moved_back
 from promptnet.metrics.bootstrap import Interval, of_statistic
-from promptnet.metrics.judge import Array, Judge, feature_distance, pixel_l1, read_images
+from promptnet.metrics.judge import Array, Judge, Prediction, feature_distance, pixel_l1, read_images
 from promptnet.metrics.scores import Record
 
 Places = npt.NDArray[np.int64]
@@ -76,7 +76,7 @@ class EditScorer:
 
     def score(self, edit: Edit | None, images: Sequence[Image.Image]) -> EditScores:
         """Score one method and edit, or the unedited images; images (P,) in the order of the groups."""
-        prediction = read_images(self.judge, images, self.device)
+        prediction = self._read(images)
         changed = () if edit is None else (edit.field,)
         hits = {
             field: np.array(
@@ -97,7 +97,7 @@ class EditScorer:
         if self.source == "renders" and edit is not None:
             truths = self.truths(edit)
             asked = asked & self._visible(truths)
-            true_prediction = read_images(self.judge, truths, self.device)
+            true_prediction = self._read(truths)
             values["distance"] = feature_distance(prediction.features, true_prediction.features)
             values["pixel_l1"] = pixel_l1(images, truths)
         return EditScores(asked, values, {field: found.astype(float) for field, found in hits.items()})
@@ -105,6 +105,11 @@ class EditScorer:
     def truths(self, edit: Edit) -> list[Image.Image]:
         """Render the same people with only that attribute changed."""
         return [image for group in self.groups for image in group.renders(self.size_px, edit)]
+
+    def _read(self, images: Sequence[Image.Image]) -> Prediction:
+        """Read images of renders where faces usually are, whatever their frame."""
+        frame = self.groups[0].frame if self.source == "renders" else PLAIN
+        return read_images(self.judge, [moved_back(image, frame) for image in images], self.device)
 
     def _visible(self, truths: Sequence[Image.Image]) -> npt.NDArray[np.bool_]:
         """Return where the true answer looks otherwise than the person, (P,): a beard may hide the mouth."""

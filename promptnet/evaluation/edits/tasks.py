@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from promptnet.datasets.avatars.colours import NAMES
 from promptnet.datasets.avatars.frames import Frame
@@ -112,6 +112,20 @@ def framed(avatar: Avatar, frame: Frame, size_px: int) -> Image.Image:
         return render_avatar(avatar, size_px)
     large = frame(render_avatar(avatar, 2 * size_px), avatar.attributes.background)
     return large.resize((size_px, size_px), Image.Resampling.LANCZOS)
+
+
+def moved_back(image: Image.Image, frame: Frame) -> Image.Image:
+    """Undo where a frame puts what an image shows, as judges read faces in their usual place alone.
+
+    What the frame cut off is filled with the colour of the image's upper left corner, its background.
+    """
+    if (frame.zoom, frame.shift_x, frame.shift_y, frame.mirrored) == (1.0, 0.0, 0.0, False):
+        return image
+    shifts = {"shift_x": -frame.shift_x / frame.zoom, "shift_y": -frame.shift_y / frame.zoom}
+    corner = image.crop((0, 0, 3, 3)).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    assert isinstance(corner, tuple)
+    back = Frame(zoom=1 / frame.zoom, **shifts)(image, "#{:02x}{:02x}{:02x}".format(*corner))
+    return ImageOps.mirror(back) if frame.mirrored else back
 
 
 def make_groups(

@@ -40,7 +40,7 @@ from promptnet.evaluation.edits.methods import (
 )
 from promptnet.evaluation.edits.results import checks, stays_rates
 from promptnet.evaluation.edits.score import EditScores, averaged, difference, make_scorer
-from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL, EvalPrompt, Group, chosen_edits, make_groups
+from promptnet.evaluation.edits.tasks import EDITS, NEUTRAL, EvalPrompt, Group, chosen_edits, make_groups, moved_back
 from promptnet.evaluation.harness.image_cache import ImageCache
 from promptnet.evaluation.harness.renderer import weight_hashes
 from promptnet.evaluation.method_names import SWITCH
@@ -104,6 +104,19 @@ def test_renders_and_truths_come_in_the_frame_asked_for():
             assert "#{:02x}{:02x}{:02x}".format(*corner) == background
             assert image != render_avatar(avatar, 64)
     assert make_groups("seeds", "test", 2, frame="shift") == make_groups("seeds", "test", 2)
+
+
+@pytest.mark.parametrize("name", ["shift", "zoom-0.7", "zoom-1.2", "mirrored", "jpeg-60"])
+def test_faces_are_read_in_their_usual_place(name: str):
+    """Judges read a moved face no better than guessing: it is moved back before."""
+    (plain,), (moved,) = (make_groups("renders", "test", 4, frame=frame) for frame in ("plain", name))
+    errors = {"moved": 0.0, "back": 0.0}
+    for before, after in zip(plain.renders(64), moved.renders(64), strict=True):
+        for place, image in {"moved": after, "back": moved_back(after, moved.frame)}.items():
+            middles = [np.asarray(one, float)[20:44, 20:44] for one in (before, image)]
+            errors[place] += np.abs(middles[0] - middles[1]).mean() / 4
+    assert errors["back"] < 20
+    assert name == "jpeg-60" or errors["back"] < 0.7 * errors["moved"]
 
 
 @pytest.mark.parametrize(("world", "held_out"), [("style", True), ("known", False)])

@@ -1,7 +1,7 @@
 """Where a run's weight average is kept, and what it does without where its strategy cuts weights into parts.
 
-A config sets the average up, as Lightning's `EMAWeightAveraging` among `trainer.callbacks`. That callback puts the average
-in the model's place before a stage's `on_train_end`, so that a stage exports averaged weights.
+A config sets the average up, as Lightning's `EMAWeightAveraging` among `trainer.callbacks`. That callback puts the
+average in the model's place before a stage's `on_train_end`, so that a stage exports averaged weights.
 """
 
 from __future__ import annotations

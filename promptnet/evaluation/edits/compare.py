@@ -70,9 +70,11 @@ class Images:
     def groups(self, split: Split, seed: int, world: World, frame: str) -> dict[Source, list[Group]]:
         """Return source to groups, for the sources with images."""
         counts: dict[Source, int] = {"seeds": self.seeds, "renders": self.renders, "subjects": self.subjects}
-        where: dict[str, Any] = {"world": world, "frame": frame}
-        made = [(source, make_groups(source, split, count, seed, **where)) for source, count in counts.items()]
-        return {source: groups for source, groups in made if groups}
+        made: dict[Source, list[Group]] = {
+            source: make_groups(source, split, count, seed, world=world, frame=frame)
+            for source, count in counts.items()
+        }
+        return {source: groups for source, groups in made.items() if groups}
 
 
 def evaluate_edits(

@@ -121,10 +121,10 @@ def moved_back(image: Image.Image, frame: Frame) -> Image.Image:
     """
     if (frame.zoom, frame.shift_x, frame.shift_y, frame.mirrored) == (1.0, 0.0, 0.0, False):
         return image
-    shifts = {"shift_x": -frame.shift_x / frame.zoom, "shift_y": -frame.shift_y / frame.zoom}
     corner = image.crop((0, 0, 3, 3)).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     assert isinstance(corner, tuple)
-    back = Frame(zoom=1 / frame.zoom, **shifts)(image, "#{:02x}{:02x}{:02x}".format(*corner))
+    undo = Frame(zoom=1 / frame.zoom, shift_x=-frame.shift_x / frame.zoom, shift_y=-frame.shift_y / frame.zoom)
+    back = undo(image, "#{:02x}{:02x}{:02x}".format(*corner))
     return ImageOps.mirror(back) if frame.mirrored else back
 
 

@@ -213,7 +213,8 @@ def test_a_base_model_that_cannot_renoise_draws_subjects_with_ddim(
 ) -> None:
     """Row 25: the advice was Python, on the command line."""
     Path("me.safetensors").touch()
-    line = "generate --prompt S* --out a.png --subject me.safetensors --overwrite"
+    plain = "generate --prompt S* --out a.png --subject me.safetensors --overwrite"
+    line = f"{plain} --fusion-steps 1"
     pipe.scheduler = PNDMScheduler(beta_end=0.012, steps_offset=1)
     assert run(*line.split()) == 0
     assert "using DDIMScheduler (--scheduler)" in capsys.readouterr().err
@@ -223,7 +224,7 @@ def test_a_base_model_that_cannot_renoise_draws_subjects_with_ddim(
     assert type(pipe.scheduler) is EulerDiscreteScheduler
     assert run(*line.split(), "--scheduler", "PNDMScheduler") == 2
     assert "--scheduler PNDMScheduler cannot re-noise" in capsys.readouterr().err
-    assert run(*line.split(), "--scheduler", "PNDMScheduler", "--fusion-steps", "0") == 0
+    assert run(*plain.split(), "--scheduler", "PNDMScheduler", "--fusion-steps", "0") == 0
 
 
 def test_repeated_options_add_up(pipe: Pipeline) -> None:
@@ -255,7 +256,6 @@ REFUSED = {
     "evaluation's folder": ("evaluate avatars --out missing/deeper", "missing"),
     "demo's folder": ("demo --out missing/deeper", "missing"),
     "demo's person": ("demo --out . --person -1", "person=-1"),
-    "demo's last person": ("demo --out . --person 96", "person=96 must be 0 to 95"),
     "demo's steps": ("demo --out . --steps 0", "steps=0"),
     "seed": (f"generate --prompt x --out a.png --seed {2**64}", f"seed={2**64}"),
 }

@@ -307,7 +307,8 @@ def test_commands_on_our_pages_exist(page: str, line: str) -> None:
     elif words[0] == "python":
         check_script(words[1:])
     else:
-        assert words[0] in {"git", "cd", "pip", "mkdir", "export", "source", "eval"}, f"{page}: what is {words[0]}?"
+        known = {"git", "cd", "cp", "pip", "mkdir", "export", "source", "eval"}
+        assert words[0] in known, f"{page}: what is {words[0]}?"
 
 
 def check_script(words: list[str]) -> None:

@@ -1,6 +1,8 @@
 """The page's files: open to everybody, closed to everything that is not theirs."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -111,5 +113,6 @@ def test_the_session_says_that_a_key_is_needed(running: Running, user: User) -> 
 
 def test_the_page_knows_what_the_model_is_told_by_default(user: User) -> None:
     model = user.call("GET", "/v1/models").json()["data"][0]
-    assert model["sampling"]["subject_scale"] == 3.0
-    assert model["sampling"]["class_scale"] == 2.0
+    told = json.loads(Path("checkpoints/tiny/model_index.json").read_text("utf-8"))["sampling"]
+    assert model["sampling"]["subject_scale"] == told["subject_scale"]
+    assert model["sampling"]["class_scale"] == told["class_scale"]

@@ -27,7 +27,6 @@ from promptnet.images.load import open_image
 
 ORIGINAL = "original"
 SHOWN = 4
-_NO_LEARNING = (LEDITS, SEGA)
 
 
 class Edits:
